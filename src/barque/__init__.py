@@ -1,0 +1,3 @@
+"""Barque: a container platform in Python."""
+
+__version__ = "0.1.0"

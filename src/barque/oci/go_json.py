@@ -1,0 +1,97 @@
+"""JSON with the habits of Go's encoding/json, which every docker client and image builder relies on.
+
+Decoding: keys match case-insensitively (an exact match wins), ``null`` means absent, unknown keys are ignored; NaN and
+Infinity are refused, as Go does. Encoding: absent and empty fields are left out where the type says ``omit_defaults``.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Any, TypeVar, cast
+
+import msgspec
+from msgspec import inspect as mi
+
+from barque.errors import InvalidArgument
+
+T = TypeVar("T")
+#: Deeper documents are refused before they can exhaust the interpreter's stack.
+MAX_DEPTH = 100
+
+
+class InvalidJSON(InvalidArgument):
+    """Not JSON, or a value of the wrong type; the message says where (``$.HostConfig.Memory``)."""
+
+
+def decode(data: bytes | str, kind: type[T]) -> T:
+    """Decode ``data`` as ``kind`` (any type that msgspec knows); raises :class:`InvalidJSON`."""
+    try:
+        tree = msgspec.json.decode(data)
+    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
+        raise InvalidJSON(str(error)) from None
+    return convert(tree, kind)
+
+
+def convert(tree: Any, kind: type[T]) -> T:
+    """As :func:`decode`, for a document that is already a tree of dicts and lists."""
+    try:
+        return msgspec.convert(_fold(tree, _info(cast(Any, kind)), MAX_DEPTH), kind)
+    except (msgspec.ValidationError, RecursionError) as error:
+        raise InvalidJSON(str(error)) from None
+
+
+def encode(value: Any) -> bytes:
+    """Compact JSON, keys in declaration order."""
+    return msgspec.json.encode(value)
+
+
+@cache
+def _info(kind: Any) -> mi.Type:
+    return mi.type_info(kind)
+
+
+def _fold(tree: Any, info: mi.Type, depth: int) -> Any:
+    """Drop nulls and respell keys as the struct types below ``info`` spell them."""
+    if depth <= 0:
+        raise InvalidJSON(f"exceeded the maximum depth of {MAX_DEPTH}")
+    if isinstance(info, mi.UnionType):
+        if tree is None:
+            return None
+        info = _branch(tree, info)
+    if isinstance(tree, dict):
+        if isinstance(info, mi.StructType):
+            return _fold_struct(tree, info, depth)
+        if isinstance(info, mi.DictType):
+            return {key: _fold(value, info.value_type, depth - 1) for key, value in tree.items()}
+    elif isinstance(tree, list) and isinstance(info, (mi.ListType, mi.VarTupleType, mi.SetType, mi.FrozenSetType)):
+        return [_fold(item, info.item_type, depth - 1) for item in tree]
+    return tree
+
+
+def _branch(tree: Any, info: mi.UnionType) -> mi.Type:
+    wanted: tuple[type, ...] = ()
+    if isinstance(tree, dict):
+        wanted = (mi.StructType, mi.DictType)
+    elif isinstance(tree, list):
+        wanted = (mi.ListType, mi.VarTupleType)
+    return next((branch for branch in info.types if isinstance(branch, wanted)), info)
+
+
+@cache
+def _names(cls: type) -> dict[str, tuple[str, Any]]:
+    info = mi.type_info(cls)
+    assert isinstance(info, mi.StructType)
+    return {field.encode_name.lower(): (field.encode_name, field.type) for field in info.fields}
+
+
+def _fold_struct(tree: dict[str, Any], info: mi.StructType, depth: int) -> dict[str, Any]:
+    names = _names(info.cls)
+    result: dict[str, Any] = {}
+    for key, value in tree.items():
+        known = names.get(key.lower())
+        if known is None or value is None:
+            continue
+        name, field_type = known
+        if key == name or name not in result:
+            result[name] = _fold(value, field_type, depth - 1)
+    return result
