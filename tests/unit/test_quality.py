@@ -1,4 +1,4 @@
-"""The static gate: linters, types, layering, dead code and sizes, run as tests so that one command is the whole gate."""
+"""The static gate: linters, types, layering, dead code and sizes, run as tests: one command is the whole gate."""
 
 from __future__ import annotations
 

@@ -26,7 +26,7 @@ def open_in_root(root_fd: int, path: bytes | str, flags: int, mode: int = 0, *,
                  resolve: int = RESOLVE_IN_ROOT | RESOLVE_NO_MAGICLINKS) -> int:
     """Open ``path`` as if ``root_fd`` were ``/``: absolute links and ``..`` stay inside. Returns a new O_CLOEXEC fd.
 
-    With ``resolve=RESOLVE_BENEATH`` whatever would leave the root is an error (EXDEV) instead. ``mode`` counts only with
+    With ``resolve=RESOLVE_BENEATH`` whatever would leave the root is an error (EXDEV) instead. ``mode`` counts with
     O_CREAT or O_TMPFILE. Raises OSError.
     """
     name = os.fsencode(path)

@@ -52,6 +52,6 @@ def check(result: int, what: str = "", path: str | bytes | None = None) -> int:
 
 
 def syscall(nr: int, *args: Any, what: str = "", path: str | bytes | None = None) -> int:
-    """Make system call ``nr``. Pass ints and bytes; ints go as longs, so that pointers and flags keep all their bits."""
+    """Make system call ``nr`` with ints and bytes; ints go as longs, so that pointers and flags keep all their bits."""
     return check(libc.syscall(ctypes.c_long(nr), *(ctypes.c_long(a) if isinstance(a, int) else a for a in args)),
                  what, path)
