@@ -73,7 +73,7 @@ def _lines(*command: str) -> list[str]:
 
 
 def _own_cgroups() -> set[str]:
-    return {path for path in _lines("find", "/sys/fs/cgroup", "-type", "d", "-name", "*barque*")}
+    return set(_lines("find", "/sys/fs/cgroup", "-type", "d", "-name", "*barque*"))
 
 
 def _processes() -> set[str]:
