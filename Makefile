@@ -9,7 +9,7 @@ PY     := $(VENV)/bin/python
 
 ## Start the engine and a registry here, seed it, and run containers from it. HUB=1 uses Docker Hub and seeds nothing.
 run: setup
-	@scripts/as-root demo/run $(STATE) $(if $(HUB),--hub)
+	@scripts/as-root $(PY) -m demo run $(STATE) $(if $(HUB),--hub)
 
 ## Run everything that this machine can run.
 test: setup-test
@@ -37,7 +37,7 @@ bench: setup-test
 
 ## Stop what `make run` started.
 stop:
-	@if [ -e $(STATE) ]; then scripts/as-root demo/stop $(STATE); else echo "nothing runs here"; fi
+	@if [ -e $(STATE) ]; then scripts/as-root $(PY) -m demo stop $(STATE); else echo "nothing runs here"; fi
 
 ## Stop, and remove what the commands above made in this folder.
 clean: stop

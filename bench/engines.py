@@ -67,7 +67,7 @@ class Engine:
         return time.perf_counter() - began
 
     def pids(self) -> list[int]:
-        """Every process of the engine: its command line names the work directory. Containers' own are not among them."""
+        """Every process of the engine: its command line names ``work``, which those of containers do not."""
         found = []
         needle = str(self.work).encode()
         for entry in Path("/proc").iterdir():
