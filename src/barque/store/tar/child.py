@@ -2,8 +2,8 @@
 
 Entry points are :data:`WORKERS`: functions of a request and descriptors that return a result, for a process forked
 for this one call (it is confined for good afterwards). ``python -I -m barque.store.tar.child KIND FD...`` does the
-same with the request on standard input and the result on standard output. Imports are all at the top: past the pivot there is
-nothing to import from.
+same with the request on standard input and the result on standard output. Imports are all at the top: past the pivot
+there is nothing to import from.
 """
 
 from __future__ import annotations
