@@ -11,10 +11,11 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
-import resource
 import sys
 from collections.abc import Callable
 
+from barque.store.confine import confine
+from barque.store.copyup import run_copyup
 from barque.store.tar.apply import Extractor
 from barque.store.tar.compress import BadStream, open_stream
 from barque.store.tar.errors import TarError
@@ -26,22 +27,10 @@ from barque.store.tar.messages import (
     encode,
 )
 from barque.store.tar.reader import Stream
-from barque.sys.confine import (
-    CAP_CHOWN,
-    CAP_DAC_OVERRIDE,
-    CAP_FOWNER,
-    CAP_FSETID,
-    CAP_MKNOD,
-    CAP_SETFCAP,
-    CAP_SYS_ADMIN,
-    enter,
-    keep_capabilities,
-    limit,
-)
 
 #: SYS_ADMIN is for trusted.overlay.opaque, the others for owners, modes, devices and file capabilities.
-_CAPABILITIES = (CAP_CHOWN, CAP_DAC_OVERRIDE, CAP_FOWNER, CAP_FSETID, CAP_MKNOD, CAP_SETFCAP, CAP_SYS_ADMIN)
-_LIMITS = {resource.RLIMIT_NOFILE: 1024, resource.RLIMIT_CORE: 0, resource.RLIMIT_AS: 4 << 30}
+_CAPABILITIES = ("CAP_CHOWN", "CAP_DAC_OVERRIDE", "CAP_FOWNER", "CAP_FSETID", "CAP_MKNOD", "CAP_SETFCAP",
+                 "CAP_SYS_ADMIN")
 _READ = 1 << 20
 _SPACE = (errno.ENOSPC, errno.EDQUOT)
 
@@ -53,24 +42,10 @@ def run(request: bytes, fds: list[int]) -> bytes:
     """
     source, target = fds
     try:
-        root = confine(target)
+        root = confine(target, _CAPABILITIES)
     except OSError as error:
         return encode(UnpackResult(error=_system(error, "confine")))
     return encode(unpack(decode(request, UnpackRequest), source, root))
-
-
-def confine(target: int) -> int:
-    """Shut into the directory behind ``target``, which is closed; returns a descriptor of the new root.
-
-    Without CAP_SYS_ADMIN (rootless, outside of a user namespace) only the limits apply; extraction is descriptor-based.
-    """
-    limit(_LIMITS)
-    if os.geteuid() != 0:
-        return target
-    root = enter(target)
-    os.close(target)
-    keep_capabilities(_CAPABILITIES)
-    return root
 
 
 def unpack(request: UnpackRequest, source: int, root: int) -> UnpackResult:
@@ -104,7 +79,7 @@ def _system(error: OSError, stage: str) -> WorkerError:
     return WorkerError(kind, f"{os.fsdecode(path)}: {reason}" if path else reason, stage, error.errno or 0, path)
 
 
-WORKERS: dict[str, Callable[[bytes, list[int]], bytes]] = {"unpack": run}
+WORKERS: dict[str, Callable[[bytes, list[int]], bytes]] = {"unpack": run, "copyup": run_copyup}
 
 
 def main(arguments: list[str]) -> int:
