@@ -11,7 +11,6 @@ import errno
 import hashlib
 import os
 from collections.abc import Awaitable, Callable
-from types import TracebackType
 from typing import TYPE_CHECKING
 
 from barque.errors import DataLoss, Internal
@@ -139,8 +138,7 @@ class Ingest:
     async def __aenter__(self) -> Self:
         return self
 
-    async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None,
-                        trace: TracebackType | None) -> None:
+    async def __aexit__(self, *_: object) -> None:
         try:
             if self._fd >= 0:
                 os.close(self._fd)
