@@ -99,7 +99,8 @@ def test_what_containers_need_is_allowed() -> None:
 
 @pytest.mark.parametrize("name", ["io_uring_setup", "io_uring_enter", "io_uring_register", "mount", "umount2", "bpf",
                                   "unshare", "setns", "keyctl", "add_key", "kexec_load", "init_module",
-                                  "open_by_handle_at", "userfaultfd", "perf_event_open", "move_mount", "fsopen", "swapon", "reboot"])
+                                  "open_by_handle_at", "userfaultfd", "perf_event_open", "move_mount", "fsopen",
+                                  "swapon", "reboot"])
 def test_what_they_must_not_do_is_refused(name: str) -> None:
     assert _default(name) == EPERM
 
