@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import socket
 from typing import Protocol
 
 from barque.runtime.sync import ChildEnd
@@ -56,9 +55,3 @@ class SourceStep:
             os.close(self.source)
             self.source = -1
 
-
-def release_all(steps: list[Step], *sockets: socket.socket) -> None:
-    for step in steps:
-        step.release()
-    for sock in sockets:
-        sock.close()

@@ -63,10 +63,15 @@ class CallerEnd:
         packet, passed = self._expect(READY)
         return list(_body(packet)["warnings"]), passed[0] if passed else None
 
-    def start(self) -> None:
-        """Let the child exec, and return when it has."""
+    def order_start(self) -> None:
         self._send(START)
-        packet, _ = fds.receive(self._socket, _MAX_MESSAGE)
+
+    def wait_exec(self) -> None:
+        """After START: return when the exec has closed the child's end."""
+        try:
+            packet, _ = fds.receive(self._socket, _MAX_MESSAGE)
+        except ConnectionResetError:
+            packet = b""
         if packet:
             raise _failure(packet)
 
