@@ -14,7 +14,7 @@ import sys
 import tokenize  # noqa: F401
 
 from barque.store.tar import child as tar_child
-from barque.supervise import builtin, foreign, forkserver, monitor
+from barque.supervise import builtin, forkserver, monitor
 from barque.supervise import messages as m
 from barque.supervise.backend import Backend
 from barque.supervise.forkserver import ZygoteHandle, spawn
@@ -23,7 +23,7 @@ __all__ = ["ZygoteHandle", "main", "spawn"]
 
 
 def backend_for(order: m.CreateOrder) -> Backend:
-    return foreign.ForeignBackend(order) if order.runtime.path else builtin.BuiltinBackend()
+    return builtin.BuiltinBackend()
 
 
 def main(exec_root: str) -> None:
