@@ -187,6 +187,10 @@ class Sandboxes:
         undo.callback(addresses.release, address)
         mac = request.mac or mac_for(address)
         slot.configure(mac, ipaddress.IPv4Interface((address, addresses.subnet.prefixlen)), addresses.gateway)
+        if request.ports:
+            # Where br_netfilter is on (another engine may load it any time), addresses are translated inside the
+            # bridge, and a container that calls its own published port would get its packets thrown away.
+            self._netlink.request(rtnetlink.set_hairpin(slot.port))
         return Endpoint(network_name=self.bridge.network_name, network_id=self.bridge.network_id,
                         endpoint_id=endpoint_id, interface=INTERFACE, mac=mac, ipv4=str(address),
                         prefix_len=addresses.subnet.prefixlen, gateway=str(addresses.gateway))
