@@ -107,6 +107,9 @@ class KeeperClient:
             os.chmod(self._path, 0o600)
             listener.listen(4)
             self._pid = os.posix_spawn(sys.executable, [sys.executable, "-I", "-S", keeper.__file__], {},
-                                       setsid=True, file_actions=[(os.POSIX_SPAWN_DUP2, listener.fileno(), 0)])
+                                       setsid=True, file_actions=[
+                                           (os.POSIX_SPAWN_DUP2, listener.fileno(), 0),
+                                           (os.POSIX_SPAWN_OPEN, 1, os.devnull, os.O_WRONLY, 0),
+                                           (os.POSIX_SPAWN_DUP2, 1, 2)])
             if not self._connect():
                 raise ConnectionError(f"the port keeper at {self._path} does not answer")
