@@ -499,3 +499,21 @@ async def test_the_relay_keeps_half_close_and_bulk_whole(network: Network, serve
     answer = await reader.read()
     writer.close()
     assert answer == payload + b" from " + sandbox.endpoints[0].gateway.encode()
+
+
+async def test_a_persistent_udp_client_finds_the_new_container(network: Network, servers: Servers) -> None:
+    """Its flow would otherwise stay bound to what the port meant when it began, packet after packet."""
+    ports = (publish(53, 5353, "udp", "0.0.0.0"),)
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as client:
+        client.settimeout(5)
+        client.connect((network.networks()[0].gateway, 5353))
+        client.send(b"nobody there yet")
+        with pytest.raises(ConnectionRefusedError):
+            await asyncio.to_thread(client.recv, 2048)
+        for number in (1, 2):
+            sandbox = await network.setup(request(number, ports=ports))
+            servers.start(sandbox, "udp", 53)
+            client.send(f"ask {number}".encode())
+            assert (await asyncio.to_thread(client.recv, 2048)).startswith(f"ask {number} from".encode())
+            servers.stop()
+            await network.teardown(sandbox.container_id)

@@ -10,6 +10,7 @@ import logging
 import os
 import re
 import secrets
+import socket
 from collections.abc import Iterable
 
 from barque.errors import InvalidArgument
@@ -22,7 +23,7 @@ from barque.network.ipam import Addresses, mac_for
 from barque.network.keeper_client import KeeperClient
 from barque.network.model import Endpoint, NetworkInfo, NetworkSettings, Sandbox, SandboxRequest
 from barque.network.ports import HostPorts
-from barque.sys import netns, rtnetlink
+from barque.sys import conntrack, netns, rtnetlink
 from barque.sys.nft import Nftables
 from barque.sys.rtnetlink import Netlink
 
@@ -102,7 +103,10 @@ class Sandboxes:
             self._nft.apply("\n".join(lines))
         self._ports.release(sandbox.ports)
         for endpoint in sandbox.endpoints:
-            self.bridge.addresses.release(ipaddress.IPv4Address(endpoint.ipv4))
+            address = ipaddress.IPv4Address(endpoint.ipv4)
+            if sandbox.ports:
+                conntrack.forget_answers_from(address)
+            self.bridge.addresses.release(address)
 
     def reconcile(self, live: Iterable[Sandbox]) -> None:
         """Know exactly the sandboxes ``live`` from now on: rules, ports, addresses and pins of all others go."""
@@ -190,6 +194,9 @@ class Sandboxes:
             self._nft.apply("\n".join(lines))
             undo.callback(self._nft.apply, "\n".join(
                 firewall.port_elements("delete", self.settings.table, endpoints, ports)))
+            for udp_port in {port.host_port for port in ports if port.protocol == "udp"}:
+                # A client that was sending before the port was published is known as one of the host itself.
+                conntrack.forget_port(socket.IPPROTO_UDP, udp_port)
         undo.callback(self._ports.release, ports)
         self._ports.hand_over(reserved, endpoints)
         return Sandbox(container_id=request.container_id, mode=request.mode, netns_path=path, endpoints=endpoints,
