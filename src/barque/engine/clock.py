@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from datetime import UTC, datetime
 
@@ -29,3 +30,24 @@ def parse(text: str) -> int:
     zone = tail[digits:] or "Z"
     whole = datetime.fromisoformat(head + zone).astimezone(UTC)
     return int(whole.timestamp()) * 1_000_000_000 + int(tail[:digits][:9].ljust(9, "0"))
+
+
+_AGE = re.compile(r"(?:(\d+)h)?(?:(\d+)m)?(?:(\d+(?:\.\d+)?)s)?\Z", re.ASCII)
+_UNIX = re.compile(r"(\d+)(?:\.(\d{1,9}))?\Z", re.ASCII)
+
+
+def parse_moment(text: str, now_ns: int) -> int | None:
+    """What docker's ``since``, ``until`` say, in nanoseconds: Unix time, an age such as ``1h30m``, RFC 3339; else None."""
+    if match := _UNIX.match(text):
+        return int(match[1]) * 1_000_000_000 + int((match[2] or "").ljust(9, "0"))
+    if text and (match := _AGE.match(text)):
+        hours, minutes, seconds = (float(part or 0) for part in match.groups())
+        return now_ns - int((hours * 3600 + minutes * 60 + seconds) * 1e9)
+    try:
+        if len(text) == 10:
+            text += "T00:00:00Z"
+        elif "T" in text and not re.search(r"(Z|[+-]\d\d:?\d\d)\Z", text):
+            text += "Z"
+        return parse(text)
+    except ValueError:
+        return None
