@@ -119,7 +119,7 @@ async def pause(ctx: Context, ref: str) -> None:
             raise Conflict(f"Container {live.id} is already paused")
         if live.facts.status is not Status.RUNNING:
             raise machine.NotRunning(id=live.id)
-        await asyncio.to_thread(container_cgroup(ctx, live).freeze)
+        await asyncio.to_thread(container_cgroup(live).freeze)
         await ctx.registry.set_facts(live, machine.paused(live.facts))
     ctx.event(live, "pause")
 
@@ -129,6 +129,6 @@ async def unpause(ctx: Context, ref: str) -> None:
     async with live.lock:
         if live.facts.status is not Status.PAUSED:
             raise NotPaused(id=live.id)
-        await asyncio.to_thread(container_cgroup(ctx, live).thaw)
+        await asyncio.to_thread(container_cgroup(live).thaw)
         await ctx.registry.set_facts(live, machine.resumed(live.facts))
     ctx.event(live, "unpause")

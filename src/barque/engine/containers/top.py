@@ -21,7 +21,7 @@ async def top(ctx: Context, ref: str, ps_args: str) -> dict[str, list[object]]:
     for word in arguments:
         if word.lstrip("-")[:1].lower() == "o" and "pid" not in ps_args.lower():
             raise InvalidArgument("Couldn't find PID field in ps output")
-    pids = await asyncio.to_thread(container_cgroup(ctx, live).pids)
+    pids = await asyncio.to_thread(container_cgroup(live).pids)
     output = await _ps([*arguments, "-q", ",".join(map(str, pids))] if pids else arguments)
     if output is None:
         # Some arguments (-e, -f of BSD style) do not go with a list of pids: take all and choose.
