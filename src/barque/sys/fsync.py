@@ -1,0 +1,52 @@
+"""Writing files so that they survive a power cut: fsync(2) of the bytes, rename(2), fsync of the directory."""
+
+from __future__ import annotations
+
+import os
+
+from barque.sys.libc import check, libc
+
+
+def fsync_dir(path: str) -> None:
+    """Make the names in directory ``path`` durable. Raises OSError."""
+    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def syncfs(path: str) -> None:
+    """Write out everything dirty on the file system that holds ``path`` (syncfs(2)). Raises OSError.
+
+    One call for thousands of files costs one journal commit; fsync of each would cost one commit per file.
+    """
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        check(libc.syncfs(fd), "syncfs", path)
+    finally:
+        os.close(fd)
+
+
+def atomic_write(path: str, data: bytes, mode: int = 0o600, *, durable: bool = True) -> None:
+    """Replace the file ``path`` by ``data``: a reader, or the machine after a crash, sees the old or the new content.
+
+    ``durable=False`` leaves out the syncs, for files that need not survive the machine. Raises OSError.
+    """
+    temporary = f"{path}.{os.getpid()}.tmp"
+    fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, mode)
+    try:
+        try:
+            view = memoryview(data)
+            while view:
+                view = view[os.write(fd, view):]
+            if durable:
+                os.fsync(fd)
+        finally:
+            os.close(fd)
+        os.rename(temporary, path)
+    except BaseException:
+        os.unlink(temporary)
+        raise
+    if durable:
+        fsync_dir(os.path.dirname(path) or ".")
