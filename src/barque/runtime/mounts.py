@@ -13,8 +13,8 @@ from barque.runtime.options import Options
 from barque.runtime.step import ChildStep, Context, SourceStep
 from barque.sys import idmap, mounts
 
-#: The files in /proc that may be replaced one by one (by lxcfs and the like); the rest of /proc must be the kernel's own
-#: or what is written there could go anywhere (CVE-2019-16884, CVE-2025-52881).
+#: The files in /proc that may be replaced one by one (by lxcfs and the like); the rest of /proc must be the kernel's
+#: own, or what is written there could go anywhere (CVE-2019-16884, CVE-2025-52881).
 _REPLACEABLE = frozenset(f"/proc/{name}" for name in (
     "cpuinfo", "diskstats", "meminfo", "stat", "swaps", "uptime", "loadavg", "slabinfo", "net/dev",
     "sys/kernel/ns_last_pid", "sys/crypto/fips_enabled"))
@@ -62,7 +62,7 @@ class Filesystem(ChildStep):
     def execute(self, context: Context) -> None:
         links = self.kind not in _PLAIN_DIRECTORY and os.path.normpath(self.destination) != "/dev"
         parameters = list(self.options.data)
-        if self.source and self.source != self.kind:
+        if self.source:
             parameters.insert(0, ("source", self.source))
         try:
             target = targets.find(context.root, self.destination, links=links)

@@ -33,7 +33,7 @@ class Propagation(NamedTuple):
 
 
 class Options(NamedTuple):
-    """``add``/``clear`` are attributes of the top mount, ``deep_*`` of all beneath too, ``data`` for the file system."""
+    """``add``/``clear`` are attributes of the top mount, ``deep_*`` of all beneath too, ``data`` of the file system."""
 
     add: int
     clear: int

@@ -39,7 +39,7 @@ def compile_filter(profile: Seccomp | None) -> Filter | None:
 
 
 class Payload:
-    """What a process is to become. Made in the caller, so that all that can be decided beforehand is; used in the child.
+    """What a process is to become. Made in the caller, so that all is decided that can be; used in the child.
 
     The methods are to be called in the order in which they stand here.
     """

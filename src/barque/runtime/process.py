@@ -30,7 +30,9 @@ class Target(NamedTuple):
 
 
 class Executed(NamedTuple):
-    """The program runs. ``pid`` is the caller's number; ``pidfd`` and ``console`` (the terminal's master) are its own."""
+    """The program runs. ``pid`` is the caller's number for it; ``pidfd`` and ``console`` (the terminal's master) are
+    the caller's to close.
+    """
 
     pid: int
     pidfd: int

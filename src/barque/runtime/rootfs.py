@@ -51,7 +51,7 @@ class MountRoot(SourceStep):
             mount_overlay_by_string(self.mount, self.path)
             context.root = os.open(self.path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
         else:
-            # O_DIRECTORY, not a link at the end: the place is the caller's own, and its parent is pivot_root's old root.
+            # Not a link at the end: the place is the caller's own directory.
             place = os.open(self.path, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
             mounts.attach(self.source, place)
             os.close(place)
