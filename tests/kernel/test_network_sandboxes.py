@@ -1,0 +1,347 @@
+"""The default bridge, none and host on the real kernel; ip, nft, curl, ping and plain sockets are the oracles."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+
+from barque.network.errors import PortFailure, PortsWithoutNetwork, StaticAddressRefused
+from barque.network.model import NetworkSettings, PortBinding, Sandbox, SandboxRequest
+from barque.network.stack import Network
+
+SERVER = """
+import socket, sys
+kind, port, family = sys.argv[1], int(sys.argv[2]), socket.AF_INET
+s = socket.socket(family, socket.SOCK_STREAM if kind == "tcp" else socket.SOCK_DGRAM)
+s.bind(("0.0.0.0", port))
+if kind == "tcp": s.listen(16)
+print("ready", flush=True)
+while True:
+    if kind == "udp":
+        data, peer = s.recvfrom(2048)
+        s.sendto(data + b" from " + peer[0].encode(), peer)
+        continue
+    c, peer = s.accept()
+    data = b""
+    while chunk := c.recv(65536): data += chunk
+    c.sendall(data + b" from " + peer[0].encode())
+    c.close()
+"""
+
+CLIENT = """
+import socket, sys
+kind, host, port = sys.argv[1], sys.argv[2], int(sys.argv[3])
+s = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET,
+                  socket.SOCK_STREAM if kind == "tcp" else socket.SOCK_DGRAM)
+s.settimeout(float(sys.argv[4]))
+s.connect((host, port))
+s.send(b"hello")
+if kind == "tcp": s.shutdown(socket.SHUT_WR)
+print(s.recv(65536).decode())
+"""
+
+
+def run(*command: str) -> str:
+    return subprocess.run(command, check=True, capture_output=True, text=True).stdout
+
+
+def inside(sandbox: Sandbox, *command: str) -> str:
+    assert sandbox.netns_path is not None
+    return run("nsenter", "--net=" + sandbox.netns_path, *command)
+
+
+def ask(kind: str, host: str, port: int, *, within: Sandbox | None = None, timeout: float = 5) -> str:
+    """Send hello, return the answer: "hello from <the address that the server saw>"."""
+    command = [sys.executable, "-I", "-S", "-c", CLIENT, kind, host, str(port), str(timeout)]
+    return (run(*command) if within is None else inside(within, *command)).strip()
+
+
+class Servers:
+    def __init__(self) -> None:
+        self._running: list[subprocess.Popen[str]] = []
+
+    def start(self, sandbox: Sandbox | None, kind: str, port: int) -> None:
+        prefix = [] if sandbox is None else ["nsenter", f"--net={sandbox.netns_path}"]
+        process = subprocess.Popen([*prefix, sys.executable, "-I", "-S", "-c", SERVER, kind, str(port)],
+                                   stdout=subprocess.PIPE, text=True)
+        self._running.append(process)
+        assert process.stdout is not None and process.stdout.readline() == "ready\n"
+
+    def stop(self) -> None:
+        for process in self._running:
+            process.kill()
+            process.wait()
+            assert process.stdout is not None
+            process.stdout.close()
+        self._running.clear()
+
+
+@pytest.fixture
+def servers() -> Iterator[Servers]:
+    running = Servers()
+    yield running
+    running.stop()
+
+
+@asynccontextmanager
+async def engine(root: Path, **settings: object) -> AsyncIterator[Network]:
+    network = await Network.open(NetworkSettings(exec_root=str(root), **settings))
+    try:
+        await network.reconcile([])
+        yield network
+    finally:
+        await network.close(remove=True)
+
+
+@pytest.fixture
+async def network(tmp_path: Path) -> AsyncIterator[Network]:
+    async with engine(tmp_path / "exec") as made:
+        yield made
+
+
+def request(number: int = 1, mode: str = "bridge", **more: object) -> SandboxRequest:
+    return SandboxRequest(container_id=f"{number:064x}"[::-1], mode=mode, name=f"c{number}", **more)
+
+
+def publish(container_port: int, host_port: int = 0, protocol: str = "tcp", host_ip: str | None = None,
+            end: int = 0) -> PortBinding:
+    return PortBinding(container_port=container_port, protocol=protocol, host_ip=host_ip, host_port_start=host_port,
+                       host_port_end=end)
+
+
+def links() -> set[str]:
+    return {link["ifname"] for link in json.loads(run("ip", "-j", "link"))}
+
+
+def tables() -> set[str]:
+    return {item["table"]["name"] for item in json.loads(run("nft", "-j", "list", "tables"))["nftables"]
+            if "table" in item}
+
+
+def elements(network: Network, name: str) -> list[object]:
+    listed = json.loads(run("nft", "-j", "list", "map", "inet", network.settings.table, name))["nftables"]
+    return next(item["map"].get("elem", []) for item in listed if "map" in item)
+
+
+async def test_bridge_sandbox_has_address_route_and_peer(network: Network) -> None:
+    one, two = await network.setup(request(1)), await network.setup(request(2))
+    endpoint = one.endpoints[0]
+    shown = json.loads(inside(one, "ip", "-j", "addr", "show", "eth0"))[0]
+    assert shown["address"] == endpoint.mac and endpoint.mac.startswith("02:42:ac:11")
+    assert [(a["local"], a["prefixlen"]) for a in shown["addr_info"]] == [(endpoint.ipv4, 16)]
+    routes = json.loads(inside(one, "ip", "-j", "route"))
+    assert {"dst": "default", "gateway": endpoint.gateway, "dev": "eth0", "flags": []} in routes
+    inside(one, "ping", "-c1", "-W5", two.endpoints[0].ipv4)
+    inside(one, "ping", "-c1", "-W5", endpoint.gateway)
+    run("ping", "-c1", "-W5", endpoint.ipv4)
+    inside(one, "ping", "-c1", "-W5", "127.0.0.1")
+
+
+async def test_none_has_loopback_only_and_host_nothing_of_its_own(network: Network) -> None:
+    none, host = await network.setup(request(1, "none")), await network.setup(request(2, "host"))
+    assert [link["ifname"] for link in json.loads(inside(none, "ip", "-j", "link"))] == ["lo"]
+    inside(none, "ping", "-c1", "-W5", "127.0.0.1")
+    assert none.endpoints == () and host.netns_path is None and host.endpoints == ()
+
+
+@pytest.mark.parametrize("kind", ["tcp", "udp"])
+@pytest.mark.parametrize("host_ip", [None, "127.0.0.1", "::1", "0.0.0.0", "::"])
+async def test_published_port_from_the_host(network: Network, servers: Servers, kind: str, host_ip: str | None) -> None:
+    sandbox = await network.setup(request(ports=(publish(80, 8080, kind, host_ip),)))
+    servers.start(sandbox, kind, 80)
+    addresses = {None: ["127.0.0.1", "::1"], "0.0.0.0": ["127.0.0.1"], "::": ["::1"]}.get(host_ip, [host_ip])
+    for address in addresses:
+        assert ask(kind, address, 8080) == f"hello from {sandbox.endpoints[0].gateway}"
+    if host_ip in (None, "0.0.0.0"):
+        assert ask(kind, sandbox.endpoints[0].gateway, 8080).startswith("hello from ")
+
+
+@pytest.mark.parametrize("kind", ["tcp", "udp"])
+async def test_published_port_from_containers_and_itself(network: Network, servers: Servers, kind: str) -> None:
+    server = await network.setup(request(1, ports=(publish(80, 8080, kind),)))
+    other = await network.setup(request(2))
+    servers.start(server, kind, 80)
+    gateway = server.endpoints[0].gateway
+    assert ask(kind, gateway, 8080, within=other).startswith("hello from")
+    assert ask(kind, gateway, 8080, within=server).startswith("hello from")
+    assert ask(kind, server.endpoints[0].ipv4, 80, within=other) == f"hello from {other.endpoints[0].ipv4}"
+
+
+async def test_own_and_foreign_conflicts_in_dockerds_words(network: Network) -> None:
+    await network.setup(request(1, ports=(publish(80, 8080),)))
+    with pytest.raises(PortFailure, match=r"^driver failed programming external connectivity on endpoint c2 "
+                       r"\([0-9a-f]{64}\): Bind for 0\.0\.0\.0:8080 failed: port is already allocated$"):
+        await network.setup(request(2, ports=(publish(81, 9090), publish(80, 8080))))
+    with pytest.raises(PortFailure, match=r"Bind for 127\.0\.0\.1:8080 failed: port is already allocated"):
+        await network.setup(request(2, ports=(publish(80, 8080, host_ip="127.0.0.1"),)))
+    with socket.create_server(("127.0.0.1", 8081)):
+        with pytest.raises(PortFailure, match=r"failed to bind host port 0\.0\.0\.0:8081/tcp: address already in use$"):
+            await network.setup(request(2, ports=(publish(80, 8081),)))
+    with pytest.raises(PortFailure, match=r"192\.0\.2\.1:8082/tcp: cannot assign requested address"):
+        await network.setup(request(2, ports=(publish(80, 8082, host_ip="192.0.2.1"),)))
+    both = (publish(80, 9090), publish(80, 8081), publish(53, 8080, "udp"))
+    assert len((await network.setup(request(2, ports=both))).ports) == 6
+
+
+async def test_a_host_program_cannot_take_a_published_port(network: Network) -> None:
+    await network.setup(request(ports=(publish(80, 8080),)))
+    with pytest.raises(OSError, match="Address already in use"):
+        socket.create_server(("127.0.0.1", 8080))
+    await network.teardown(request().container_id)
+    socket.create_server(("127.0.0.1", 8080)).close()
+
+
+async def test_ranges_and_random_ports(network: Network) -> None:
+    first = await network.setup(request(1, ports=(publish(80, 9000, end=9001),)))
+    second = await network.setup(request(2, ports=(publish(80, 9000, end=9001),)))
+    assert {port.host_port for port in first.ports} == {9000} and {port.host_port for port in second.ports} == {9001}
+    with pytest.raises(PortFailure, match="port is already allocated"):
+        await network.setup(request(3, ports=(publish(80, 9000, end=9001),)))
+    random = await network.setup(request(3, ports=(publish(80), publish(81))))
+    low, high = map(int, Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split())
+    chosen = {(port.container_port, port.host_port) for port in random.ports}
+    assert len(chosen) == 2 and all(low <= port <= high for _, port in chosen)
+
+
+async def test_refusals_leave_nothing(network: Network, tmp_path: Path) -> None:
+    before = links()
+    with pytest.raises(PortsWithoutNetwork):
+        await network.setup(request(mode="none", ports=(publish(80, 8080),)))
+    with pytest.raises(StaticAddressRefused):
+        await network.setup(request(ipv4="172.17.0.9"))
+    with pytest.raises(OSError, match="No such file"):
+        await network.setup(request(ports=(publish(80, 8080),), sysctls={"net.ipv4.no_such_thing": "1"}))
+    assert os.listdir(tmp_path / "exec" / "netns") == []
+    assert elements(network, "published4_any") == []
+    socket.create_server(("0.0.0.0", 8080)).close()
+    assert links() - before <= {name for name in links() if name.startswith("veth")}
+
+
+async def test_sysctls_apply_inside_only(network: Network) -> None:
+    sandbox = await network.setup(request(sysctls={"net.core.somaxconn": "321", "net.ipv4.conf.eth0.log_martians": "1"}))
+    assert inside(sandbox, "cat", "/proc/sys/net/core/somaxconn").strip() == "321"
+    assert inside(sandbox, "cat", "/proc/sys/net/ipv4/conf/eth0/log_martians").strip() == "1"
+    assert Path("/proc/sys/net/core/somaxconn").read_text().strip() != "321"
+
+
+async def test_teardown_is_idempotent_and_fifty_rounds_leave_nothing(tmp_path: Path) -> None:
+    before = links(), tables(), set(os.listdir("/proc/self/fd")), Path("/proc/self/mountinfo").read_text()
+    async with engine(tmp_path / "exec") as network:
+        for number in range(50):
+            sandbox = await network.setup(request(number, ports=(publish(80, 8080), publish(53, 53, "udp"))))
+            assert sandbox.netns_path is not None and os.path.exists(sandbox.netns_path)
+            await network.teardown(sandbox.container_id)
+            await network.teardown(sandbox.container_id)
+        assert os.listdir(tmp_path / "exec" / "netns") == []
+        assert elements(network, "published4") == elements(network, "published4_any") == []
+    await vanished(before[0])
+    assert tables() == before[1]
+    assert set(os.listdir("/proc/self/fd")) == before[2]
+    assert Path("/proc/self/mountinfo").read_text() == before[3]
+
+
+async def vanished(expected: set[str]) -> None:
+    """Namespaces die in the background; their links are gone once ip monitor would have said so."""
+    monitor = subprocess.Popen(["ip", "-o", "monitor", "link"], stdout=subprocess.PIPE, text=True)
+    assert monitor.stdout is not None
+    try:
+        while links() - expected:
+            await asyncio.wait_for(asyncio.to_thread(monitor.stdout.readline), 20)
+    finally:
+        monitor.kill()
+        monitor.wait()
+        monitor.stdout.close()
+
+
+async def test_two_engines_side_by_side(tmp_path: Path, servers: Servers) -> None:
+    async with engine(tmp_path / "a") as a:
+        kept = await a.setup(request(1, ports=(publish(80, 8080),)))
+        servers.start(kept, "tcp", 80)
+        async with engine(tmp_path / "b") as b:
+            assert a.settings.bridge_name != b.settings.bridge_name
+            other = await b.setup(request(1, ports=(publish(80, 8081),)))
+            assert other.endpoints[0].gateway != kept.endpoints[0].gateway
+            servers.start(other, "tcp", 80)
+            with pytest.raises(PortFailure, match="address already in use"):
+                await b.setup(request(2, ports=(publish(80, 8080),)))
+            assert ask("tcp", "127.0.0.1", 8081).startswith("hello")
+            with pytest.raises(subprocess.CalledProcessError):
+                inside(other, "ping", "-c1", "-W1", kept.endpoints[0].ipv4)
+            assert ask("tcp", other.endpoints[0].gateway, 8080, within=other).startswith("hello")
+        assert ask("tcp", "127.0.0.1", 8080).startswith("hello")
+        assert a.settings.table in tables() and b.settings.table not in tables()
+
+
+async def test_containers_cannot_reach_the_hosts_loopback(network: Network, servers: Servers) -> None:
+    sandbox = await network.setup(request())
+    servers.start(None, "tcp", 7777)
+    inside(sandbox, "ip", "route", "add", "127.0.0.5/32", "via", sandbox.endpoints[0].gateway, "src",
+           sandbox.endpoints[0].ipv4)
+    inside(sandbox, "sh", "-c", "echo 1 > /proc/sys/net/ipv4/conf/all/route_localnet; ip rule add pref 1 lookup main; "
+           "ip rule add pref 2 lookup local; ip rule del pref 0")
+    with pytest.raises(subprocess.CalledProcessError) as failed:
+        ask("tcp", "127.0.0.5", 7777, within=sandbox, timeout=1)
+    assert "timed out" in failed.value.stderr
+    assert ask("tcp", sandbox.endpoints[0].gateway, 7777, within=sandbox).startswith("hello")
+
+
+CRASHED = """
+import asyncio, os, signal, sys, msgspec
+from barque.network.model import *
+from barque.network.stack import Network
+async def main():
+    network = await Network.open(NetworkSettings(exec_root=sys.argv[1]))
+    await network.reconcile([])
+    lost = await network.setup(SandboxRequest(container_id="f" * 64, mode="bridge", ports=(
+        PortBinding(container_port=80, host_port_start=8081),)))
+    kept = await network.setup(SandboxRequest(container_id="e" * 64, mode="bridge", ports=(
+        PortBinding(container_port=80, host_port_start=8080),)))
+    print(msgspec.json.encode(kept).decode(), flush=True)
+    os.kill(os.getpid(), signal.SIGKILL)
+asyncio.run(main())
+"""
+
+
+async def test_ports_survive_a_kill_and_the_next_engine_takes_over(tmp_path: Path, servers: Servers) -> None:
+    import msgspec
+
+    before = links()
+    done = subprocess.run([sys.executable, "-c", CRASHED, str(tmp_path)], capture_output=True, text=True, check=False)
+    assert done.returncode == -signal.SIGKILL, done.stderr
+    kept = msgspec.json.decode(done.stdout, type=Sandbox)
+    servers.start(kept, "tcp", 80)
+
+    def works() -> None:
+        for address in ("127.0.0.1", "::1", kept.endpoints[0].gateway):
+            assert ask("tcp", address, 8080).startswith("hello"), address
+
+    works()
+    with pytest.raises(OSError, match="Address already in use"):
+        socket.create_server(("0.0.0.0", 8080))
+    network = await Network.open(NetworkSettings(exec_root=str(tmp_path)))
+    try:
+        works()
+        await network.reconcile([kept])
+        works()
+        assert os.listdir(tmp_path / "netns") == ["e" * 12]
+        assert len(elements(network, "published4_any")) == 1
+        with pytest.raises(PortFailure, match="port is already allocated"):
+            await network.setup(request(1, ports=(publish(80, 8080),)))
+        fresh = await network.setup(request(2, ports=(publish(80, 8081),)))
+        assert fresh.endpoints[0].ipv4 != kept.endpoints[0].ipv4
+        await network.teardown(kept.container_id)
+        socket.create_server(("0.0.0.0", 8080)).close()
+    finally:
+        servers.stop()
+        await network.close(remove=True)
+    await vanished(before)
