@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import encodings.ascii
 import encodings.latin_1
-import encodings.utf_8    # noqa: F401
+import encodings.utf_8  # noqa: F401
 import linecache  # noqa: F401
 import socket
 import sys

@@ -90,3 +90,8 @@ class Context:
 
     def event(self, live: Live, action: str, **attributes: str) -> None:
         self.emit("container", action, live.id, live.attributes(**attributes))
+
+    async def image_size(self, image_id: str) -> int:
+        """Bytes of the image's layers; 0 where it is gone."""
+        image = await self.images.get(image_id)
+        return image.size if image else 0

@@ -32,7 +32,7 @@ from barque.oci.platform import parse as parse_platform
 
 #: What clients that know only docker ask for; it means the built-in runtime here.
 RUNC_NAMES = ("runc", "io.containerd.runc.v2")
-ULIMITS = frozenset("as core cpu data fsize locks memlock msgqueue nice nofile nproc rss rtprio rttime sigpending stack".split())
+ULIMITS = frozenset(["as", "core", "cpu", "data", "fsize", "locks", "memlock", "msgqueue", "nice", "nofile", "nproc", "rss", "rtprio", "rttime", "sigpending", "stack"])
 _MAC = re.compile(r"[0-9a-f]{2}(?:[:-][0-9a-f]{2}){5}\Z", re.IGNORECASE | re.ASCII)
 
 

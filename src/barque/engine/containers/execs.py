@@ -152,6 +152,10 @@ class Execs:
         await item.monitor.resize(height, width, item.id)
         self._ctx.event(item.live, "exec_resize", execID=item.id, height=str(height), width=str(width))
 
+    def detached(self, item: Exec) -> None:
+        """The client left with the detach keys; the process runs on."""
+        self._ctx.event(item.live, "exec_detach", execID=item.id)
+
     def inspect(self, exec_id: str) -> dict[str, Any]:
         item = self.get(exec_id)
         options = item.options

@@ -70,6 +70,8 @@ async def finish(ctx: Context, live: Live, record: ExitRecord, monitor: Monitor 
 
 
 def _next(live: Live, record: ExitRecord) -> Backoff | None:
+    if live.keep_down:
+        return None
     ran_for = 0.0
     with contextlib.suppress(ValueError):
         ran_for = (clock.parse(record.finished_at or clock.now()) - clock.parse(live.facts.started_at)) / 1e9

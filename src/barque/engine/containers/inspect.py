@@ -31,7 +31,7 @@ async def inspect(ctx: Context, ref: str, *, size: bool, version: tuple[int, int
         "NetworkSettings": network_settings(container, version)}
     if size:
         result["SizeRw"] = await ctx.snapshots.container_size(container.id)
-        result["SizeRootFs"] = result["SizeRw"] + await ctx.images.size(container.image_id)
+        result["SizeRootFs"] = result["SizeRw"] + await ctx.image_size(container.image_id)
     return result
 
 

@@ -49,7 +49,7 @@ async def _entry(ctx: Context, live: Live, size: bool) -> dict[str, Any]:
         entry["Health"] = {"Status": container.health.status, "FailingStreak": container.health.failing_streak}
     if size:
         entry["SizeRw"] = await ctx.snapshots.container_size(container.id)
-        entry["SizeRootFs"] = entry["SizeRw"] + await ctx.images.size(container.image_id)
+        entry["SizeRootFs"] = entry["SizeRw"] + await ctx.image_size(container.image_id)
     return entry
 
 
@@ -152,7 +152,7 @@ def _name(values: list[str]) -> Test:
 
 def _status(values: list[str]) -> Test:
     for value in values:
-        if value not in Status:
+        if value not in set(Status):
             raise InvalidFilterValue(key="status", value=value)
     return lambda live: live.facts.status in values
 

@@ -16,7 +16,7 @@ class Base(msgspec.Struct, frozen=True, kw_only=True, rename="pascal"):
     """Every field is sent, also when it is empty, as dockerd does."""
 
 
-class Healthcheck(Base, omit_defaults=True):
+class Healthcheck(Base, frozen=True, omit_defaults=True):
     test: list[str] | None = None
     interval: int = 0
     timeout: int = 0
@@ -25,7 +25,7 @@ class Healthcheck(Base, omit_defaults=True):
     retries: int = 0
 
 
-class ContainerConfig(Base):
+class ContainerConfig(Base, frozen=True):
     hostname: str = ""
     domainname: str = ""
     user: str = ""
@@ -53,40 +53,40 @@ class ContainerConfig(Base):
     shell: list[str] | None = None
 
 
-class LogConfig(Base):
+class LogConfig(Base, frozen=True):
     type: str = ""
     config: dict[str, str] | None = None
 
 
-class RestartPolicy(Base):
+class RestartPolicy(Base, frozen=True):
     """``name`` is "", no, always, unless-stopped or on-failure."""
 
     name: str = ""
     maximum_retry_count: int = 0
 
 
-class PortBinding(Base):
+class PortBinding(Base, frozen=True):
     host_ip: str = ""
     host_port: str = ""
 
 
-class WeightDevice(Base):
+class WeightDevice(Base, frozen=True):
     path: str = ""
     weight: int = 0
 
 
-class ThrottleDevice(Base):
+class ThrottleDevice(Base, frozen=True):
     path: str = ""
     rate: int = 0
 
 
-class DeviceMapping(Base):
+class DeviceMapping(Base, frozen=True):
     path_on_host: str = ""
     path_in_container: str = ""
     cgroup_permissions: str = ""
 
 
-class DeviceRequest(Base):
+class DeviceRequest(Base, frozen=True):
     driver: str = ""
     count: int = 0
     device_ids: list[str] | None = field(default=None, name="DeviceIDs")
@@ -94,7 +94,7 @@ class DeviceRequest(Base):
     options: dict[str, str] | None = None
 
 
-class Ulimit(Base):
+class Ulimit(Base, frozen=True):
     """Limits; ``-1`` is unlimited."""
 
     name: str = ""
@@ -102,7 +102,7 @@ class Ulimit(Base):
     hard: int = 0
 
 
-class BindOptions(Base, omit_defaults=True):
+class BindOptions(Base, frozen=True, omit_defaults=True):
     propagation: str = ""
     non_recursive: bool = False
     create_mountpoint: bool = False
@@ -110,29 +110,29 @@ class BindOptions(Base, omit_defaults=True):
     read_only_force_recursive: bool = False
 
 
-class DriverConfig(Base, omit_defaults=True):
+class DriverConfig(Base, frozen=True, omit_defaults=True):
     name: str = ""
     options: dict[str, str] | None = None
 
 
-class VolumeOptions(Base, omit_defaults=True):
+class VolumeOptions(Base, frozen=True, omit_defaults=True):
     no_copy: bool = False
     labels: dict[str, str] | None = None
     driver_config: DriverConfig | None = None
     subpath: str = ""
 
 
-class ImageOptions(Base, omit_defaults=True):
+class ImageOptions(Base, frozen=True, omit_defaults=True):
     subpath: str = ""
 
 
-class TmpfsOptions(Base, omit_defaults=True):
+class TmpfsOptions(Base, frozen=True, omit_defaults=True):
     size_bytes: int = 0
     mode: int = 0
     options: list[list[str]] | None = None
 
 
-class MountSpec(Base, omit_defaults=True):
+class MountSpec(Base, frozen=True, omit_defaults=True):
     """One entry of ``HostConfig.Mounts`` (``--mount``)."""
 
     type: str = ""
@@ -146,7 +146,7 @@ class MountSpec(Base, omit_defaults=True):
     tmpfs_options: TmpfsOptions | None = None
 
 
-class HostConfig(Base):
+class HostConfig(Base, frozen=True):
     binds: list[str] | None = None
     container_id_file: str = field(default="", name="ContainerIDFile")
     log_config: LogConfig = LogConfig()
@@ -218,13 +218,13 @@ class HostConfig(Base):
     io_maximum_bandwidth: int = field(default=0, name="IOMaximumBandwidth")
 
 
-class EndpointIPAMConfig(Base, omit_defaults=True):
+class EndpointIPAMConfig(Base, frozen=True, omit_defaults=True):
     ipv4_address: str = field(default="", name="IPv4Address")
     ipv6_address: str = field(default="", name="IPv6Address")
     link_local_ips: list[str] | None = field(default=None, name="LinkLocalIPs")
 
 
-class EndpointSettings(Base):
+class EndpointSettings(Base, frozen=True):
     ipam_config: EndpointIPAMConfig | None = field(default=None, name="IPAMConfig")
     links: list[str] | None = None
     mac_address: str = ""
@@ -242,7 +242,7 @@ class EndpointSettings(Base):
     dns_names: list[str] | None = field(default=None, name="DNSNames")
 
 
-class NetworkingConfig(Base):
+class NetworkingConfig(Base, frozen=True):
     endpoints_config: dict[str, EndpointSettings | None] | None = None
 
 

@@ -25,14 +25,16 @@ class ResolvedImage(Protocol):
     def config(self) -> ImageConfig: ...
     @property
     def chain_id(self) -> str | None: ...
+    @property
+    def size(self) -> int: ...
 
 
 class ImageResolver(Protocol):
     async def resolve(self, text: str) -> ResolvedImage:
         """Raises NotFound ``No such image: ...``."""
 
-    async def size(self, image_id: str) -> int:
-        """Bytes of all layers; 0 for an image that is gone."""
+    async def get(self, image_id: str) -> ResolvedImage | None:
+        """None for an image that is gone."""
 
 
 class LeaseHolder(Protocol):
@@ -58,13 +60,16 @@ class Volume(Protocol):
     def name(self) -> str: ...
     @property
     def mountpoint(self) -> str: ...
+    @property
+    def backing(self) -> Mount | None: ...
 
 
 class VolumeStore(Protocol):
-    """Volumes by name; an empty name makes an anonymous one. Creating one that exists gives the one that exists."""
+    """Volumes by name; without a name a fresh anonymous one."""
 
-    async def create(self, name: str, driver: str = "local", options: dict[str, str] | None = None,
-                     labels: dict[str, str] | None = None) -> Volume: ...
+    async def ensure(self, name: str | None, *, driver: str = "local", options: Mapping[str, str] | None = None,
+                     labels: Mapping[str, str] | None = None) -> Volume: ...
+    async def get(self, name: str) -> Volume: ...
     async def remove(self, name: str, force: bool = False) -> None: ...
     async def copy_up(self, name: str, image_mount: Mount, path: str) -> None: ...
 

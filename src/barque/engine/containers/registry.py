@@ -73,7 +73,7 @@ class Live:
     """One container in memory. Take ``lock`` for every change of state; it is never held while waiting for an exit.
 
     ``attaching`` holds clients that attached while no process was there; the next start serves them first. ``keep``
-    suspends ``--rm`` for the time of a restart.
+    suspends ``--rm`` for the time of a restart; ``keep_down`` the restart policy while the daemon shuts down.
     """
 
     container: Container
@@ -87,6 +87,7 @@ class Live:
     tasks: dict[str, asyncio.Task[None]] = field(default_factory=dict)
     removed: bool = False
     keep: bool = False
+    keep_down: bool = False
 
     @property
     def id(self) -> str:

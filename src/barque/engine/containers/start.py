@@ -9,12 +9,12 @@ from contextlib import AsyncExitStack
 from barque.engine import clock
 from barque.engine.containers import bundle, exits, health, machine, publish, surroundings, to_spec, volume_use
 from barque.engine.containers.context import Context
+from barque.engine.containers.log_options import log_config
 from barque.engine.containers.model import Container
 from barque.engine.containers.ports import Monitor
 from barque.engine.containers.registry import Live, Outcome
 from barque.engine.containers.shm import mount_shm, unmount_shm
 from barque.engine.containers.start_errors import StartRefused, start_refused
-from barque.engine.containers.log_options import log_config
 from barque.errors import BarqueError
 from barque.failpoints import hit
 from barque.network.model import Sandbox, SandboxRequest
@@ -62,11 +62,11 @@ async def _bring_up(ctx: Context, live: Live) -> tuple[Monitor, Sandbox | None]:
     async with AsyncExitStack() as undo:
         sandbox = await _setup_network(ctx, container, undo)
         files = _files(ctx, container, sandbox)
-        await volume_use.prepare(ctx, container)
+        volumes = await volume_use.prepare(ctx, container)
         if container.host_config.ipc_mode == "shareable":
             mount_shm(surroundings.shm_dir(ctx, container.id), container.host_config.shm_size)
             undo.callback(unmount_shm, surroundings.shm_dir(ctx, container.id))
-        spec = to_spec.build(container, surroundings.build(ctx, container, files, sandbox))
+        spec = to_spec.build(container, surroundings.build(ctx, container, files, sandbox, volumes))
         try:
             monitor = await ctx.supervisor.create(await _order(ctx, container, spec))
             undo.push_async_callback(_abandon, monitor)

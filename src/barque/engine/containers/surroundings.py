@@ -14,6 +14,7 @@ from barque.engine.containers.registry import Live
 from barque.engine.containers.to_spec import Files, HostDevice, Surroundings
 from barque.errors import Conflict
 from barque.network.model import Sandbox
+from barque.oci import runtime_spec as oci
 
 _DEVICE_MODE = re.compile(r"[rwm]{1,3}\Z")
 
@@ -22,7 +23,8 @@ class NotJoinable(Conflict):
     text = "cannot join {what} of a non running container: {id}"
 
 
-def build(ctx: Context, container: Container, files: Files | None, sandbox: Sandbox | None) -> Surroundings:
+def build(ctx: Context, container: Container, files: Files | None, sandbox: Sandbox | None,
+          volumes: dict[str, oci.Mount]) -> Surroundings:
     """Raises Conflict where a container whose namespace is to be joined does not run."""
     host = container.host_config
     capabilities = to_spec.capability_names(host, ctx.host.capabilities)
@@ -31,7 +33,7 @@ def build(ctx: Context, container: Container, files: Files | None, sandbox: Sand
                                          host.blkio_device_write_iops) for item in items or ()]
     paths = [item.path for item in host.blkio_weight_device or ()] + throttled
     return Surroundings(
-        files=files, hostname=container.config.hostname, all_capabilities=ctx.host.capabilities,
+        files=files, volumes=volumes, hostname=container.config.hostname, all_capabilities=ctx.host.capabilities,
         seccomp=security.seccomp(host, ctx.config.seccomp_profile, capabilities), cgroups_path=cgroups_path(ctx, container),
         namespaces=joined, host_namespaces=shared, devices=tuple(_devices(host)),
         block={path: machine_host.block_number(path) for path in paths}, ulimits=ctx.config.default_ulimits,

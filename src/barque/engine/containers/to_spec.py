@@ -59,6 +59,7 @@ class Surroundings:
     ulimits: dict[str, tuple[int, int]] = field(default_factory=dict)
     init_path: str | None = None
     shm_source: str | None = None
+    volumes: dict[str, oci.Mount] = field(default_factory=dict)
     cgroupns: bool = False
     no_new_privileges: bool = False
     default_shm_size: int = defaults.SHM_SIZE
@@ -171,7 +172,8 @@ def _mounts(container: Container, around: Surroundings) -> list[oci.Mount]:
     if around.init_path:
         standard.append(oci.Mount(INIT_TARGET, "bind", around.init_path, ["bind", "ro"]))
     own = {point.destination for point in container.mounts}
-    return [mount for mount in standard if mount.destination not in own] + [_mount(point) for point in container.mounts]
+    return [mount for mount in standard if mount.destination not in own] + [
+        around.volumes.get(point.destination) or _mount(point) for point in container.mounts]
 
 
 def _mount(point: MountPoint) -> oci.Mount:

@@ -14,11 +14,9 @@ import msgspec
 
 from barque.engine.containers.options import (
     ContainerConfig,
-    EndpointSettings,
     HostConfig,
     MountSpec,
     NetworkingConfig,
-    words,
 )
 from barque.engine.signals import parse_signal
 from barque.errors import InvalidArgument, NotFound, Unsupported
@@ -29,17 +27,9 @@ LOG_DRIVERS = ("json-file", "none")
 
 #: Fields that have their effect elsewhere (to_spec, create, networks, logs) or are recorded for other tools to see.
 HONOURED: dict[str, frozenset[str]] = {
-    "Config": frozenset("""Hostname Domainname User AttachStdin AttachStdout AttachStderr ExposedPorts Tty OpenStdin StdinOnce
-        Env Cmd Healthcheck ArgsEscaped Image Volumes WorkingDir Entrypoint NetworkDisabled MacAddress OnBuild Labels
-        Shell""".split()),
-    "HostConfig": frozenset("""Binds ContainerIDFile NetworkMode PortBindings AutoRemove VolumesFrom ConsoleSize Annotations
-        CapAdd CapDrop Dns DnsOptions DnsSearch ExtraHosts GroupAdd Privileged PublishAllPorts ReadonlyRootfs SecurityOpt
-        Tmpfs ShmSize Sysctls Runtime MaskedPaths ReadonlyPaths CpuShares CgroupParent BlkioWeightDevice
-        BlkioDeviceReadBps BlkioDeviceWriteBps BlkioDeviceReadIOps BlkioDeviceWriteIOps CpuPeriod CpuQuota
-        CpuRealtimePeriod CpuRealtimeRuntime CpusetCpus CpusetMems Devices DeviceCgroupRules OomKillDisable Init PidsLimit
-        Ulimits""".split()),
-    "EndpointSettings": frozenset("""IPAMConfig MacAddress Aliases GwPriority NetworkID EndpointID Gateway IPAddress
-        IPPrefixLen IPv6Gateway GlobalIPv6Address GlobalIPv6PrefixLen DNSNames""".split()),
+    "Config": frozenset(["Hostname", "Domainname", "User", "AttachStdin", "AttachStdout", "AttachStderr", "ExposedPorts", "Tty", "OpenStdin", "StdinOnce", "Env", "Cmd", "Healthcheck", "ArgsEscaped", "Image", "Volumes", "WorkingDir", "Entrypoint", "NetworkDisabled", "MacAddress", "OnBuild", "Labels", "Shell"]),
+    "HostConfig": frozenset(["Binds", "ContainerIDFile", "NetworkMode", "PortBindings", "AutoRemove", "VolumesFrom", "ConsoleSize", "Annotations", "CapAdd", "CapDrop", "Dns", "DnsOptions", "DnsSearch", "ExtraHosts", "GroupAdd", "Privileged", "PublishAllPorts", "ReadonlyRootfs", "SecurityOpt", "Tmpfs", "ShmSize", "Sysctls", "Runtime", "MaskedPaths", "ReadonlyPaths", "CpuShares", "CgroupParent", "BlkioWeightDevice", "BlkioDeviceReadBps", "BlkioDeviceWriteBps", "BlkioDeviceReadIOps", "BlkioDeviceWriteIOps", "CpuPeriod", "CpuQuota", "CpuRealtimePeriod", "CpuRealtimeRuntime", "CpusetCpus", "CpusetMems", "Devices", "DeviceCgroupRules", "OomKillDisable", "Init", "PidsLimit", "Ulimits"]),
+    "EndpointSettings": frozenset(["IPAMConfig", "MacAddress", "Aliases", "GwPriority", "NetworkID", "EndpointID", "Gateway", "IPAddress", "IPPrefixLen", "IPv6Gateway", "GlobalIPv6Address", "GlobalIPv6PrefixLen", "DNSNames"]),
 }
 
 Check = Callable[[Any], None]
