@@ -6,11 +6,13 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import pty
 import signal
 import socket
 import sys
+import termios
 from dataclasses import dataclass
 
 from barque.oci import runtime_spec
@@ -39,7 +41,7 @@ def spawn(process: runtime_spec.Process, fds: Fds, *, wait: bool) -> tuple[Child
             signal.pthread_sigmask(signal.SIG_SETMASK, [])
             signal.signal(signal.SIGPIPE, signal.SIG_DFL)
             if fds is None:
-                os.login_tty(slave) if hasattr(os, "login_tty") else _login(slave)
+                login(slave)
             for number, fd in enumerate(fds or ()):
                 os.dup2(fd, number, inheritable=True)
             os.close(gate_write)
@@ -57,9 +59,7 @@ def spawn(process: runtime_spec.Process, fds: Fds, *, wait: bool) -> tuple[Child
     return Child(pid, os.pidfd_open(pid), master if master >= 0 else None), gate_write, error_read
 
 
-def _login(slave: int) -> None:
-    import fcntl
-    import termios
+def login(slave: int) -> None:
     fcntl.ioctl(slave, termios.TIOCSCTTY, 0)
     for number in range(3):
         os.dup2(slave, number, inheritable=True)
@@ -127,6 +127,7 @@ def shout(request: bytes, fds: list[int]) -> bytes:
     if request == b"die":
         os.kill(os.getpid(), signal.SIGKILL)
     if request == b"hang":
+        os.write(fds[0], b"started")
         signal.pause()
     return (request + (os.read(fds[0], 100) if fds else b"")).upper()
 

@@ -6,8 +6,10 @@ RuntimeFailure or OSError.
 
 from __future__ import annotations
 
+import errno
 from typing import Protocol
 
+from barque.errors import BarqueError
 from barque.runtime.failure import RuntimeFailure
 from barque.supervise.messages import CreateOrder, ExecOrder, Failure
 
@@ -54,7 +56,9 @@ class Backend(Protocol):
 
 
 def as_failure(stage: str, error: BaseException) -> Failure:
-    """``error`` as data for the wire."""
+    """``error`` as data for the wire; a refused document has the stage "validate" and EINVAL."""
+    if isinstance(error, BarqueError):
+        return Failure(stage="validate", errno=errno.EINVAL, detail=error.message)
     failure = RuntimeFailure.of(stage, error)
     return Failure(stage=failure.stage, syscall=failure.syscall, errno=failure.errno, path=failure.path,
                    detail=failure.detail)

@@ -58,6 +58,11 @@ class Supervisor:
         """For statistics; None while there is none."""
         return self._zygote.pid
 
+    @property
+    def monitors(self) -> list[Monitor]:
+        """Those that this supervisor is connected to."""
+        return list(self._monitors)
+
     async def create(self, order: m.CreateOrder) -> Monitor:
         """Have a container created up to its start. Raises RuntimeFailure and leaves nothing behind then.
 
@@ -112,7 +117,7 @@ class Supervisor:
 
     async def close(self) -> None:
         """Let go of everything: containers run on, workers are killed."""
-        for monitor in list(self._monitors):
+        for monitor in self.monitors:
             await monitor.disconnect()
         self._zygote.close()
 

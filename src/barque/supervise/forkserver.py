@@ -82,8 +82,7 @@ class Fence:
     After ``pivot_root`` an import would read the container's files.
     """
 
-    @staticmethod
-    def find_spec(name: str, path: object = None, target: ModuleType | None = None) -> ModuleSpec | None:
+    def find_spec(self, name: str, path: object = None, target: ModuleType | None = None) -> ModuleSpec | None:
         raise ImportError(f"{name} is imported too late: the zygote has to have it", name=name)
 
 
@@ -172,14 +171,14 @@ def serve(kinds: Mapping[str, Kind]) -> None:
     prctl.set_dumpable(False)
     os.set_inheritable(CONTROL_FD, False)
     control = socket.socket(fileno=CONTROL_FD)
-    sys.meta_path.insert(0, Fence)
+    sys.meta_path.insert(0, Fence())
     gc.collect()
     gc.freeze()    # a collection in a child would otherwise write to, and so copy, every page that holds an object
     Zygote(control, kinds).serve()
 
 
 def worker(run: Callable[[bytes, list[int]], bytes]) -> Kind:
-    """A kind that reads one request and answers it, each behind 4 bytes of length (big-endian); dies with the zygote."""
+    """A kind that reads one request and answers it, each behind 4 bytes of length; dies with the zygote."""
     def be(channel: socket.socket, fds: list[int]) -> int:
         parent = os.getppid()
         prctl.set_death_signal(signal.SIGKILL)

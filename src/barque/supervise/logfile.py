@@ -1,9 +1,9 @@
 """The json-file log driver, byte for byte what dockerd writes (moby, daemon/logger/jsonfilelog and jsonlog).
 
-A line is ``{"log":"text\\n","stream":"stdout","attrs":{...},"time":"2006-01-02T15:04:05.999999999Z"}``, attrs only where
-there are any. A line of 16 KiB and more is cut into entries of 16 KiB without ``\\n``, all with the time of the first.
-Escapes are those of dockerd's encoder: ``\\"``, ``\\\\``, ``\\n``, ``\\r``, and ``\\u00xx`` for other control characters and
-for ``<>&``; each byte that is not UTF-8 becomes ``\\ufffd``.
+A line is ``{"log":"text\\n","stream":"stdout","attrs":{...},"time":"2006-01-02T15:04:05.999999999Z"}``, attrs only
+where there are any. A line of 16 KiB and more is cut into entries of 16 KiB without ``\\n``, all with the time of the
+first. Escapes are those of dockerd's encoder: ``\\"``, ``\\\\``, ``\\n``, ``\\r``, and ``\\u00xx`` for other control
+characters and for ``<>&``; each byte that is not UTF-8 becomes ``\\ufffd``.
 
 A whole batch of lines is encoded at once: the text between two newlines of the output of the container is constant.
 """
@@ -174,7 +174,7 @@ class JsonFile:
         while len(line) > LONGEST_LINE:
             out.append(self._partial(stream, line[:LONGEST_LINE]))
             line = line[LONGEST_LINE:]
-        out.append(self._batch(stream, line, self._cut.pop(stream, None) or self._now()))
+        out.append(self._batch(stream, line, self._cut.pop(stream, b"") or self._now()))
 
     def _now(self) -> bytes:
         return self._clock.now().encode()

@@ -28,6 +28,8 @@ older monitor would not understand, and a daemon speaks the older versions that 
 
 from __future__ import annotations
 
+from typing import Literal
+
 import msgspec
 
 from barque.oci.mount import Mount
@@ -81,7 +83,7 @@ class CreateOrder(msgspec.Struct, frozen=True):
     open_stdin: bool = False
     stdin_once: bool = False
     log: LogConfig | None = None
-    cgroup_driver: str = "cgroupfs"
+    cgroup_driver: Literal["cgroupfs", "systemd"] = "cgroupfs"
     runtime: RuntimeChoice = RuntimeChoice()
 
 

@@ -19,6 +19,7 @@ import traceback
 from collections.abc import Callable
 from typing import Any
 
+from barque.errors import BarqueError
 from barque.runtime.failure import RuntimeFailure
 from barque.supervise import messages as m
 from barque.supervise.attach import Attacher
@@ -30,6 +31,8 @@ from barque.supervise.rundir import RunDir
 from barque.supervise.stdio import Ends, Streams
 from barque.sys import prctl, process, signalfd, tty
 
+#: Errors that are an answer to a request; any other one is a bug and the end of the container.
+REFUSALS = (RuntimeFailure, BarqueError, OSError, ValueError)
 #: Exit codes of processes whose WaitExec may still come.
 REMEMBERED_EXITS = 1024
 #: Clients that wait for a process are only taken up to this many clients in all.
@@ -114,7 +117,7 @@ class Monitor:
         handler: Callable[[Connection, int, Any], m.Answer | None] = getattr(self, _HANDLERS[type(request)])
         try:
             answer = handler(connection, serial, request)
-        except (RuntimeFailure, OSError, ValueError) as error:
+        except REFUSALS as error:
             answer = m.Failed(as_failure(type(request).__name__.lower(), error))
         if answer is not None:
             connection.answer(serial, answer)
@@ -150,7 +153,7 @@ class Monitor:
             child = self._backend.create(order, ends.fds)
             self._init = Running(child, self._open_streams(child, ends, order.console_size, order.stdin_once))
             self._remember()
-        except (RuntimeFailure, OSError, ValueError) as error:
+        except REFUSALS as error:
             if ends is not None:
                 ends.close()
             self._undo()
@@ -170,7 +173,7 @@ class Monitor:
             self._state = "running"
             self._remember()
             self._watch_memory()
-        except (RuntimeFailure, OSError) as error:
+        except REFUSALS as error:
             failed = m.Failed(as_failure("start", error))
             self._undo()
             connection.answer(serial, failed)
@@ -310,7 +313,7 @@ class Monitor:
         self._answer_oom()
         try:
             self._clean_up()
-        except (OSError, RuntimeFailure):
+        except REFUSALS:
             pass    # tried again, and then told, at Release
 
     def _exec_ended(self, exec_id: str, running: Running, code: int) -> None:
@@ -396,7 +399,7 @@ class Monitor:
                 self._backend.kill_all()
                 self._kill_init()
                 self._clean_up()
-            except (OSError, RuntimeFailure):
+            except REFUSALS:
                 traceback.print_exc()
         if self._init is not None:
             self._init.streams.close()

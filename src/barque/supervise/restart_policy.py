@@ -1,8 +1,8 @@
 """When a container that ended is started again, and after how long: docker's rules as plain functions.
 
 docker: ``always`` and ``unless-stopped`` restart whatever the exit code, ``on-failure[:n]`` only after a failure and at
-most n times; a stop by the user ends it. The delay doubles from 100 ms up to a minute, and falls back to 100 ms once the
-container has run for ten seconds.
+most n times; a stop by the user ends it. The delay doubles from 100 ms up to a minute, and falls back to 100 ms once
+the container has run for ten seconds.
 """
 
 from __future__ import annotations

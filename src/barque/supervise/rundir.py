@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import socket
+from collections.abc import Callable
 from typing import TypeVar
 
 import msgspec
@@ -59,11 +60,11 @@ class RunDir:
             raise
         return sock
 
-    def _at_socket_dir(self, call: object) -> None:
-        """Call with a short name of the directory: a socket's path has room for 107 bytes, an exec root may be longer."""
+    def _at_socket_dir(self, call: Callable[[str], None]) -> None:
+        """Call with a short name of the directory: a socket's path has room for 107 bytes, an exec root's for more."""
         fd = os.open(self._socket_dir, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
-            call(f"/proc/self/fd/{fd}/")  # type: ignore[operator]
+            call(f"/proc/self/fd/{fd}/")
         finally:
             os.close(fd)
 

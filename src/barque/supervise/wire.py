@@ -16,6 +16,7 @@ from __future__ import annotations
 import array
 import os
 import socket
+from collections.abc import Sequence
 from struct import Struct
 from typing import Any, Generic, TypeVar
 
@@ -88,7 +89,7 @@ def _decode(decoder: msgspec.msgpack.Decoder[T], payload: bytes) -> T:
         raise ProtocolError(str(error)) from None
 
 
-def send_packet(sock: socket.socket, serial: int, message: msgspec.Struct, fds: list[int] | tuple[int, ...] = ()) -> None:
+def send_packet(sock: socket.socket, serial: int, message: msgspec.Struct, fds: Sequence[int] = ()) -> None:
     """Send one packet on a SOCK_SEQPACKET socket; the descriptors are duplicated, the sender keeps its own."""
     ancillary: list[tuple[int, int, Any]] = []
     if fds:

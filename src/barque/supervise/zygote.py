@@ -27,7 +27,7 @@ def backend_for(order: m.CreateOrder) -> Backend:
 
 
 def main(exec_root: str) -> None:
-    def be_monitor(channel: socket.socket, fds: list[int]) -> int:
+    def be_monitor(channel: socket.socket, _fds: list[int]) -> int:
         return monitor.run(channel, exec_root, backend_for)
 
     forkserver.serve({"monitor": be_monitor} | {
