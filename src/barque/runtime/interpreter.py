@@ -1,7 +1,7 @@
 """Keeping containers off the interpreter's own file (the hole of CVE-2019-5736).
 
-A process that joins a container shows its program as /proc/PID/exe there. A container that keeps an O_PATH descriptor of
-it past the process's end could reopen it for writing, and the next command on the host would run what it wrote. So
+A process that joins a container shows its program as /proc/PID/exe there. A container that keeps an O_PATH descriptor
+of it past the process's end could reopen it for writing, and the next command on the host would run what it wrote. So
 whatever enters containers runs from a detached, read-only bind mount of the interpreter: the descriptor leads to that
 mount, and opening for writing fails with EROFS for good. The mount belongs to no namespace once it runs, so nobody can
 make it writable again. Libraries need no such care: /proc/PID/map_files is for CAP_SYS_ADMIN of the host alone.

@@ -20,11 +20,12 @@ _ATTRIBUTES = {
 }
 _PROPAGATIONS = {"private": mounts.PROPAGATION_PRIVATE, "slave": mounts.PROPAGATION_SLAVE,
                  "shared": mounts.PROPAGATION_SHARED, "unbindable": mounts.PROPAGATION_UNBINDABLE}
-#: Of the file system, not of the mount: the new mount API takes them as flags of the context.
-_SUPERBLOCK = ("sync", "dirsync", "lazytime", "mand")
 #: The default state in other words, and what no kernel heeds any more.
 _NOTHING = ("defaults", "async", "nomand", "nolazytime", "loud", "silent", "iversion", "noiversion")
 _REFUSED = ("remount", "tmpcopyup", "move")
+
+ATTRIBUTE_WORDS = tuple(_ATTRIBUTES)
+PROPAGATION_WORDS = (*_PROPAGATIONS, *(f"r{word}" for word in _PROPAGATIONS))
 
 
 class Propagation(NamedTuple):
@@ -88,6 +89,3 @@ def bind_leftovers(options: Options) -> list[str]:
     """Words that mean nothing to a bind mount, which has no file system of its own to tell them to."""
     return [key if value is None else f"{key}={value}" for key, value in options.data]
 
-
-def superblock_word(word: str) -> bool:
-    return word in _SUPERBLOCK

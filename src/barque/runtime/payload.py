@@ -53,6 +53,8 @@ class Payload:
         self.keyring = keyring
         self.sets, self.warnings = capabilities.prepare(process.capabilities)
         self.identity = users.Identity(0, 0, (), "")
+        #: A later assignment wins, as with a shell.
+        self.env = dict(entry.split("=", 1) for entry in process.env)
 
     def settle(self) -> None:
         """Keyring, limits, scheduling: what needs the privileges that are about to go."""
@@ -78,8 +80,7 @@ class Payload:
             found = users.resolve(root, self.user, self.groups)
             self.identity = found._replace(groups=tuple(dict.fromkeys((*found.groups, *user.additional_gids))))
         else:
-            needs_home = not any(entry.startswith("HOME=") for entry in self.process.env)
-            home = users.home_of(root, user.uid) if needs_home else ""
+            home = "" if self.env.get("HOME") else users.home_of(root, user.uid)
             self.identity = users.Identity(user.uid, user.gid, tuple(user.additional_gids), home)
 
     def make_cwd(self, root: int) -> None:
@@ -150,7 +151,7 @@ class Payload:
         if "/" in name:
             _check_program(name, name)
             return name
-        path = next((entry[5:] for entry in self.process.env if entry.startswith("PATH=")), "")
+        path = self.env.get("PATH", "")
         for directory in path.split(":") if path and name else ():
             candidate = os.path.join(directory or ".", name)
             try:
@@ -163,10 +164,8 @@ class Payload:
 
     def execute(self, path: str) -> NoReturn:
         """Become the program. Raises RuntimeFailure(stage "exec")."""
-        env = list(self.process.env)
-        if not any(entry.startswith("HOME=") for entry in env):
-            env.append(f"HOME={self.identity.home or '/'}")
-        program = sys_process.Program(self.process.args, env)
+        env = self.env if self.env.get("HOME") else {**self.env, "HOME": self.identity.home or "/"}
+        program = sys_process.Program(self.process.args, [f"{key}={value}" for key, value in env.items()])
         sys_process.reset_signals()
         if self.filter is not None:
             seccomp_profile.load_filter(*self.filter)
