@@ -6,9 +6,12 @@ It is apart from :mod:`barque.daemon` so that the zygote is running before any o
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
+
+from aiohttp import web
 
 from barque.api import app, listeners
 from barque.api.listeners import Listener
@@ -20,9 +23,10 @@ from barque.engine.containers import defaults, reconcile, shutdown
 from barque.engine.containers.context import Context
 from barque.engine.containers.execs import Execs
 from barque.engine.containers.model import Container
+from barque.engine.containers.ports import ImageResolver
 from barque.engine.containers.registry import Registry
 from barque.engine.events import EventBus
-from barque.engine.system import load_id
+from barque.engine.system import Images, load_id
 from barque.engine.volumes import Volumes
 from barque.network.model import DEFAULT_POOLS, AddressPool, NetworkSettings
 from barque.network.stack import Network
@@ -51,6 +55,26 @@ class VolumeUsers:
 
 
 @dataclass(frozen=True)
+class ImageParts:
+    resolver: ImageResolver
+    service: Images
+    routes: list[web.RouteDef]
+
+
+class ContainerLayers(Snapshots):
+    """Snapshots that can tell which containers have a writable layer."""
+
+    def __init__(self, layout: Layout, db: Database) -> None:
+        super().__init__(layout, db)
+        self._layers = db
+
+    async def container_ids(self) -> list[str]:
+        rows = await self._layers.read(lambda connection: connection.execute(
+            "SELECT key FROM snapshots WHERE kind = 'container'").fetchall())
+        return [row[0] for row in rows]
+
+
+@dataclass(frozen=True)
 class Engine:
     context: Context
     server: ApiServer
@@ -67,6 +91,14 @@ def network_settings(config: Config) -> NetworkSettings:
     publish = config.default_bind_ip if config.default_bind_ip not in ("", "0.0.0.0") else None
     return NetworkSettings(exec_root=config.exec_root, bip=config.bip or None, fixed_cidr=config.fixed_cidr or None,
                            mtu=config.mtu, pools=pools, publish_ip=publish)
+
+
+def _swap_limit(layout: cgroups.Layout) -> bool:
+    """Whether swap can be limited: always on version 2, on version 1 only where the kernel was told to count it."""
+    if layout.version == "v2":
+        return True
+    return any("memory" in tree.controllers and os.path.exists(f"{tree.mountpoint}/memory.memsw.limit_in_bytes")
+               for tree in layout.v1)
 
 
 def look_around() -> hosts.Host:
@@ -91,7 +123,7 @@ async def open_engine(stack: AsyncExitStack, config: Config, layout: Layout, zyg
     leases = Leases(db)
     await leases.expire_all()
     content = ContentStore(layout, db)
-    snapshots = Snapshots(layout, db)
+    snapshots = ContainerLayers(layout, db)
     bus = EventBus()
     registry = Registry(Documents(db, "containers", Container))
     network = await Network.open(network_settings(config))

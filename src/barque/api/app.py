@@ -64,6 +64,6 @@ def build(routes: Iterable[web.RouteDef], *, experimental: bool = False) -> web.
 
     app.on_response_prepare.append(add_headers)
     for route in routes:
-        for path in (_PREFIX + route.path, route.path):
-            app.router.add_route(route.method, path, route.handler, **route.kwargs)
+        app.router.add_routes(web.RouteDef(route.method, path, route.handler, route.kwargs)
+                              for path in (_PREFIX + route.path, route.path))
     return app

@@ -32,7 +32,7 @@ def routes(ctx: Context, *, experimental: bool) -> list[web.RouteDef]:
                             app.headers(experimental))
         request["response"] = hijacked
         if flag(request, "logs"):
-            async for piece in logs.stream(ctx, live, logs.Query(stdout=stdout, stderr=stderr)):
+            async for piece in logs.stream(live, logs.Query(stdout=stdout, stderr=stderr)):
                 hijacked.writer.write(piece)
                 await hijacked.writer.drain()
         if attachment is not None:

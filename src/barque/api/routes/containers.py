@@ -60,7 +60,7 @@ def _reading(ctx: Context) -> list[web.RouteDef]:
         query = log_query(request)
         logs.check(live, query)
         kind = RAW if live.container.config.tty or request["api_version"] < (1, 42) else MULTIPLEXED
-        return await streams.send_bytes(request, logs.stream(ctx, live, query), kind)
+        return await streams.send_bytes(request, logs.stream(live, query), kind)
 
     async def read_stats(request: web.Request) -> web.StreamResponse:
         live = ctx.registry.find(request.match_info["id"])

@@ -7,13 +7,10 @@ import os
 from barque.engine.containers.context import Context
 from barque.engine.containers.model import Container
 from barque.engine.containers.to_spec import Files
-from barque.errors import Internal
 from barque.network import hosts_files
 from barque.network.model import Sandbox
 from barque.oci import go_json
 from barque.oci.runtime_spec import Spec
-
-RESOLV_CONF = "/etc/resolv.conf"
 
 
 def write_files(ctx: Context, container: Container, sandbox: Sandbox | None) -> Files:
@@ -24,30 +21,23 @@ def write_files(ctx: Context, container: Container, sandbox: Sandbox | None) -> 
     directory = ctx.state_dir(container.id)
     files = Files(hostname=f"{directory}/hostname", hosts=f"{directory}/hosts", resolv_conf=f"{directory}/resolv.conf")
     host = container.host_config
-    mode = container.network_mode
-    _write(files.hostname, hosts_files.hostname(container.config.hostname))
+    shares_host = container.network_mode == "host"
+    endpoints = sandbox.endpoints if sandbox else ()
+    gateway = ctx.config.host_gateway_ip or next((item.gateway for item in endpoints if item.gateway), None)
+    config = container.config
+    own = [config.hostname] if not config.domainname else [f"{config.hostname}.{config.domainname}", config.hostname]
+    _write(files.hostname, hosts_files.hostname(config.hostname))
     _write(files.hosts, hosts_files.hosts(
-        container.config.hostname, container.config.domainname, [] if sandbox is None else
-        [endpoint.ipv4 for endpoint in sandbox.endpoints if endpoint.ipv4], _extra_hosts(ctx, host.extra_hosts or [], sandbox),
-        base=_read("/etc/hosts") if mode == "host" else None))
+        [(item.ipv4, own) for item in endpoints if item.ipv4], host.extra_hosts or (), host_gateway=gateway,
+        base=_read("/etc/hosts") if shares_host else None))
+    text = _read(hosts_files.RESOLV_CONF).decode(errors="replace")
+    source = hosts_files.resolv_source(text)
+    if source != hosts_files.RESOLV_CONF and not shares_host:
+        text = _read(source).decode(errors="replace")
     _write(files.resolv_conf, hosts_files.resolv_conf(
-        _read(RESOLV_CONF), host.dns or list(ctx.config.dns), host.dns_search or list(ctx.config.dns_search),
-        host.dns_options or list(ctx.config.dns_opts), keep_loopback=mode == "host"))
+        text, host.dns or ctx.config.dns, host.dns_search or ctx.config.dns_search,
+        host.dns_options or ctx.config.dns_opts, loopback=shares_host))
     return files
-
-
-def _extra_hosts(ctx: Context, asked: list[str], sandbox: Sandbox | None) -> list[tuple[str, str]]:
-    """``name:address`` pairs; ``host-gateway`` is the bridge's own address, or what the settings say."""
-    result = []
-    for item in asked:
-        name, _, address = item.partition(":")
-        if address == "host-gateway":
-            gateways = [endpoint.gateway for endpoint in sandbox.endpoints if endpoint.gateway] if sandbox else []
-            address = ctx.config.host_gateway_ip or (gateways[0] if gateways else "")
-            if not address:
-                raise Internal("unable to derive the IP value for host-gateway")
-        result.append((name, address.strip("[]")))
-    return result
 
 
 def _read(path: str) -> bytes:

@@ -11,18 +11,20 @@ import os
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
 from typing import BinaryIO, cast
+from urllib.parse import quote_plus
 
 import msgspec
 
 from barque.engine import clock
-from barque.engine.containers.context import Context
 from barque.engine.containers.registry import Live
 from barque.errors import InvalidArgument, Unsupported
-from barque.sys.inotify import Watch
+from barque.sys import inotify
 
 CHUNK = 256 << 10
 #: More than this in one go is decoded in a thread; less is faster at once.
 _INLINE = 32 << 10
+#: Written to, renamed or removed by a rotation.
+_CHANGES = inotify.MODIFY | inotify.ATTRIB | inotify.MOVE_SELF | inotify.DELETE_SELF
 _STREAMS = {"stdout": b"\x01\0\0\0", "stderr": b"\x02\0\0\0"}
 
 
@@ -83,19 +85,13 @@ class Renderer:
     def _add(self, parts: list[bytes], entry: _Entry) -> None:
         text = entry.log
         if self._query.details:
-            text = ",".join(f"{_quote(key)}={_quote(value)}" for key, value in sorted(entry.attrs.items())) + " " + text
+            text = ",".join(f"{quote_plus(key)}={quote_plus(value)}" for key, value in sorted(entry.attrs.items())) + " " + text
         if self._query.timestamps:
             text = f"{_nine(entry.time)} {text}"
         data = text.encode(errors="surrogateescape")
         if self._framed:
             parts.append(_STREAMS[entry.stream] + len(data).to_bytes(4, "big"))
         parts.append(data)
-
-
-def _quote(text: str) -> str:
-    from urllib.parse import quote_plus
-
-    return quote_plus(text)
 
 
 def _nine(time: str) -> str:
@@ -157,7 +153,7 @@ def _sources(path: str, tail: int | None) -> list[tuple[str, int]]:
     return result
 
 
-async def stream(ctx: Context, live: Live, query: Query) -> AsyncIterator[bytes]:
+async def stream(live: Live, query: Query) -> AsyncIterator[bytes]:
     """The log as a client wants it, in pieces. Follows, where asked, until the present process has ended."""
     renderer = Renderer(query, framed=not live.container.config.tty)
     reader = _Reader(live.container.log_path, follow=query.follow)
@@ -188,7 +184,7 @@ class _Reader:
         self._path = path
         self._file: BinaryIO | None = None
         self._rest = b""
-        self._watch = Watch() if follow else None
+        self._watch = inotify.Inotify() if follow else None
 
     def close(self) -> None:
         if self._file is not None:
@@ -223,7 +219,7 @@ class _Reader:
         self._file = file
         file.seek(offset)
         if self._watch is not None and not path.endswith(".gz"):
-            self._watch.add(path)
+            self._watch.add(path, _CHANGES)
         return True
 
     def _drain(self) -> Iterator[list[bytes]]:
@@ -264,7 +260,7 @@ class _Reader:
         try:
             watched = waiting | ({task} if task is not None else set())
             await asyncio.wait(watched, return_when=asyncio.FIRST_COMPLETED)
-            self._watch.drain()
+            self._watch.read()
         finally:
             loop.remove_reader(fd)
             for item in waiting:
