@@ -19,13 +19,15 @@ INTERFACE = "eth0"
 class Slot:
     """A namespace that nobody but ``fd`` keeps alive yet: closing it makes the namespace and its veth vanish.
 
-    ``interface`` is the index of its interface on ``bridge``, 0 if it has none but ``lo``.
+    ``interface`` is the index of its interface on ``bridge``, 0 if it has none but ``lo``; ``port`` is the name of the
+    other end, which is the bridge's port.
     """
 
     fd: int
     netlink: Netlink
     bridge: Bridge | None
     interface: int
+    port: str
 
     def discard(self) -> None:
         self.netlink.close()
@@ -50,15 +52,15 @@ def make_slot(host: Netlink, bridge: Bridge | None) -> Slot:
             inside.request(rtnetlink.set_link(loopback.index, up=True))
             if bridge is not None:
                 _interface_settings()
-        index = 0
+        index, port = 0, new_veth_name()
         if bridge is not None:
-            host.request(rtnetlink.new_veth(new_veth_name(), master=bridge.link.index, mtu=bridge.mtu, peer=INTERFACE,
+            host.request(rtnetlink.new_veth(port, master=bridge.link.index, mtu=bridge.mtu, peer=INTERFACE,
                                             peer_netns=fd))
             link = inside.link(INTERFACE)
             assert link is not None
             index = link.index
         undo.pop_all()
-        return Slot(fd, inside, bridge, index)
+        return Slot(fd, inside, bridge, index, port)
 
 
 def _interface_settings() -> None:

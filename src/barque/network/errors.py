@@ -5,10 +5,6 @@ from __future__ import annotations
 from barque.errors import Conflict, Internal, InvalidArgument, NotFound, PermissionDenied, Unavailable
 
 
-class NoSuchNetwork(NotFound):
-    text = "network {ref} not found"
-
-
 class AddressesExhausted(Unavailable):
     text = "no available IPv4 addresses on this network's address pools: {name} ({id})"
 

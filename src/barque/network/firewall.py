@@ -21,12 +21,14 @@ ANY4, ANY6 = "0.0.0.0", "::"
 #   127.0.0.1, so what has such an address here was forged.
 # "forward": a container is reached from outside only through a published port; "within" are the pairs that may talk.
 # "postrouting": 127.0.0.1 must not leave the host; and an answer between neighbours on one bridge must come back
-#   through us, else its source would be the container's address, not the published one.
+#   through us, else its source would be the container's address, not the published one. (Where br_netfilter is on,
+#   this chain sees such packets without their input link.)
 _RULES = """
 table inet {table} {{
     set bridges {{ type ifname; }}
     set within {{ type ifname . ifname; }}
     set subnets4 {{ type ipv4_addr; flags interval; }}
+    set neighbours4 {{ type ipv4_addr . ipv4_addr; flags interval; }}
     map published4 {{ type ipv4_addr . inet_proto . inet_service : ipv4_addr . inet_service; }}
     map published4_any {{ type inet_proto . inet_service : ipv4_addr . inet_service; }}
     map published6 {{ type ipv6_addr . inet_proto . inet_service : ipv6_addr . inet_service; }}
@@ -50,7 +52,7 @@ table inet {table} {{
     chain postrouting {{
         type nat hook postrouting priority srcnat; policy accept;
         ip saddr 127.0.0.0/8 oifname @bridges masquerade
-        iifname @bridges oifname @bridges ct status dnat ip saddr @subnets4 ip daddr @subnets4 masquerade
+        oifname @bridges ct status dnat ip saddr . ip daddr @neighbours4 masquerade
         ip saddr @subnets4 oifname != @bridges oifname != "lo" masquerade
     }}
     chain guard {{
@@ -103,7 +105,8 @@ def removal(table: str) -> str:
 
 def network_elements(verb: str, table: str, network: FirewalledNetwork) -> list[str]:
     """The lines that ``add`` or ``delete`` one network."""
-    lines = [f'{verb} element inet {table} bridges {{ "{network.bridge}" }}']
+    lines = [f'{verb} element inet {table} bridges {{ "{network.bridge}" }}',
+             f"{verb} element inet {table} neighbours4 {{ {network.subnet} . {network.subnet} }}"]
     if network.masquerade:
         lines.append(f"{verb} element inet {table} subnets4 {{ {network.subnet} }}")
     if network.icc:

@@ -11,7 +11,7 @@ to stay small. The engine hands over sockets and asks with lines of ASCII, one p
 ``hold PROTO IP PORT`` with the socket                 keep it, do nothing with it
 ``relay PROTO IP PORT TARGET PORT`` with the socket    and serve it
 ``drop PROTO IP PORT``                                 close it; existing connections go on; answers ``ok``
-``list``                                               one packet per entry as it was given, then ``.``
+``list``                                               one packet per entry as it was given, then ``. PID``
 =====================================================  ==================================================
 
 It ends by itself when it has no port and no engine is connected.
@@ -296,7 +296,7 @@ class Keeper(_Handler):
         if verb == b"list":
             for entry, _ in self._entries.values():
                 engine.send(entry)
-            engine.send(b".")
+            engine.send(b". %d" % os.getpid())
             return
         key = b" ".join(words[:3])
         if key in self._entries:

@@ -21,6 +21,7 @@ class KeeperClient:
     def __init__(self, path: str) -> None:
         self._path = path
         self._socket: socket.socket | None = None
+        self._pid = 0
 
     def adopt(self) -> set[PublishedPort]:
         """Connect to a keeper that an earlier engine left; returns what it holds (container ports are not known: 0)."""
@@ -29,13 +30,14 @@ class KeeperClient:
         assert self._socket is not None
         self._socket.send(b"list")
         held = set()
-        while (line := self._socket.recv(_LINE)) not in (b".", b""):
+        while not (line := self._socket.recv(_LINE)).startswith(b"."):
+            if not line:
+                self.close()
+                return set()
             _, protocol, host_ip, host_port, *_ = line.decode().split()
             held.add(PublishedPort(container_port=0, protocol=protocol, host_ip=host_ip, host_port=int(host_port)))
+        self._pid = int(line.split()[1])
         return held
-
-    def running(self) -> bool:
-        return self._socket is not None
 
     def give(self, sock: socket.socket, port: PublishedPort, target: str | None) -> None:
         """Hand a reserved port over; with a ``target`` address the keeper relays to the container port there.
@@ -63,9 +65,8 @@ class KeeperClient:
         """A new pidfd of the keeper, readable once it is dead; None if none runs."""
         if self._socket is None:
             return None
-        pid = int.from_bytes(self._socket.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 4), sys.byteorder)
         try:
-            return os.pidfd_open(pid)
+            return os.pidfd_open(self._pid)
         except ProcessLookupError:
             return None
 
@@ -97,7 +98,7 @@ class KeeperClient:
         return True
 
     def _start(self) -> None:
-        if self._socket is not None or self._connect():
+        if self._socket is not None:
             return
         with contextlib.suppress(FileNotFoundError):
             os.unlink(self._path)
@@ -105,7 +106,10 @@ class KeeperClient:
             listener.bind(self._path)
             os.chmod(self._path, 0o600)
             listener.listen(4)
-            os.posix_spawn(sys.executable, [sys.executable, "-I", "-S", keeper.__file__], {}, setsid=True,
-                           file_actions=[(os.POSIX_SPAWN_DUP2, listener.fileno(), 0)])
+            self._pid = os.posix_spawn(sys.executable, [sys.executable, "-I", "-S", keeper.__file__], {},
+                                       setsid=True, file_actions=[
+                                           (os.POSIX_SPAWN_DUP2, listener.fileno(), 0),
+                                           (os.POSIX_SPAWN_OPEN, 1, os.devnull, os.O_WRONLY, 0),
+                                           (os.POSIX_SPAWN_DUP2, 1, 2)])
             if not self._connect():
                 raise ConnectionError(f"the port keeper at {self._path} does not answer")

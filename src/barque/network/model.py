@@ -59,6 +59,23 @@ class NetworkSettings(msgspec.Struct, frozen=True, kw_only=True):
         return "barque-" + self.suffix if self.suffix else "barque"
 
 
+class NetworkInfo(msgspec.Struct, frozen=True, kw_only=True):
+    """A network as clients see it; ``bridge`` and what follows only where the driver is "bridge"."""
+
+    id: str
+    name: str
+    driver: str
+    created: str
+    bridge: str = ""
+    subnet: str = ""
+    ip_range: str = ""
+    gateway: str = ""
+    mtu: int = 0
+    icc: bool = True
+    masquerade: bool = True
+    publish_ip: str = ""
+
+
 class PortBinding(msgspec.Struct, frozen=True, kw_only=True):
     """One port to publish. ``host_ip`` None or "" means the engine's publish address, else every IPv4 and IPv6 address.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import datetime
 import hashlib
 import ipaddress
 import logging
@@ -19,7 +20,7 @@ from barque.network.endpoint import INTERFACE, Slot, WarmPool, make_slot
 from barque.network.errors import PortsWithoutNetwork, SandboxExists, StaticAddressRefused, UnknownMode
 from barque.network.ipam import Addresses, mac_for
 from barque.network.keeper_client import KeeperClient
-from barque.network.model import Endpoint, NetworkSettings, Sandbox, SandboxRequest
+from barque.network.model import Endpoint, NetworkInfo, NetworkSettings, Sandbox, SandboxRequest
 from barque.network.ports import HostPorts
 from barque.sys import netns, rtnetlink
 from barque.sys.nft import Nftables
@@ -39,6 +40,7 @@ class Sandboxes:
         self.settings = settings
         self._pins = os.path.join(settings.exec_root, "netns")
         self._live: dict[str, Sandbox] = {}
+        self._created = datetime.datetime.now(datetime.UTC).isoformat().replace("+00:00", "Z")
         with contextlib.ExitStack() as undo:
             self._nft = Nftables()
             undo.callback(self._nft.close)
@@ -59,6 +61,18 @@ class Sandboxes:
     def network_id(self, name: str) -> str:
         """64 hex digits that stay the same as long as the engine has its exec root."""
         return hashlib.sha256(f"{self.settings.exec_root}\0{name}".encode()).hexdigest()
+
+    def networks(self) -> list[NetworkInfo]:
+        """The default bridge, host and none."""
+        settings, addresses = self.settings, self.bridge.addresses
+        return [
+            NetworkInfo(id=self.bridge.network_id, name="bridge", driver="bridge", created=self._created,
+                        bridge=self.bridge.link.name, subnet=str(addresses.subnet), ip_range=settings.fixed_cidr or "",
+                        gateway=str(addresses.gateway), mtu=self.bridge.mtu, icc=settings.icc,
+                        masquerade=settings.masquerade, publish_ip=settings.publish_ip or firewall.ANY4),
+            NetworkInfo(id=self.network_id("host"), name="host", driver="host", created=self._created),
+            NetworkInfo(id=self.network_id("none"), name="none", driver="null", created=self._created),
+        ]
 
     def blockers(self) -> list[str]:
         return forwarding.blocking_chains(self._nft, self.settings.table)
@@ -187,6 +201,10 @@ class Sandboxes:
         undo.callback(addresses.release, address)
         mac = request.mac or mac_for(address)
         slot.configure(mac, ipaddress.IPv4Interface((address, addresses.subnet.prefixlen)), addresses.gateway)
+        if request.ports:
+            # Where br_netfilter is on (another engine may load it any time), addresses are translated inside the
+            # bridge, and a container that calls its own published port would get its packets thrown away.
+            self._netlink.request(rtnetlink.set_hairpin(slot.port))
         return Endpoint(network_name=self.bridge.network_name, network_id=self.bridge.network_id,
                         endpoint_id=endpoint_id, interface=INTERFACE, mac=mac, ipv4=str(address),
                         prefix_len=addresses.subnet.prefixlen, gateway=str(addresses.gateway))

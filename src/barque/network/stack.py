@@ -14,7 +14,7 @@ from collections.abc import Callable, Coroutine, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
-from barque.network.model import NetworkSettings, Sandbox, SandboxRequest
+from barque.network.model import NetworkInfo, NetworkSettings, Sandbox, SandboxRequest
 from barque.network.sandboxes import Sandboxes
 
 log = logging.getLogger(__name__)
@@ -50,6 +50,10 @@ class Network:
     @property
     def settings(self) -> NetworkSettings:
         return self._sandboxes.settings
+
+    def networks(self) -> list[NetworkInfo]:
+        """All networks that containers can be on."""
+        return self._sandboxes.networks()
 
     async def setup(self, request: SandboxRequest) -> Sandbox:
         """Make the container's namespace with all that is in it, reserve and publish its ports; all or nothing.

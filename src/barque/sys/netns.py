@@ -7,6 +7,7 @@ was, so the other threads of the process never notice; callers still use a threa
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 from collections.abc import Iterator
 
@@ -55,9 +56,14 @@ def share(directory: str) -> None:
     namespace, alive for good: an unmount propagates only between shared mounts.
     """
     target = os.fsencode(directory)
-    if not os.path.ismount(directory):
+    try:
+        check(libc.mount(b"none", target, None, _MS_SHARED, None), "mount", target)
+    except OSError as error:
+        if error.errno != errno.EINVAL:
+            raise
+        # EINVAL: not a mount yet.
         check(libc.mount(target, target, None, _MS_BIND, None), "mount", target)
-    check(libc.mount(b"none", target, None, _MS_SHARED, None), "mount", target)
+        check(libc.mount(b"none", target, None, _MS_SHARED, None), "mount", target)
 
 
 def pin(fd: int, path: str) -> None:
@@ -79,19 +85,18 @@ def unpin(path: str) -> None:
 
 def unmount(path: str) -> None:
     """Detach all mounts on ``path``; nothing happens if there is none."""
-    with contextlib.suppress(FileNotFoundError):
-        while os.path.ismount(path) or _is_namespace(path):
+    try:
+        while True:
             check(libc.umount2(os.fsencode(path), _MNT_DETACH | _UMOUNT_NOFOLLOW), "umount", path)
+    except OSError as error:
+        # EINVAL: no mount (any more). A mount of a directory on itself cannot be told from it by its device.
+        if error.errno not in (errno.EINVAL, errno.ENOENT):
+            raise
 
 
 def is_pinned(path: str) -> bool:
-    """Is there a namespace at ``path``? Left-over plain files are none."""
+    """Is there a namespace at ``path``? Left-over plain files, on the device of their directory, are none."""
     try:
-        return _is_namespace(path)
+        return os.lstat(path).st_dev != os.lstat(os.path.dirname(path)).st_dev
     except FileNotFoundError:
         return False
-
-
-def _is_namespace(path: str) -> bool:
-    """A file of nsfs lies on another device than the directory that holds it."""
-    return os.lstat(path).st_dev != os.lstat(os.path.dirname(path)).st_dev
