@@ -122,7 +122,13 @@ def create(request: CreateRequest) -> Created:
         undo.callback(process.kill_and_reap, child)
         undo.callback(caller.close)
         sources.close()
-        _join(request, linux, payload, child.pid, caller)
+        try:
+            _join(request, linux, payload, child.pid, caller)
+        except RuntimeFailure:
+            if process.ended(child.pidfd):
+                # It failed first, and has said why.
+                caller.wait_ready()
+            raise
         if order.outside_hooks:
             caller.wait_namespaces()
             state = state_document(request, "creating", child.pid)

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import json
+from typing import Any
+
+from barque.oci import go_json
 from barque.oci.runtime_spec import (
     OCI_VERSION,
     Capabilities,
@@ -50,3 +54,12 @@ def default_spec() -> Spec:
             namespaces=[Namespace(kind) for kind in ("pid", "network", "ipc", "uts", "mount", "cgroup")],
             masked_paths=list(security.MASKED_PATHS),
             readonly_paths=list(security.READONLY_PATHS)))
+
+
+def default_document() -> dict[str, Any]:
+    """The same as a JSON tree; what the schema requires is there even where it says what is the default anyway."""
+    spec = default_spec()
+    assert spec.process is not None
+    tree: dict[str, Any] = json.loads(go_json.encode(spec))
+    tree["process"] = {"user": {"uid": 0, "gid": 0}, "cwd": spec.process.cwd, **tree["process"]}
+    return tree

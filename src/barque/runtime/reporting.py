@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from barque.errors import Conflict, InvalidArgument
-from barque.oci import go_json
 from barque.oci.runtime_spec import OCI_VERSION
 from barque.runtime import capabilities, default_spec, state
 from barque.runtime.options import ATTRIBUTE_WORDS, PROPAGATION_WORDS
@@ -101,7 +100,7 @@ def spec_command(invocation: Invocation) -> int:
     if invocation.options.flag("rootless"):
         raise InvalidArgument("--rootless is not supported")
     path = os.path.join(invocation.options.text("bundle") or ".", "config.json")
-    document = json.loads(go_json.encode(default_spec.default_spec()))
+    document = default_spec.default_document()
     try:
         with open(path, "x") as file:
             json.dump(document, file, indent="\t")
