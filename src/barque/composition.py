@@ -15,10 +15,12 @@ from aiohttp import web
 
 from barque.api import app, listeners
 from barque.api.listeners import Listener
-from barque.api.routes import attach, containers, execs, lifecycle, system
+from barque.api.routes import attach, containers, execs, lifecycle, networks, system
+from barque.api.routes import volumes as volume_routes
 from barque.api.server import ApiServer, tls_context
 from barque.config import Config
 from barque.engine import host as hosts
+from barque.engine import system as system_model
 from barque.engine.containers import defaults, reconcile, shutdown
 from barque.engine.containers.context import Context
 from barque.engine.containers.execs import Execs
@@ -26,9 +28,10 @@ from barque.engine.containers.model import Container
 from barque.engine.containers.ports import ImageResolver
 from barque.engine.containers.registry import Registry
 from barque.engine.events import EventBus
+from barque.engine.networks import NetworkService
 from barque.engine.system import Images, load_id
 from barque.engine.volumes import Volumes
-from barque.network.model import DEFAULT_POOLS, AddressPool, NetworkSettings
+from barque.network.model import DEFAULT_POOLS, AddressPool, NetworkSettings, Sandbox
 from barque.network.stack import Network
 from barque.runtime import cgroups
 from barque.store.content import ContentStore
@@ -41,6 +44,11 @@ from barque.supervise.forkserver import ZygoteHandle
 from barque.sys import caps
 
 log = logging.getLogger("barque.daemon")
+
+
+def sandboxes(registry: Registry) -> list[tuple[str, Sandbox]]:
+    """Every container that has a network now, by name."""
+    return [(live.container.name, live.container.sandbox) for live in registry if live.container.sandbox is not None]
 
 
 class VolumeUsers:
@@ -112,7 +120,8 @@ async def open_engine(stack: AsyncExitStack, config: Config, layout: Layout, zyg
                       environment: Mapping[str, str]) -> Engine:
     """Bring everything up and serve; ``stack`` ends it. Raises BarqueError or OSError where something is in the way."""
     # The sockets come first: what they say about a second daemon is better than any later error.
-    sockets = listeners.open_all(config.hosts, config.group, environment, tls=config.tls.enabled, verify=config.tls.verify,
+    sockets = listeners.open_all(config.hosts, config.group, environment, tls=config.tls.enabled,
+                                 verify=config.tls.verify,
                                  allow_insecure_tcp=config.allow_insecure_tcp)
     for listener in sockets:
         stack.callback(listener.close)
@@ -128,7 +137,8 @@ async def open_engine(stack: AsyncExitStack, config: Config, layout: Layout, zyg
     registry = Registry(Documents(db, "containers", Container))
     network = await Network.open(network_settings(config))
     stack.push_async_callback(network.close)
-    volumes = Volumes(layout, db, supervisor, VolumeUsers(registry), bus.emit)
+    users = VolumeUsers(registry)
+    volumes = Volumes(layout, db, supervisor, users, bus.emit)
     await volumes.clean()
     images = open_images(config, content, snapshots, leases, db, supervisor, bus)
     context = Context(config=config, host=look_around(), registry=registry, images=images.resolver, snapshots=snapshots,
@@ -137,18 +147,20 @@ async def open_engine(stack: AsyncExitStack, config: Config, layout: Layout, zyg
     stack.push_async_callback(context.tasks.close)
     await network.reconcile(await reconcile.adopt_all(context))
     await reconcile.settle(context)
-    server = await serve(stack, context, bus, load_id(f"{layout.root}/engine-id"), images, sockets)
+    others = [*images.routes, *volume_routes.routes(volumes),
+              *networks.routes(NetworkService(network, lambda: sandboxes(registry))),
+              *system.routes(context, bus, load_id(f"{layout.root}/engine-id"), images.service,
+                             system_model.VolumeUsage(volumes, users))]
+    server = await serve(stack, context, others, sockets)
     return Engine(context, server)
 
 
-async def serve(stack: AsyncExitStack, context: Context, bus: EventBus, engine_id: str, images: ImageParts,
+async def serve(stack: AsyncExitStack, context: Context, others: Sequence[web.RouteDef],
                 sockets: Sequence[Listener]) -> ApiServer:
     config = context.config
-    execs_ = Execs(context)
     routes = [*containers.routes(context), *lifecycle.routes(context),
               *attach.routes(context, experimental=config.experimental),
-              *execs.routes(execs_, experimental=config.experimental),
-              *system.routes(context, bus, engine_id, images.service, context.volumes), *images.routes]
+              *execs.routes(Execs(context), experimental=config.experimental), *others]
     server = ApiServer(app.build(routes, experimental=config.experimental))
     stack.push_async_callback(server.close)
     await server.start(sockets, tls_context(config.tls) if config.tls.enabled else None)

@@ -1,8 +1,11 @@
-"""The settings of one daemon: one frozen value, made once from flags and the configuration file, passed down from there."""
+"""The settings of one daemon: one frozen value, made once from flags and the configuration file, passed down from
+there.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Literal
 
 VERSION = "0.1.0"
 DEFAULT_DATA_ROOT = "/var/lib/barque"
@@ -74,7 +77,7 @@ class Config:
     max_download_attempts: int = 5
 
     cgroup_parent: str = ""
-    cgroup_driver: str = "cgroupfs"
+    cgroup_driver: Literal["cgroupfs", "systemd"] = "cgroupfs"
     runtimes: dict[str, ForeignRuntime] = field(default_factory=dict)
     default_runtime: str = DEFAULT_RUNTIME
     init: bool = False

@@ -11,7 +11,7 @@ import os
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, replace
-from typing import Any
+from typing import Any, Literal
 
 from barque.config import Config, ForeignRuntime, Pool, Tls
 from barque.log import LEVELS
@@ -207,7 +207,8 @@ def _short(word: str) -> tuple[str, str, str]:
     return name, "=", tail.removeprefix("=")
 
 
-_SPECIAL = {"--config-file": "str", "--validate": "bool", "--version": "bool", "-v": "bool", "--help": "bool", "-h": "bool"}
+_SPECIAL = {"--config-file": "str", "--validate": "bool", "--version": "bool", "-v": "bool", "--help": "bool",
+            "-h": "bool"}
 
 
 def _special_kind(name: str) -> str:
@@ -381,15 +382,15 @@ def _show(value: Any) -> str:
     return "[" + " ".join(map(str, value)) + "]" if isinstance(value, tuple) else str(value)
 
 
-def _cgroup_driver(options: tuple[str, ...]) -> str:
-    driver = "cgroupfs"
+def _cgroup_driver(options: tuple[str, ...]) -> Literal["cgroupfs", "systemd"]:
+    driver: Literal["cgroupfs", "systemd"] = "cgroupfs"
     for option in options:
         key, equals, value = option.partition("=")
         if not equals or key.strip() != "native.cgroupdriver":
             raise BadOption(f"invalid --exec-opt value: {option}")
         if value not in ("cgroupfs", "systemd"):
             raise BadOption(f"native.cgroupdriver option {value} is not supported")
-        driver = value
+        driver = "systemd" if value == "systemd" else "cgroupfs"
     return driver
 
 
@@ -431,7 +432,8 @@ def usage() -> str:
         short = f"-{option.short}, " if option.short else "    "
         kind = "" if option.kind == "bool" else f" {option.kind}"
         lines.append(f"  {short}{f'--{option.flag}{kind}':<34} {option.help}")
-    for flag, text in (("config-file str", "Daemon configuration file"), ("validate", "Check the configuration and exit"),
+    for flag, text in (("config-file str", "Daemon configuration file"),
+                       ("validate", "Check the configuration and exit"),
                        ("version", "Print version information and quit")):
         lines.append(f"      {f'--{flag}':<34} {text}")
     return "\n".join(lines)

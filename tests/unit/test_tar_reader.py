@@ -97,7 +97,8 @@ def test_global_header_counts_for_all_that_follow_but_cannot_rename() -> None:
             parse(pax(record(key, b"1"), b"g") + header())
 
 
-@pytest.mark.parametrize("body", [b"garbage", b"5 a=b\n", b"99 a=b\n", b"6 a=bc", b"0 =\n", b"5 ab\n", b"-6 a=b\n", b"5 =b\n",
+@pytest.mark.parametrize("body", [b"garbage", b"5 a=b\n", b"99 a=b\n", b"6 a=bc", b"0 =\n", b"5 ab\n", b"-6 a=b\n",
+                                  b"5 =b\n",
                                   record(b"path", b"a\0b"), record(b"size", b"-1"), record(b"size", b"1_0"),
                                   record(b"size", b"9" * 25), record(b"uid", b"x")])
 def test_malformed_pax(body: bytes) -> None:
@@ -163,7 +164,8 @@ def test_sparse_formats(form: str) -> None:
     assert content == b"A" * 512 + b"B" * 512
 
 
-@pytest.mark.parametrize("text", [b"4096,512,1024,512", b"1024,1024,1500,0", b"8000,1024", b"0,512", b"0,512,", b"1,2,3",
+@pytest.mark.parametrize("text", [b"4096,512,1024,512", b"1024,1024,1500,0", b"8000,1024", b"0,512", b"0,512,",
+                                  b"1,2,3",
                                   b"-1,1024", b"0,1_024", b",".join([b"0,0"] * 9)])
 def test_sparse_maps_that_lie(text: bytes) -> None:
     records = record(b"GNU.sparse.size", b"8192") + record(b"GNU.sparse.map", text)

@@ -59,7 +59,7 @@ def build(routes: Iterable[web.RouteDef], *, experimental: bool = False) -> web.
     app = web.Application(middlewares=[errors, versions], client_max_size=MAX_BODY)
     common = headers(experimental)
 
-    async def add_headers(request: web.Request, response: web.StreamResponse) -> None:
+    async def add_headers(_: web.Request, response: web.StreamResponse) -> None:
         response.headers.update(common)
 
     app.on_response_prepare.append(add_headers)

@@ -1,16 +1,17 @@
 """Take a connection over from aiohttp and use it as a byte stream: attach, exec, and whatever upgrades later.
 
-All that aiohttp does not promise is in this file, against the version that pyproject.toml pins; tests/api holds each of it
-to its contract. How docker's clients do it::
+All that aiohttp does not promise is in this file, against the version that pyproject.toml pins; tests/api holds each
+of it to its contract. How docker's clients do it::
 
     POST /containers/x/attach HTTP/1.1        101 UPGRADED             (with ``Upgrade: tcp``)
     Connection: Upgrade                  ->   Content-Type: application/vnd.docker.raw-stream | .multiplexed-stream
     Upgrade: tcp                              Connection: Upgrade, Upgrade: tcp
 
-    the same without those headers       ->   200 OK, Content-Type as above, no length: the rest of the connection is data
+    the same without those headers       ->   200 OK, Content-Type as above, no length: what follows is data
 
 Each side may half-close: the client at the end of its input, and it goes on reading. Bytes may arrive right behind the
-request, even in the same segment, so the request is cut off the stream before the HTTP parser can take them for another.
+request, even in the same segment, so the request is cut off the stream before the HTTP parser can take them for
+another.
 """
 
 from __future__ import annotations
@@ -66,8 +67,7 @@ class HijackableHandler(RequestHandler):
 
     def _scan(self, data: bytes) -> None:
         end = data.find(b"\r\n\r\n")
-        if (end < 0 and len(data) < _MAX_HEAD and b"\n" in data[:_MAX_HEAD]) or (end < 0 and data[:5] in (b"POST ", b"GET /")
-                                                                              and len(data) < _MAX_HEAD):
+        if end < 0 and len(data) < _MAX_HEAD:
             self._head = data
             return
         self._head = b""

@@ -65,8 +65,8 @@ def open_all(hosts: tuple[str, ...], group: str, environment: Mapping[str, str],
 
 def _check_insecure(host: str, allowed: bool) -> None:
     if not allowed:
-        raise InvalidArgument(f"{host}: the API gives root to whoever reaches it: TCP needs --tlsverify with --tlscacert, "
-                              "--tlscert and --tlskey, or --allow-insecure-tcp")
+        raise InvalidArgument(f"{host}: the API gives root to whoever reaches it: TCP needs --tlsverify with "
+                              "--tlscacert, --tlscert and --tlskey, or --allow-insecure-tcp")
     log.warning("[DEPRECATION NOTICE]: %s: API is accessible without client certificates. Access to the remote API is "
                 "equivalent to root access on the host.", host)
 
@@ -139,5 +139,5 @@ def _inherited(host: str, environment: Mapping[str, str]) -> list[Listener]:
         raise Unavailable(f"{host}: the sockets were passed to another process")
     count = environment.get("LISTEN_FDS", "")
     if not count.isdecimal() or int(count) == 0:
-        raise Unavailable(f"{host}: no sockets found via socket activation: make sure the service was started by systemd")
+        raise Unavailable(f"{host}: no sockets found via socket activation: was the service started by systemd?")
     return [Listener(host, socket.socket(fileno=fd)) for fd in range(_FIRST_FD, _FIRST_FD + int(count))]

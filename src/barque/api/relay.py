@@ -77,7 +77,8 @@ async def _pump_input(reader: asyncio.StreamReader, writer: asyncio.StreamWriter
 
 
 async def relay(client: tuple[asyncio.StreamReader, asyncio.StreamWriter],
-                process: tuple[asyncio.StreamReader, asyncio.StreamWriter], *, stdin: bool, escape: Escape | None) -> bool:
+                process: tuple[asyncio.StreamReader, asyncio.StreamWriter], *, stdin: bool,
+                escape: Escape | None) -> bool:
     """Until the process's output ends, the client is gone, or it detaches (True then). Closes the process's side."""
     output = asyncio.ensure_future(pump(process[0], client[1]))
     source = asyncio.ensure_future(_pump_input(client[0], process[1], escape) if stdin else _until_gone(client[0]))

@@ -20,7 +20,8 @@ class ApiServer:
     def __init__(self, app: web.Application) -> None:
         # No access log, and no signal handlers of aiohttp's: the daemon has its own. A client that goes away cancels
         # its handler; what must not be cut short is shielded where it is done.
-        self._runner = web.AppRunner(app, handle_signals=False, access_log=None, handler_cancellation=True, keepalive_timeout=60.0,
+        self._runner = web.AppRunner(app, handle_signals=False, access_log=None, handler_cancellation=True,
+                                     keepalive_timeout=60.0,
                                      shutdown_timeout=GRACE)
         self._servers: list[asyncio.Server] = []
 

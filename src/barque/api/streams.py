@@ -33,5 +33,6 @@ async def send_json(request: web.Request, values: AsyncIterator[object]) -> web.
         async for value in values:
             await response.write(go_json.encode(value) + b"\n")
     except BarqueError as error:
-        await response.write(go_json.encode({"errorDetail": {"message": error.message}, "error": error.message}) + b"\n")
+        await response.write(go_json.encode({"errorDetail": {"message": error.message},
+                                             "error": error.message}) + b"\n")
     return response

@@ -50,7 +50,9 @@ class EventBus:
                 queue.put_nowait(event)
 
     async def stream(self, filters: Filters, since: int | None, until: int | None) -> AsyncIterator[Event]:
-        """Events from ``since`` (only remembered ones; None: from now) to ``until`` (None: for ever), in nanoseconds."""
+        """Events from ``since`` (only remembered ones; None: from now) to ``until`` (None: for ever), in
+        nanoseconds.
+        """
         queue: asyncio.Queue[Event | None] = asyncio.Queue()
         self._queues.add(queue)
         try:
@@ -102,7 +104,8 @@ def _matches_key(key: str, values: list[str], event: Event, attributes: dict[str
         return event["Type"] == "container" and any(
             actor.startswith(value) or attributes.get("name") == value.lstrip("/") for value in values)
     if key in ("volume", "network"):
-        return event["Type"] == key and any(actor.startswith(value) or attributes.get("name") == value for value in values)
+        return event["Type"] == key and any(actor.startswith(value) or attributes.get("name") == value
+                                            for value in values)
     return False
 
 

@@ -58,7 +58,8 @@ def probe(capabilities: tuple[str, ...], thermal_paths: tuple[str, ...], *, cgro
                 architecture=name.machine, operating_system=release.get("PRETTY_NAME", "Linux"),
                 os_version=release.get("VERSION_ID", ""), capabilities=capabilities, thermal_paths=thermal_paths,
                 init_path=_find_init(), last_capability=_last_capability(), cgroup_v2=cgroup_v2, swap_limit=swap_limit,
-                apparmor=os.path.isdir("/sys/kernel/security/apparmor"), selinux=os.path.isdir("/sys/fs/selinux/initial_contexts"))
+                apparmor=os.path.isdir("/sys/kernel/security/apparmor"),
+                selinux=os.path.isdir("/sys/fs/selinux/initial_contexts"))
 
 
 def _last_capability() -> int:
@@ -127,7 +128,8 @@ def _node(info: os.stat_result, target: str, access: str) -> HostDevice | None:
 def all_devices() -> list[HostDevice]:
     """What a privileged container sees: the host's devices but for terminals and what every container makes anew."""
     skip = ("/dev/pts/", "/dev/shm/", "/dev/mqueue/", "/dev/.")
-    own = {"/dev/console", "/dev/null", "/dev/zero", "/dev/full", "/dev/random", "/dev/urandom", "/dev/tty", "/dev/ptmx"}
+    own = {"/dev/console", "/dev/null", "/dev/zero", "/dev/full", "/dev/random", "/dev/urandom", "/dev/tty",
+           "/dev/ptmx"}
     return [item for item in _walk("/dev", "/dev", "rwm") if item.path not in own and not item.path.startswith(skip)]
 
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import builtins
 import os
 import secrets
 from collections.abc import Sequence
 from typing import Any, Protocol
+
+import msgspec
 
 from barque.config import VERSION, Config
 from barque.engine import clock
@@ -13,6 +16,8 @@ from barque.engine.containers import listing
 from barque.engine.containers.context import Context
 from barque.engine.containers.machine import Status
 from barque.engine.events import EventBus
+from barque.engine.filters import Filters
+from barque.engine.volumes import Volume, VolumeUsers
 
 
 class Images(Protocol):
@@ -22,7 +27,21 @@ class Images(Protocol):
 
 
 class Volumes(Protocol):
-    async def disk_usage(self) -> list[dict[str, Any]]: ...
+    async def list(self, wanted: Filters) -> builtins.list[Volume]: ...
+    async def size(self, name: str) -> int: ...
+
+
+class VolumeUsage:
+    """What volumes take, and how many containers use each."""
+
+    def __init__(self, volumes: Volumes, users: VolumeUsers) -> None:
+        self._volumes = volumes
+        self._users = users
+
+    async def disk_usage(self) -> list[dict[str, Any]]:
+        return [{**msgspec.to_builtins(volume), "UsageData": {"Size": await self._volumes.size(volume.name),
+                                                              "RefCount": len(self._users.users_of(volume.name))}}
+                for volume in await self._volumes.list({})]
 
 
 def load_id(path: str) -> str:
@@ -42,7 +61,8 @@ def version(ctx: Context, api: str, minimum: str) -> dict[str, Any]:
                str(ctx.config.experimental).lower(), "GitCommit": "", "GoVersion": "", "KernelVersion": ctx.host.kernel,
                "MinAPIVersion": minimum, "Os": "linux"}
     return {"Platform": {"Name": "Barque"}, "Components": [{"Name": "Engine", "Version": VERSION, "Details": details}],
-            "Version": VERSION, "ApiVersion": api, "MinAPIVersion": minimum, "GitCommit": "", "GoVersion": "", "Os": "linux",
+            "Version": VERSION, "ApiVersion": api, "MinAPIVersion": minimum, "GitCommit": "", "GoVersion": "",
+            "Os": "linux",
             "Arch": details["Arch"], "KernelVersion": ctx.host.kernel, "BuildTime": "",
             **({"Experimental": True} if ctx.config.experimental else {})}
 
@@ -70,7 +90,8 @@ async def info(ctx: Context, engine_id: str, images: Images, bus: EventBus) -> d
                          ["Native Overlay Diff", "true"]],
         "Plugins": {"Volume": ["local"], "Network": ["bridge", "host", "null"], "Authorization": None,
                     "Log": ["json-file", "none"]},
-        "MemoryLimit": True, "SwapLimit": ctx.host.swap_limit, "CpuCfsPeriod": True, "CpuCfsQuota": True, "CPUShares": True,
+        "MemoryLimit": True, "SwapLimit": ctx.host.swap_limit, "CpuCfsPeriod": True, "CpuCfsQuota": True,
+        "CPUShares": True,
         "CPUSet": True, "PidsLimit": True, "OomKillDisable": not host.cgroup_v2, "IPv4Forwarding": True,
         "Debug": config.debug, "NFd": len(os.listdir("/proc/self/fd")), "NGoroutines": 0, "SystemTime": clock.now(),
         "LoggingDriver": config.log_driver, "CgroupDriver": config.cgroup_driver,
@@ -84,7 +105,8 @@ async def info(ctx: Context, engine_id: str, images: Images, bus: EventBus) -> d
         "LiveRestoreEnabled": config.live_restore, "Isolation": "",
         "InitBinary": os.path.basename(config.init_path or host.init_path or ""), "ContainerdCommit": {"ID": ""},
         "RuncCommit": {"ID": ""}, "InitCommit": {"ID": ""}, "SecurityOptions": _security(ctx),
-        "DockerRootDir": config.data_root, "ProductLicense": "", "CDISpecDirs": [], "FirewallBackend": {"Driver": "nftables"},
+        "DockerRootDir": config.data_root, "ProductLicense": "", "CDISpecDirs": [],
+        "FirewallBackend": {"Driver": "nftables"},
         "DefaultAddressPools": [{"Base": pool.base, "Size": pool.size} for pool in config.default_address_pools],
         "Warnings": _warnings(ctx)}
 
@@ -102,7 +124,8 @@ def _filesystem(path: str) -> str:
 
 
 def _registries(config: Config) -> dict[str, Any]:
-    own = {"docker.io": {"Name": "docker.io", "Mirrors": list(config.registry_mirrors), "Secure": True, "Official": True}}
+    own = {"docker.io": {"Name": "docker.io", "Mirrors": list(config.registry_mirrors), "Secure": True,
+                         "Official": True}}
     insecure = [item for item in config.insecure_registries if "/" in item]
     for name in config.insecure_registries:
         if "/" not in name:
@@ -137,7 +160,7 @@ def _warnings(ctx: Context) -> list[str]:
     return warnings
 
 
-async def disk_usage(ctx: Context, images: Images, volumes: Volumes, kinds: Sequence[str]) -> dict[str, Any]:
+async def disk_usage(ctx: Context, images: Images, volumes: VolumeUsage, kinds: Sequence[str]) -> dict[str, Any]:
     """``GET /system/df`` in the shape of up to 1.51; ``kinds`` empty means all."""
     result: dict[str, Any] = {"LayersSize": 0, "Images": [], "Containers": [], "Volumes": [], "BuildCache": []}
     if not kinds or "image" in kinds:

@@ -11,5 +11,7 @@ _UMOUNT_NOFOLLOW = 8
 
 
 def detach(path: str) -> None:
-    """Take the topmost mount at ``path`` out of the tree now; it goes away with its last user. Links are not followed."""
+    """Take the topmost mount at ``path`` out of the tree now; it goes away with its last user. Links are not
+    followed.
+    """
     check(libc.umount2(os.fsencode(path), _MNT_DETACH | _UMOUNT_NOFOLLOW), "umount2", path)

@@ -24,7 +24,8 @@ def routes(ctx: Context) -> list[web.RouteDef]:
     async def list_containers(request: web.Request) -> web.StreamResponse:
         wanted = filters.parse(request.query.get("filters"), listing.KEYS)
         return requests.json(await listing.containers(
-            ctx, wanted, everything=flag(request, "all"), limit=integer(request, "limit") or 0, size=flag(request, "size")))
+            ctx, wanted, everything=flag(request, "all"), limit=integer(request, "limit") or 0,
+            size=flag(request, "size")))
 
     async def create_container(request: web.Request) -> web.StreamResponse:
         body = await requests.body(request, CreateBody)

@@ -19,8 +19,8 @@ _DONE = 204
 def routes(ctx: Context) -> list[web.RouteDef]:
     async def start_container(request: web.Request) -> web.StreamResponse:
         if (await request.read()).strip() not in (b"", b"{}", b"null"):
-            raise InvalidArgument("starting container with non-empty request body was deprecated since API v1.22 and removed "
-                                  "in v1.24")
+            raise InvalidArgument("starting container with non-empty request body was deprecated since API v1.22 and "
+                                  "removed in v1.24")
         await start.start(ctx, request.match_info["id"])
         return web.Response(status=_DONE)
 
@@ -46,7 +46,8 @@ def routes(ctx: Context) -> list[web.RouteDef]:
 
     return [web.post("/containers/{id}/start", start_container), web.post("/containers/{id}/stop", stop_container),
             web.post("/containers/{id}/restart", restart_container), web.post("/containers/{id}/kill", kill_container),
-            web.post("/containers/{id}/pause", pause_container), web.post("/containers/{id}/unpause", unpause_container),
+            web.post("/containers/{id}/pause", pause_container),
+            web.post("/containers/{id}/unpause", unpause_container),
             *_others(ctx)]
 
 

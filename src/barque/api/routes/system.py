@@ -12,22 +12,23 @@ from barque.engine.containers.context import Context
 from barque.engine.events import EventBus
 from barque.errors import InvalidArgument, Unavailable
 
-_EVENT_FILTERS = frozenset({"config", "container", "daemon", "event", "image", "label", "network", "node", "plugin", "scope",
+_EVENT_FILTERS = frozenset({"config", "container", "daemon", "event", "image", "label", "network", "node", "plugin",
+                            "scope",
                             "secret", "service", "type", "volume"})
 _SWARM = ("swarm", "nodes", "services", "tasks", "secrets", "configs")
 
 
-def routes(ctx: Context, bus: EventBus, engine_id: str, images: system.Images, volumes: system.Volumes
+def routes(ctx: Context, bus: EventBus, engine_id: str, images: system.Images, volumes: system.VolumeUsage
            ) -> list[web.RouteDef]:
     async def ping(request: web.Request) -> web.StreamResponse:
         headers = {"Cache-Control": "no-cache, no-store, must-revalidate", "Pragma": "no-cache", "Swarm": "inactive",
                    "Builder-Version": app.BUILDER_VERSION}
         return web.Response(text="" if request.method == "HEAD" else "OK", headers=headers, content_type="text/plain")
 
-    async def version(request: web.Request) -> web.StreamResponse:
+    async def version(_: web.Request) -> web.StreamResponse:
         return requests.json(system.version(ctx, app.dotted(app.MAX_VERSION), app.dotted(app.MIN_VERSION)))
 
-    async def info(request: web.Request) -> web.StreamResponse:
+    async def info(_: web.Request) -> web.StreamResponse:
         return requests.json(await system.info(ctx, engine_id, images, bus))
 
     async def events(request: web.Request) -> web.StreamResponse:
@@ -45,12 +46,12 @@ def routes(ctx: Context, bus: EventBus, engine_id: str, images: system.Images, v
                 raise InvalidArgument(f"unknown object type: {kind}")
         return requests.json(await system.disk_usage(ctx, images, volumes, kinds))
 
-    async def plugins(request: web.Request) -> web.StreamResponse:
+    async def plugins(_: web.Request) -> web.StreamResponse:
         return requests.json([])
 
-    async def swarm(request: web.Request) -> web.StreamResponse:
-        raise Unavailable('This node is not a swarm manager. Use "docker swarm init" or "docker swarm join" to connect this '
-                          "node to swarm and try again.")
+    async def swarm(_: web.Request) -> web.StreamResponse:
+        raise Unavailable('This node is not a swarm manager. Use "docker swarm init" or "docker swarm join" to connect '
+                          "this node to swarm and try again.")
 
     return [web.get("/_ping", ping), web.get("/version", version), web.get("/info", info), web.get("/events", events),
             web.get("/system/df", disk_usage), web.get("/plugins", plugins),

@@ -32,7 +32,8 @@ from barque.oci.platform import parse as parse_platform
 
 #: What clients that know only docker ask for; it means the built-in runtime here.
 RUNC_NAMES = ("runc", "io.containerd.runc.v2")
-ULIMITS = frozenset(["as", "core", "cpu", "data", "fsize", "locks", "memlock", "msgqueue", "nice", "nofile", "nproc", "rss", "rtprio", "rttime", "sigpending", "stack"])
+ULIMITS = frozenset(["as", "core", "cpu", "data", "fsize", "locks", "memlock", "msgqueue", "nice", "nofile", "nproc",
+                     "rss", "rtprio", "rttime", "sigpending", "stack"])
 _MAC = re.compile(r"[0-9a-f]{2}(?:[:-][0-9a-f]{2}){5}\Z", re.IGNORECASE | re.ASCII)
 
 
@@ -62,7 +63,8 @@ async def create(ctx: Context, name: str, config: ContainerConfig, host: HostCon
         id=container_id, name="", created=clock.now(), image=config.image, image_id=image.id,
         chain_id=image.chain_id, path=command[0], args=command[1:], host_config=host, mounts=points,
         config=_with_hostname(ctx, config, host, container_id), endpoints=_endpoints(config, host, networking),
-        log_path=f"{ctx.state_dir(container_id)}/{container_id}-json.log" if host.log_config.type == "json-file" else "")
+        log_path=f"{ctx.state_dir(container_id)}/{container_id}-json.log" if host.log_config.type == "json-file"
+        else "")
     live = await ctx.tasks.shielded(_make(ctx, container, name.removeprefix("/")), f"create {container_id[:12]}")
     ctx.event(live, "create")
     return Created(container_id, warnings)
@@ -102,7 +104,8 @@ def check_host(ctx: Context, host: HostConfig) -> list[str]:
         if limit.name not in ULIMITS:
             raise InvalidArgument(f"invalid ulimit type: {limit.name}")
         if limit.soft > limit.hard >= 0 or (limit.soft < 0 <= limit.hard):
-            raise InvalidArgument(f"ulimit soft limit must be less than or equal to hard limit: {limit.soft} > {limit.hard}")
+            raise InvalidArgument(f"ulimit soft limit must be less than or equal to hard limit: {limit.soft} > "
+                                  f"{limit.hard}")
     for link in host.extra_hosts or ():
         if ":" not in link:
             raise InvalidArgument(f'bad format for add-host: "{link}"')
@@ -128,7 +131,8 @@ def _check_platform(ref: str, asked: str, os_name: str, architecture: str) -> No
     if asked:
         wanted = parse_platform(asked)
         if (os_name and wanted.os != os_name) or (architecture and wanted.architecture != architecture):
-            raise NotFound(f"image with reference {ref} was found but does not provide the specified platform ({asked})")
+            raise NotFound(f"image with reference {ref} was found but does not provide the specified platform "
+                           f"({asked})")
 
 
 def _inherited(ctx: Context, host: HostConfig) -> Iterable[MountPoint]:
@@ -142,7 +146,8 @@ def _inherited(ctx: Context, host: HostConfig) -> Iterable[MountPoint]:
 def _check_sources(points: Iterable[MountPoint]) -> None:
     for point in points:
         if point.type == "bind" and not point.create_source and not os.path.lexists(point.source):
-            raise InvalidArgument('invalid mount config for type "bind": bind source path does not exist: ' + point.source)
+            raise InvalidArgument('invalid mount config for type "bind": bind source path does not exist: '
+                                  + point.source)
 
 
 def _with_hostname(ctx: Context, config: ContainerConfig, host: HostConfig, container_id: str) -> ContainerConfig:

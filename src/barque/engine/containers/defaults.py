@@ -1,4 +1,5 @@
-"""What a container gets without asking: mounts, devices, masked paths, capabilities. The lists are facts of docker's API.
+"""What a container gets without asking: mounts, devices, masked paths, capabilities. The lists are facts of docker's
+API.
 
 They equal dockerd's, with the additions that keep known attacks out; tools look for exactly these.
 """
@@ -24,7 +25,8 @@ PIDS_LIMIT = 0
 
 #: Device access that every container has: (type, major, minor); null zero full random urandom tty, ptmx, pts, console.
 _DEVICES: tuple[tuple[str, int, int | None], ...] = (
-    ("c", 1, 3), ("c", 1, 5), ("c", 1, 7), ("c", 1, 8), ("c", 1, 9), ("c", 5, 0), ("c", 5, 1), ("c", 5, 2), ("c", 136, None))
+    ("c", 1, 3), ("c", 1, 5), ("c", 1, 7), ("c", 1, 8), ("c", 1, 9), ("c", 5, 0), ("c", 5, 1), ("c", 5, 2),
+    ("c", 136, None))
 
 
 def thermal_paths() -> list[str]:
@@ -53,7 +55,8 @@ def mounts(*, privileged: bool, shm_size: int, cgroup_writable: bool) -> list[Mo
     return [
         Mount("/proc", "proc", "proc", ["nosuid", "noexec", "nodev"]),
         Mount("/dev", "tmpfs", "tmpfs", ["nosuid", "strictatime", "mode=755", "size=65536k"]),
-        Mount("/dev/pts", "devpts", "devpts", ["nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620", "gid=5"]),
+        Mount("/dev/pts", "devpts", "devpts",
+              ["nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620", "gid=5"]),
         Mount("/sys", "sysfs", "sysfs", sysfs),
         Mount("/sys/fs/cgroup", "cgroup", "cgroup", cgroup),
         Mount("/dev/mqueue", "mqueue", "mqueue", ["nosuid", "noexec", "nodev"]),

@@ -88,12 +88,13 @@ class Execs:
         """The instance, if it may be started now; raises Conflict, NoSuchExec."""
         item = self.get(exec_id)
         if item.started:
-            state = f"exec command {exec_id} is already running" if item.running else f"exec command {exec_id} has already run"
-            raise Conflict(f"Error: {state}")
+            state = "is already running" if item.running else "has already run"
+            raise Conflict(f"Error: exec command {exec_id} {state}")
         machine.check_exec(item.live.facts, item.live.id)
         return item
 
-    async def start(self, item: Exec, *, attached: bool, tty: bool, console_size: tuple[int, int] | None) -> Streams | None:
+    async def start(self, item: Exec, *, attached: bool, tty: bool,
+                    console_size: tuple[int, int] | None) -> Streams | None:
         """Run it; gives the streams where ``attached``. Raises ExecRefused where the command cannot be executed."""
         monitor = item.live.monitor
         if monitor is None:
@@ -175,12 +176,14 @@ def build_process(ctx: Context, live: Live, options: ExecOptions, command: list[
     """
     container = live.container
     host = container.host_config
-    capabilities = list(ctx.host.capabilities) if options.privileged else to_spec.capability_names(host, ctx.host.capabilities)
+    available = ctx.host.capabilities
+    capabilities = list(available) if options.privileged else to_spec.capability_names(host, available)
     environment = to_spec.environment(container, container.config.hostname)
     if tty and not container.config.tty:
         environment = to_spec.merge_env(["TERM=xterm"], environment)
     return oci.Process(
         terminal=tty, user=oci.User(username=options.user or container.config.user), args=command,
-        env=to_spec.merge_env(environment, options.env or []), cwd=options.working_dir or container.config.working_dir or "/",
+        env=to_spec.merge_env(environment, options.env or []),
+        cwd=options.working_dir or container.config.working_dir or "/",
         capabilities=oci.Capabilities(bounding=capabilities, effective=capabilities, permitted=capabilities),
         no_new_privileges=security.no_new_privileges(host, ctx.config.no_new_privileges))

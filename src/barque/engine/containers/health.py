@@ -67,7 +67,8 @@ async def _loop(ctx: Context, live: Live, command: list[str]) -> None:
     asked = live.container.config.healthcheck or Healthcheck()
     began = time.monotonic_ns() - max(0, time.time_ns() - clock.parse(live.facts.started_at))
     while live.facts.alive:
-        in_start = time.monotonic_ns() - began < asked.start_period and (live.container.health or Health()).status == "starting"
+        starting = (live.container.health or Health()).status == "starting"
+        in_start = starting and time.monotonic_ns() - began < asked.start_period
         interval = (asked.start_interval or START_INTERVAL) if in_start else (asked.interval or INTERVAL)
         await asyncio.sleep(interval / SECOND)
         if live.facts.status != "running":

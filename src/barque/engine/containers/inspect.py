@@ -41,7 +41,8 @@ def state(container: Container) -> dict[str, Any]:
     result: dict[str, Any] = {
         "Status": str(facts.status), "Running": facts.alive or facts.status is Status.RESTARTING,
         "Paused": facts.status is Status.PAUSED, "Restarting": facts.status is Status.RESTARTING,
-        "OOMKilled": facts.oom_killed, "Dead": facts.status is Status.DEAD, "Pid": facts.pid, "ExitCode": facts.exit_code,
+        "OOMKilled": facts.oom_killed, "Dead": facts.status is Status.DEAD, "Pid": facts.pid,
+        "ExitCode": facts.exit_code,
         "Error": facts.error, "StartedAt": facts.started_at, "FinishedAt": facts.finished_at}
     if container.health is not None:
         health = container.health
@@ -80,7 +81,8 @@ def mount_point(point: MountPoint) -> dict[str, Any]:
     result |= {"Source": point.source, "Destination": point.destination}
     if point.type == "volume":
         result["Driver"] = point.driver or "local"
-    return result | {"Mode": point.mode, "RW": point.rw, "Propagation": point.propagation if point.type == "bind" else ""}
+    return result | {"Mode": point.mode, "RW": point.rw, "Propagation": point.propagation if point.type == "bind"
+                     else ""}
 
 
 def endpoint_settings(container: Container) -> dict[str, EndpointSettings]:

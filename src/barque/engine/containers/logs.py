@@ -62,7 +62,9 @@ class Renderer:
         self.done = False
 
     def render(self, lines: list[bytes]) -> bytes:
-        """``done`` is set once an entry is past ``until``. A line that does not parse was cut off by a crash: skipped."""
+        """``done`` is set once an entry is past ``until``. A line that does not parse was cut off by a crash:
+        skipped.
+        """
         query = self._query
         timed = query.since is not None or query.until is not None
         parts: list[bytes] = []
@@ -85,7 +87,8 @@ class Renderer:
     def _add(self, parts: list[bytes], entry: _Entry) -> None:
         text = entry.log
         if self._query.details:
-            text = ",".join(f"{quote_plus(key)}={quote_plus(value)}" for key, value in sorted(entry.attrs.items())) + " " + text
+            attributes = sorted(entry.attrs.items())
+            text = ",".join(f"{quote_plus(key)}={quote_plus(value)}" for key, value in attributes) + " " + text
         if self._query.timestamps:
             text = f"{_nine(entry.time)} {text}"
         data = text.encode(errors="surrogateescape")
@@ -118,7 +121,9 @@ def _open(path: str) -> BinaryIO:
 
 
 def tail_offset(file: BinaryIO, wanted: int) -> tuple[int, int]:
-    """Where the last ``wanted`` complete lines begin, and how many there are from there (fewer than wanted: offset 0)."""
+    """Where the last ``wanted`` complete lines begin, and how many there are from there (fewer than wanted: offset
+    0).
+    """
     end = file.seek(0, os.SEEK_END)
     position, count, size = end, 0, 64 << 10
     if wanted == 0:

@@ -74,7 +74,9 @@ def started(facts: Facts, pid: int, at: str) -> Facts:
 
 
 def start_failed(facts: Facts, exit_code: int, error: str) -> Facts:
-    """``created`` stays ``created`` (docker shows a container that never ran so), any other state ends in ``exited``."""
+    """``created`` stays ``created`` (docker shows a container that never ran so), any other state ends in
+    ``exited``.
+    """
     _expect(facts, "start_failed", Status.CREATED, Status.EXITED, Status.RESTARTING)
     status = Status.CREATED if facts.status is Status.CREATED else Status.EXITED
     return msgspec.structs.replace(facts, status=status, pid=0, exit_code=exit_code, error=error)

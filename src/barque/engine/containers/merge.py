@@ -73,9 +73,11 @@ def complete_host(host: HostConfig, config: Config, *, cgroup_v2: bool, thermal_
         cgroupns = "host"
     return msgspec.structs.replace(
         host, network_mode=mode, memory_swap=swap, restart_policy=policy, masked_paths=masked, readonly_paths=readonly,
-        cgroupns_mode=cgroupns, ipc_mode=host.ipc_mode or config.default_ipc_mode, log_config=_log(host.log_config, config),
+        cgroupns_mode=cgroupns, ipc_mode=host.ipc_mode or config.default_ipc_mode,
+        log_config=_log(host.log_config, config),
         shm_size=host.shm_size or config.default_shm_size, runtime=host.runtime or config.default_runtime,
-        init=config.init or None if host.init is None else host.init, cgroup_parent=host.cgroup_parent or config.cgroup_parent)
+        init=config.init or None if host.init is None else host.init,
+        cgroup_parent=host.cgroup_parent or config.cgroup_parent)
 
 
 def _log(asked: LogConfig, config: Config) -> LogConfig:

@@ -47,7 +47,9 @@ class Health(msgspec.Struct, frozen=True, kw_only=True, rename="pascal"):
 
 
 class Container(msgspec.Struct, kw_only=True):
-    """The document in the database. The engine changes ``facts``, ``name``, ``host_config`` (update) and ``sandbox``."""
+    """The document in the database. The engine changes ``facts``, ``name``, ``host_config`` (update) and
+    ``sandbox``.
+    """
 
     id: str
     name: str

@@ -1,7 +1,8 @@
-"""What is mounted into a container: ``-v``, ``--mount``, ``--tmpfs``, ``--volumes-from`` and the image's volumes, as values.
+"""What is mounted into a container: ``-v``, ``--mount``, ``--tmpfs``, ``--volumes-from`` and the image's volumes, as
+values.
 
-Pure: sources are not looked at here. Later entries never silently win: two that were asked for at one destination are an
-error, and what the image or another container brings gives way.
+Pure: sources are not looked at here. Later entries never silently win: two that were asked for at one destination are
+an error, and what the image or another container brings gives way.
 """
 
 from __future__ import annotations
@@ -39,7 +40,8 @@ def collect(config: ContainerConfig, host: HostConfig, inherited: Iterable[Mount
     for path in config.volumes or ():
         destination = _destination(path, path, "volume")
         if destination not in result:
-            result[destination] = MountPoint(type="volume", destination=destination, driver="local", anonymous=True, copy=True)
+            result[destination] = MountPoint(type="volume", destination=destination, driver="local", anonymous=True,
+                                             copy=True)
     return sorted(result.values(), key=lambda point: (point.destination.count("/"), point.destination))
 
 
@@ -87,14 +89,15 @@ def _from_spec(spec: MountSpec) -> MountPoint:
     destination = _destination(spec.target, text, spec.type)
     for kind, options in (("bind", spec.bind_options), ("volume", spec.volume_options), ("tmpfs", spec.tmpfs_options)):
         if options is not None and spec.type != kind:
-            raise InvalidMount(f'invalid mount config for type "{spec.type}": field {kind.capitalize()}Options must not '
-                               "be specified")
+            raise InvalidMount(f'invalid mount config for type "{spec.type}": field {kind.capitalize()}Options must '
+                               "not be specified")
     if spec.type == "bind":
         return _bind_spec(spec, destination)
     if spec.type == "tmpfs":
         if spec.source:
             raise InvalidMount('invalid mount config for type "tmpfs": field Source must not be specified')
-        return MountPoint(type="tmpfs", destination=destination, rw=not spec.read_only, options=tuple(_tmpfs_spec(spec)))
+        return MountPoint(type="tmpfs", destination=destination, rw=not spec.read_only,
+                          options=tuple(_tmpfs_spec(spec)))
     volume = spec.volume_options
     if volume and volume.driver_config and volume.driver_config.name not in ("", "local"):
         raise InvalidMount(f'error looking up volume plugin {volume.driver_config.name}: plugin '
@@ -108,13 +111,14 @@ def _from_spec(spec: MountSpec) -> MountPoint:
 
 def _bind_spec(spec: MountSpec, destination: str) -> MountPoint:
     if not spec.source.startswith("/"):
-        raise InvalidMount(f"invalid mount config for type \"bind\": invalid mount path: '{spec.source}' mount path must be "
-                           "absolute")
+        raise InvalidMount(f"invalid mount config for type \"bind\": invalid mount path: '{spec.source}' mount path "
+                           "must be absolute")
     options = spec.bind_options
     propagation = options.propagation if options else ""
     if propagation and propagation not in _PROPAGATION:
         raise InvalidMount(f'invalid mount config for type "bind": invalid propagation mode: {propagation}')
-    return MountPoint(type="bind", source=posixpath.normpath(spec.source), destination=destination, rw=not spec.read_only,
+    return MountPoint(type="bind", source=posixpath.normpath(spec.source), destination=destination,
+                      rw=not spec.read_only,
                       propagation=propagation or "rprivate", recursive=not (options and options.non_recursive),
                       create_source=bool(options and options.create_mountpoint))
 

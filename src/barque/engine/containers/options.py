@@ -1,7 +1,7 @@
 """What a client asks of a container: docker's ``Config``, ``HostConfig`` and ``EndpointSettings`` as values.
 
-They are stored as they came (after merging the image's defaults) and shown again by inspect, so names and shapes are the
-Engine API's. ``None`` and absent are the same. Times are nanoseconds, sizes bytes, where docker says nothing else.
+They are stored as they came (after merging the image's defaults) and shown again by inspect, so names and shapes are
+the Engine API's. ``None`` and absent are the same. Times are nanoseconds, sizes bytes, where docker says nothing else.
 """
 
 from __future__ import annotations

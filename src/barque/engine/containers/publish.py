@@ -51,9 +51,13 @@ def publications(config: ContainerConfig, host: HostConfig) -> list[Publication]
                                       host_port_start=first, host_port_end=last))
             bound.add((port, protocol))
     if host.publish_all_ports:
-        result += [Publication(container_port=port, protocol=protocol)
-                   for port, protocol in sorted(map(parse_port, config.exposed_ports or ())) if (port, protocol) not in bound]
+        result += [Publication(container_port=port, protocol=protocol) for port, protocol in _exposed(config)
+                   if (port, protocol) not in bound]
     return result
+
+
+def _exposed(config: ContainerConfig) -> list[tuple[int, str]]:
+    return sorted(map(parse_port, config.exposed_ports or ()))
 
 
 def _check_address(text: str) -> None:
@@ -84,6 +88,6 @@ def port_list(config: ContainerConfig, published: tuple[PublishedPort, ...]) -> 
     rows: list[dict[str, object]] = [
         {"IP": item.host_ip, "PrivatePort": item.container_port, "PublicPort": item.host_port, "Type": item.protocol}
         for item in published]
-    rows += [{"PrivatePort": port, "Type": protocol} for port, protocol in sorted(map(parse_port, config.exposed_ports or ()))
+    rows += [{"PrivatePort": port, "Type": protocol} for port, protocol in _exposed(config)
              if (port, protocol) not in shown]
     return rows

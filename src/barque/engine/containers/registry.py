@@ -99,7 +99,8 @@ class Live:
 
     def attributes(self, **more: str) -> dict[str, str]:
         """What events say about the container."""
-        return {**(self.container.config.labels or {}), "image": self.container.image, "name": self.container.name, **more}
+        return {**(self.container.config.labels or {}), "image": self.container.image, "name": self.container.name,
+                **more}
 
     def resolve(self, waiting: set[asyncio.Future[Outcome]], outcome: Outcome) -> None:
         """Wake everyone in ``waiting``."""

@@ -62,8 +62,8 @@ async def _end(ctx: Context, live: Live) -> None:
             async with asyncio.timeout(_KILL_TIMEOUT):
                 await waiter
         except TimeoutError:
-            raise Conflict(f"cannot remove container \"{live.container.slashed}\": could not kill container: tried to kill "
-                           "container, but did not receive an exit event") from None
+            raise Conflict(f"cannot remove container \"{live.container.slashed}\": could not kill container: tried to "
+                           "kill container, but did not receive an exit event") from None
 
 
 async def prune(ctx: Context, wanted: filters.Filters) -> dict[str, Any]:

@@ -90,7 +90,8 @@ async def _setup_network(ctx: Context, container: Container, undo: AsyncExitStac
     ports = publish.publications(container.config, container.host_config) if mode != "host" else []
     sandbox = await ctx.networks.setup(SandboxRequest(
         container_id=container.id, mode=mode, name=container.name, hostname=container.config.hostname,
-        aliases=tuple(endpoint.aliases or ()) if endpoint else (), mac=(endpoint.mac_address or None) if endpoint else None,
+        aliases=tuple(endpoint.aliases or ()) if endpoint else (), mac=(endpoint.mac_address or None) if endpoint
+        else None,
         ipv4=(ipam.ipv4_address or None) if ipam else None, ports=tuple(ports)))
     undo.push_async_callback(ctx.networks.teardown, container.id)
     return sandbox
@@ -112,7 +113,8 @@ async def _order(ctx: Context, container: Container, spec: Spec) -> CreateOrder:
     return CreateOrder(
         id=container.id, bundle=bundle.write_bundle(ctx, container.id, spec),
         rootfs=(await ctx.snapshots.container_mount(container.id),), terminal=container.config.tty,
-        console_size=(size[0], size[1]) if len(size) == 2 and any(size) else None, open_stdin=container.config.open_stdin,
+        console_size=(size[0], size[1]) if len(size) == 2 and any(size) else None,
+        open_stdin=container.config.open_stdin,
         stdin_once=container.config.stdin_once, log=log_config(container), cgroup_driver=ctx.config.cgroup_driver,
         runtime=RuntimeChoice(runtime.path, runtime.args) if runtime else RuntimeChoice())
 

@@ -11,8 +11,8 @@ from barque.runtime.failure import RuntimeFailure
 _CREATE = ("failed to create task for container: failed to create shim task: OCI runtime create failed: runc create "
            "failed: unable to start container process: error during container init: {reason}: unknown")
 _EXEC = ("OCI runtime exec failed: exec failed: unable to start container process: {reason}: unknown")
-_NOT_A_DIRECTORY = (": Are you trying to mount a directory onto a file (or vice-versa)? Check if the specified host path "
-                    "exists and is the expected type")
+_NOT_A_DIRECTORY = (": Are you trying to mount a directory onto a file (or vice-versa)? Check if the specified host "
+                    "path exists and is the expected type")
 
 
 class StartRefused(BarqueError):
@@ -38,7 +38,8 @@ def reason(failure: RuntimeFailure, command: str) -> str:
     if failure.stage == "exec":
         if failure.errno == errno.ENOENT and "/" not in command:
             return f'exec: "{command}": executable file not found in $PATH'
-        return f'exec: "{command}": stat {command}: {text}' if failure.errno == errno.ENOENT else f'exec: "{command}": {text}'
+        where = f"stat {command}: " if failure.errno == errno.ENOENT else ""
+        return f'exec: "{command}": {where}{text}'
     return str(failure)
 
 

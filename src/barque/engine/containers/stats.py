@@ -17,7 +17,9 @@ PERIOD = 1.0
 
 
 async def stream(ctx: Context, live: Live, *, one_shot: bool, once: bool) -> AsyncIterator[dict[str, Any]]:
-    """One sample a second with the one before as ``precpu_stats``; ``once``: one, ``one_shot``: without waiting for two."""
+    """One sample a second with the one before as ``precpu_stats``; ``once``: one, ``one_shot``: without waiting for
+    two.
+    """
     before = empty(live)
     if not one_shot and live.facts.alive:
         before = await sample(ctx, live, before)
@@ -45,7 +47,8 @@ async def sample(ctx: Context, live: Live, before: dict[str, Any]) -> dict[str, 
         stats = await asyncio.to_thread(container_cgroup(live).stats)
     except OSError:
         return empty(live)  # it has just ended
-    return render(live, stats, before, ctx.host.cpus) | {"networks": await asyncio.to_thread(interfaces, live.facts.pid)}
+    return render(live, stats, before, ctx.host.cpus) | {"networks": await asyncio.to_thread(interfaces,
+                                                                                             live.facts.pid)}
 
 
 def render(live: Live, stats: Stats, before: dict[str, Any], cpus: int) -> dict[str, Any]:
@@ -60,7 +63,8 @@ def render(live: Live, stats: Stats, before: dict[str, Any], cpus: int) -> dict[
     pids: dict[str, int] = {"current": stats.pids.current}
     if stats.pids.limit != UNLIMITED:
         pids["limit"] = stats.pids.limit
-    return {"name": live.container.slashed, "id": live.id, "read": clock.now(), "preread": before["read"], "num_procs": 0,
+    return {"name": live.container.slashed, "id": live.id, "read": clock.now(), "preread": before["read"],
+            "num_procs": 0,
             "pids_stats": pids, "blkio_stats": _block(stats), "storage_stats": {}, "cpu_stats": cpu,
             "precpu_stats": before["cpu_stats"], "memory_stats": _memory(stats.memory)}
 
@@ -80,7 +84,8 @@ def _block(stats: Stats) -> dict[str, Any]:
     def entries(items: list[BlkioEntry]) -> list[dict[str, Any]]:
         return [{"major": item.major, "minor": item.minor, "op": item.op, "value": item.value} for item in items]
 
-    return {"io_service_bytes_recursive": entries(stats.blkio_bytes), "io_serviced_recursive": entries(stats.blkio_operations),
+    return {"io_service_bytes_recursive": entries(stats.blkio_bytes),
+            "io_serviced_recursive": entries(stats.blkio_operations),
             "io_queue_recursive": None, "io_service_time_recursive": None, "io_wait_time_recursive": None,
             "io_merged_recursive": None, "io_time_recursive": None, "sectors_recursive": None}
 

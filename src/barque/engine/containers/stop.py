@@ -74,13 +74,15 @@ async def _killed(live: Live, waiter: asyncio.Future[Outcome]) -> None:
         async with asyncio.timeout(_KILL_PATIENCE):
             await waiter
     except TimeoutError:
-        raise Internal(f"Container {live.id} PID {live.facts.pid} is zombie and can not be killed. Use the --init option "
-                       "when creating containers to run an init inside the container that forwards signals and reaps "
-                       "processes") from None
+        raise Internal(f"Container {live.id} PID {live.facts.pid} is zombie and can not be killed. Use the "
+                       "--init option when creating containers to run an init inside the container that forwards signals and "
+                       "reaps processes") from None
 
 
 async def stop(ctx: Context, ref: str, timeout: int | None, signal: str) -> None:
-    """Ask it to end; after ``timeout`` seconds (negative: never) it is killed. Raises NotModified when it is not running."""
+    """Ask it to end; after ``timeout`` seconds (negative: never) it is killed. Raises NotModified when it is not
+    running.
+    """
     live = ctx.registry.find(ref)
     number = parse_signal(signal) if signal else None
     if not live.facts.alive and live.facts.status is not Status.RESTARTING:

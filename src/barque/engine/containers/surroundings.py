@@ -29,12 +29,14 @@ def build(ctx: Context, container: Container, files: Files | None, sandbox: Sand
     host = container.host_config
     capabilities = to_spec.capability_names(host, ctx.host.capabilities)
     joined, shared = _namespaces(ctx, container, sandbox)
-    throttled = [item.path for items in (host.blkio_device_read_bps, host.blkio_device_write_bps, host.blkio_device_read_iops,
+    throttled = [item.path for items in (host.blkio_device_read_bps, host.blkio_device_write_bps,
+                                         host.blkio_device_read_iops,
                                          host.blkio_device_write_iops) for item in items or ()]
     paths = [item.path for item in host.blkio_weight_device or ()] + throttled
     return Surroundings(
         files=files, volumes=volumes, hostname=container.config.hostname, all_capabilities=ctx.host.capabilities,
-        seccomp=security.seccomp(host, ctx.config.seccomp_profile, capabilities), cgroups_path=cgroups_path(ctx, container),
+        seccomp=security.seccomp(host, ctx.config.seccomp_profile, capabilities), cgroups_path=cgroups_path(ctx,
+                                                                                                            container),
         namespaces=joined, host_namespaces=shared, devices=tuple(_devices(host)),
         block={path: machine_host.block_number(path) for path in paths}, ulimits=ctx.config.default_ulimits,
         init_path=ctx.host.init(ctx.config.init_path) if host.init else None, shm_source=_shm(ctx, container),

@@ -43,8 +43,8 @@ class HostDevice:
 class Surroundings:
     """What is known only when the container starts.
 
-    ``namespaces``: type -> path for those that are joined; a type in ``host_namespaces`` is not unshared. ``block`` maps a
-    device path to its (major, minor). ``seccomp`` is None for unconfined.
+    ``namespaces``: type -> path for those that are joined; a type in ``host_namespaces`` is not unshared. ``block``
+    maps a device path to its (major, minor). ``seccomp`` is None for unconfined.
     """
 
     files: Files | None
@@ -123,7 +123,8 @@ def capability_names(host: HostConfig, available: tuple[str, ...]) -> list[str]:
     """The capabilities that the process keeps; raises InvalidArgument for a name that does not exist."""
     if host.privileged:
         return list(available)
-    add, drop = _normalise(words(host.cap_add), "CapAdd", available), _normalise(words(host.cap_drop), "CapDrop", available)
+    add, drop = _normalise(words(host.cap_add), "CapAdd", available), _normalise(words(host.cap_drop), "CapDrop",
+                                                                                 available)
     if "ALL" in add:
         kept = [name for name in available if name not in drop]
     elif "ALL" in drop:
@@ -151,7 +152,8 @@ def _rlimits(host: HostConfig, defaults_: dict[str, tuple[int, int]]) -> list[oc
     for limit in host.ulimits or ():
         limits[limit.name] = (limit.soft, limit.hard)
     unlimited = (1 << 64) - 1
-    return [oci.Rlimit(f"RLIMIT_{name.upper()}", hard=hard if hard >= 0 else unlimited, soft=soft if soft >= 0 else unlimited)
+    return [oci.Rlimit(f"RLIMIT_{name.upper()}", hard=hard if hard >= 0 else unlimited, soft=soft if soft >= 0
+                       else unlimited)
             for name, (soft, hard) in limits.items()]
 
 
@@ -210,7 +212,8 @@ def _propagation(points: list[MountPoint]) -> str:
 
 def _namespaces(around: Surroundings) -> list[oci.Namespace]:
     kinds = ["mount", "network", "uts", "pid", "ipc"] + (["cgroup"] if around.cgroupns else [])
-    return [oci.Namespace(kind, around.namespaces.get(kind, "")) for kind in kinds if kind not in around.host_namespaces]
+    return [oci.Namespace(kind, around.namespaces.get(kind, "")) for kind in kinds
+            if kind not in around.host_namespaces]
 
 
 def resources(host: HostConfig, block: dict[str, tuple[int, int]] | None = None,

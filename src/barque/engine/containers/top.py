@@ -35,7 +35,8 @@ async def _ps(arguments: list[str]) -> str | None:
     if shutil.which("ps") is None:
         raise Unsupported("this host has no ps command")
     process = await asyncio.create_subprocess_exec(
-        "ps", *arguments, stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
+        "ps", *arguments, stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
         env={"PATH": os.environ.get("PATH", os.defpath), "LC_ALL": "C"})
     out, error = await process.communicate()
     if process.returncode:

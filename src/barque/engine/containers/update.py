@@ -14,7 +14,9 @@ from barque.engine.containers.options import HostConfig
 from barque.errors import Conflict, Internal, InvalidArgument
 
 #: What an update may change; the rest of a container stays what it was made as.
-FIELDS = frozenset(["cpu_shares", "memory", "blkio_weight", "cpu_period", "cpu_quota", "cpu_realtime_period", "cpu_realtime_runtime", "cpuset_cpus", "cpuset_mems", "memory_reservation", "memory_swap", "nano_cpus", "pids_limit", "restart_policy"])
+FIELDS = frozenset(["cpu_shares", "memory", "blkio_weight", "cpu_period", "cpu_quota", "cpu_realtime_period",
+                    "cpu_realtime_runtime", "cpuset_cpus", "cpuset_mems", "memory_reservation", "memory_swap",
+"nano_cpus", "pids_limit", "restart_policy"])
 
 
 async def update(ctx: Context, ref: str, changes: dict[str, Any]) -> list[str]:

@@ -27,9 +27,19 @@ LOG_DRIVERS = ("json-file", "none")
 
 #: Fields that have their effect elsewhere (to_spec, create, networks, logs) or are recorded for other tools to see.
 HONOURED: dict[str, frozenset[str]] = {
-    "Config": frozenset(["Hostname", "Domainname", "User", "AttachStdin", "AttachStdout", "AttachStderr", "ExposedPorts", "Tty", "OpenStdin", "StdinOnce", "Env", "Cmd", "Healthcheck", "ArgsEscaped", "Image", "Volumes", "WorkingDir", "Entrypoint", "NetworkDisabled", "MacAddress", "OnBuild", "Labels", "Shell"]),
-    "HostConfig": frozenset(["Binds", "ContainerIDFile", "NetworkMode", "PortBindings", "AutoRemove", "VolumesFrom", "ConsoleSize", "Annotations", "CapAdd", "CapDrop", "Dns", "DnsOptions", "DnsSearch", "ExtraHosts", "GroupAdd", "Privileged", "PublishAllPorts", "ReadonlyRootfs", "SecurityOpt", "Tmpfs", "ShmSize", "Sysctls", "Runtime", "MaskedPaths", "ReadonlyPaths", "CpuShares", "CgroupParent", "BlkioWeightDevice", "BlkioDeviceReadBps", "BlkioDeviceWriteBps", "BlkioDeviceReadIOps", "BlkioDeviceWriteIOps", "CpuPeriod", "CpuQuota", "CpuRealtimePeriod", "CpuRealtimeRuntime", "CpusetCpus", "CpusetMems", "Devices", "DeviceCgroupRules", "OomKillDisable", "Init", "PidsLimit", "Ulimits"]),
-    "EndpointSettings": frozenset(["IPAMConfig", "MacAddress", "Aliases", "GwPriority", "NetworkID", "EndpointID", "Gateway", "IPAddress", "IPPrefixLen", "IPv6Gateway", "GlobalIPv6Address", "GlobalIPv6PrefixLen", "DNSNames"]),
+    "Config": frozenset(["Hostname", "Domainname", "User", "AttachStdin", "AttachStdout", "AttachStderr",
+                         "ExposedPorts", "Tty", "OpenStdin", "StdinOnce", "Env", "Cmd", "Healthcheck", "ArgsEscaped",
+    "Image", "Volumes", "WorkingDir", "Entrypoint", "NetworkDisabled", "MacAddress", "OnBuild", "Labels", "Shell"]),
+    "HostConfig": frozenset(["Binds", "ContainerIDFile", "NetworkMode", "PortBindings", "AutoRemove", "VolumesFrom",
+                             "ConsoleSize", "Annotations", "CapAdd", "CapDrop", "Dns", "DnsOptions", "DnsSearch",
+    "ExtraHosts", "GroupAdd", "Privileged", "PublishAllPorts", "ReadonlyRootfs", "SecurityOpt", "Tmpfs", "ShmSize",
+    "Sysctls", "Runtime", "MaskedPaths", "ReadonlyPaths", "CpuShares", "CgroupParent", "BlkioWeightDevice",
+    "BlkioDeviceReadBps", "BlkioDeviceWriteBps", "BlkioDeviceReadIOps", "BlkioDeviceWriteIOps", "CpuPeriod",
+    "CpuQuota", "CpuRealtimePeriod", "CpuRealtimeRuntime", "CpusetCpus", "CpusetMems", "Devices", "DeviceCgroupRules",
+    "OomKillDisable", "Init", "PidsLimit", "Ulimits"]),
+    "EndpointSettings": frozenset(["IPAMConfig", "MacAddress", "Aliases", "GwPriority", "NetworkID", "EndpointID",
+                                   "Gateway", "IPAddress", "IPPrefixLen", "IPv6Gateway", "GlobalIPv6Address",
+    "GlobalIPv6PrefixLen", "DNSNames"]),
 }
 
 Check = Callable[[Any], None]
@@ -92,7 +102,8 @@ def _restart(value: Any) -> None:
 def _log(value: Any) -> None:
     if value.type and value.type not in LOG_DRIVERS:
         raise InvalidArgument(f"logger: no log driver named '{value.type}' is registered")
-    known = {"json-file": {"max-size", "max-file", "compress", "labels", "labels-regex", "env", "env-regex", "tag", "mode",
+    known = {"json-file": {"max-size", "max-file", "compress", "labels", "labels-regex", "env", "env-regex", "tag",
+                           "mode",
                            "max-buffer-size"}}
     for key in value.config or ():
         if value.type != "none" and key not in known["json-file"]:
@@ -113,7 +124,7 @@ def _mounts(value: list[MountSpec] | None) -> None:
     for mount in value or ():
         if mount.type not in ("bind", "volume", "tmpfs"):
             if mount.type in ("image", "npipe", "cluster"):
-                raise Unsupported(f"invalid mount config for type \"{mount.type}\": mounts of this type are not supported")
+                raise Unsupported(f'invalid mount config for type "{mount.type}": such mounts are not supported')
             raise InvalidArgument(f"mount type unknown: \"{mount.type}\"")
         if not mount.target:
             raise InvalidArgument(f'invalid mount config for type "{mount.type}": field Target must not be empty')
@@ -150,7 +161,8 @@ CHECKS: dict[str, dict[str, Check]] = {
     "Config": {"StopSignal": _signal, "StopTimeout": _stop_timeout},
     "HostConfig": {
         "LogConfig": _log, "RestartPolicy": _restart, "VolumeDriver": _volume_driver, "Mounts": _mounts,
-        "CgroupnsMode": _mode("cgroup namespace", "host", "private"), "IpcMode": _mode("IPC", "host", "private", "shareable",
+        "CgroupnsMode": _mode("cgroup namespace", "host", "private"), "IpcMode": _mode("IPC", "host", "private",
+                                                                                       "shareable",
                                                                                     "none", container=True),
         "Cgroup": _only_empty("Cgroup", "containers cannot share the cgroup of another"),
         "Links": _only_empty("Links", "legacy links are superseded by user-defined networks"),
@@ -225,7 +237,8 @@ def _check_combinations(config: ContainerConfig, host: HostConfig) -> None:
     if shared and (host.port_bindings or host.publish_all_ports):
         raise InvalidArgument("conflicting options: port publishing and the container type network mode")
     if config.working_dir and not config.working_dir.startswith("/"):
-        raise InvalidArgument(f"the working directory '{config.working_dir}' is invalid, it needs to be an absolute path")
+        raise InvalidArgument(f"the working directory '{config.working_dir}' is invalid, it needs to be an absolute "
+                              "path")
     _check_env(config.env or ())
     if host.annotations and any(not key for key in host.annotations):
         raise InvalidArgument("invalid Annotations: the empty string is not permitted as an annotation key")

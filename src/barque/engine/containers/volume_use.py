@@ -19,7 +19,8 @@ log = logging.getLogger("barque.engine")
 
 async def make_volumes(ctx: Context, container: Container) -> None:
     """Make those that do not exist and note where they are; ``container.mounts`` names each as it is made."""
-    options = {mount.target: mount.volume_options for mount in container.host_config.mounts or () if mount.volume_options}
+    options = {mount.target: mount.volume_options for mount in container.host_config.mounts or ()
+               if mount.volume_options}
     for index, point in enumerate(container.mounts):
         if point.type != "volume":
             continue
@@ -54,7 +55,8 @@ async def prepare(ctx: Context, container: Container) -> dict[str, oci.Mount]:
         elif point.type == "volume":
             volume = await ctx.volumes.get(point.name)
             if point.copy and container.chain_id:
-                await ctx.volumes.copy_up(point.name, await ctx.snapshots.image_mount(container.chain_id), point.destination)
+                await ctx.volumes.copy_up(point.name, await ctx.snapshots.image_mount(container.chain_id),
+                                          point.destination)
             result[point.destination] = _volume_mount(point, volume)
     return result
 

@@ -1,4 +1,6 @@
-"""Wait for a container to end or to be gone. The caller is registered before this returns, so that nothing is missed."""
+"""Wait for a container to end or to be gone. The caller is registered before this returns, so that nothing is
+missed.
+"""
 
 from __future__ import annotations
 
