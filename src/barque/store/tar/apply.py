@@ -76,6 +76,9 @@ class Extractor:
     def _apply(self, stream: Stream, entry: Entry) -> None:
         path = clean(entry.name)
         parent_path, _, name = path.rpartition(b"/")
+        if self._whiteouts and path.startswith(_WHITEOUT_META) and path != _OPAQUE_MARKER:
+            stream.skip(entry.data)  # aufs's own book-keeping, in very old images
+            return
         if self._whiteouts and name.startswith(_WHITEOUT):
             stream.skip(entry.data)
             self._whiteout(parent_path, name)
@@ -248,7 +251,7 @@ class Extractor:
             self.cut = self.cut or not parent.path
             return
         if name.startswith(_WHITEOUT_META):
-            return  # aufs's own book-keeping
+            return
         hidden = name[len(_WHITEOUT):]
         if hidden in (b"", b".", b".."):
             raise Refused(f'invalid whiteout "{os.fsdecode(name)}"')
