@@ -137,15 +137,17 @@ async def fake_world(tmp_path: Path) -> AsyncIterator[World]:
 
 
 async def open_world(kind: type[World], tmp_path: Path) -> AsyncIterator[World]:
+    gc.collect()
+    before = len(os.listdir("/proc/self/fd"))
     world = kind(tmp_path)
     await world.connect()
-    before = len(os.listdir("/proc/self/fd"))
-    yield world
-    assert not os.listdir(tmp_path / "containers")
-    assert not os.listdir(tmp_path / "m")
+    try:
+        yield world
+    finally:
+        await world.supervisor.close()
+    assert os.listdir(tmp_path / "containers") == os.listdir(tmp_path / "m") == []
     gc.collect()
     assert len(os.listdir("/proc/self/fd")) == before
-    await world.supervisor.close()
 
 
 def frames(data: bytes) -> dict[int, bytes]:
@@ -612,8 +614,9 @@ async def test_many_at_once(world: World) -> None:
 
 
 async def test_cancelled_create_leaves_nothing(world: World) -> None:
-    task = asyncio.create_task(world.create("sleep", "1000"))
-    container = world.root / "containers" / ("01" + "c0ffee" * 10)
+    order = world.order("sleep", "1000")
+    task = asyncio.create_task(world.supervisor.create(order))
+    container = world.root / "containers" / order.id
     await until(container / "monitor.json", exists=True)
     task.cancel()
     try:

@@ -11,14 +11,15 @@ import os
 import signal
 import socket
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import msgspec
 
 from barque.oci import runtime_spec
 from barque.oci.mount import Mount
-from barque.runtime import cgroups, rootfs
+from barque.runtime import cgroups, rootfs, targets, users
 from barque.runtime.failure import RuntimeFailure
+from barque.runtime.payload import CWD_ANNOTATION, GROUPS_ANNOTATION, USER_ANNOTATION
 from barque.supervise.backend import Fds, Process
 from barque.supervise.messages import CreateOrder, ExecOrder
 from barque.sys import fds as sys_fds
@@ -45,22 +46,27 @@ class ForeignBackend:
         self._id = order.id
         self._command = [order.runtime.path, *order.runtime.args]
         # Next to the bundle, in the container's run directory: gone with it.
-        self._directory = os.path.dirname(os.path.abspath(order.bundle))
+        self._bundle = os.path.abspath(order.bundle)
+        self._directory = os.path.dirname(self._bundle)
         self._cgroup: cgroups.CgroupManager | None = None
+        self._root = ""
         self._created = False
         self._execs = 0
 
     def create(self, order: CreateOrder, fds: Fds) -> Process:
-        spec = runtime_spec.decode(read(f"{order.bundle}/config.json").encode())
+        text = read(f"{self._bundle}/config.json")
+        spec = runtime_spec.decode(text.encode())
+        self._root = os.path.join(self._bundle, spec.root.path if spec.root else "rootfs")
         if order.rootfs:
             namespaces.unshare(namespaces.CLONE_NEWNS)
             mounts.set_propagation_of_all(mounts.PROPAGATION_SLAVE)
             for mount in order.rootfs:
-                _mount(mount, os.path.join(order.bundle, spec.root.path if spec.root else "rootfs"))
+                _mount(mount, self._root)
+        self._settle(text, spec)
         if spec.linux is not None and spec.linux.cgroups_path:
             self._cgroup = cgroups.manager(spec.linux.cgroups_path, driver=order.cgroup_driver)
         self._created = True    # even of a create that fails there may be something to delete
-        return self._launch(["create", "--bundle", order.bundle], [self._id], fds)
+        return self._launch(["create", "--bundle", self._bundle], [self._id], fds)
 
     def start(self) -> None:
         self._run(["start", self._id], None)
@@ -68,11 +74,12 @@ class ForeignBackend:
     def exec(self, order: ExecOrder, fds: Fds) -> Process:
         self._execs += 1
         path = f"{self._directory}/process-{self._execs}.json"
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-        try:
-            os.write(descriptor, msgspec.json.encode(msgspec.structs.replace(order.process, terminal=order.terminal)))
-        finally:
-            os.close(descriptor)
+        # What is at its default is left out of an encoded struct, but runtimes insist on these.
+        document = {"cwd": "/", **msgspec.to_builtins(order.process)}
+        document["user"] = {"uid": 0, "gid": 0, **document.get("user", {})}
+        if order.process.user.username:
+            document["user"] = self._look_up(order.process.user.username, ())
+        _write(path, document)
         try:
             return self._launch(["exec", "--detach", "--process", path], [self._id], fds)
         finally:
@@ -100,14 +107,39 @@ class ForeignBackend:
         if self._cgroup is not None:
             self._cgroup.destroy()
 
+    def _settle(self, text: str, spec: runtime_spec.Spec) -> None:
+        """Do what our own annotations ask for, of which other runtimes know nothing: look the user up, make the cwd."""
+        user, groups = (spec.annotations.get(name, "") for name in (USER_ANNOTATION, GROUPS_ANNOTATION))
+        if spec.process is not None and spec.annotations.get(CWD_ANNOTATION) == "true":
+            root = self._open_root()
+            try:
+                os.close(targets.ensure_directory(root, spec.process.cwd))
+            finally:
+                os.close(root)
+        if user or groups:
+            document = json.loads(text)
+            document["process"]["user"] = self._look_up(user, tuple(filter(None, groups.split(","))))
+            _write(f"{self._bundle}/config.json", document)
+
+    def _look_up(self, user: str, groups: tuple[str, ...]) -> dict[str, Any]:
+        root = self._open_root()
+        try:
+            found = users.resolve(root, user, groups)
+        finally:
+            os.close(root)
+        return {"uid": found.uid, "gid": found.gid, "additionalGids": list(found.groups)}
+
+    def _open_root(self) -> int:
+        return os.open(self._root, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+
     def _launch(self, verb: list[str], target: list[str], fds: Fds) -> Child:
         """Run a verb that leaves a process behind, whose number it writes to a file."""
         pid_file = f"{self._directory}/pid"
         options = ["--pid-file", pid_file]
         console: int | None = None
         if fds is None:
-            # Named relative to the run directory: a socket's path has room for 107 bytes.
-            os.chdir(self._directory)
+            # A socket's path has room for 107 bytes, so it is a relative one; runc works in the bundle itself.
+            os.chdir(self._bundle)
             try:
                 with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listener:
                     listener.bind("console.sock")
@@ -144,6 +176,12 @@ class ForeignBackend:
                 raise _failure(arguments[0], read(log))
         finally:
             _unlink(log)
+
+
+def _write(path: str, document: dict[str, Any]) -> None:
+    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+    with os.fdopen(fd, "wb") as file:
+        file.write(msgspec.json.encode(document))
 
 
 def _failure(verb: str, log: str) -> RuntimeFailure:

@@ -31,9 +31,10 @@ from __future__ import annotations
 from typing import Literal
 
 import msgspec
+from msgspec.structs import replace
 
 from barque.oci.mount import Mount
-from barque.oci.runtime_spec import Process
+from barque.oci.runtime_spec import Box, Process
 
 PROTOCOL = 1
 
@@ -101,6 +102,11 @@ class ExecOrder(msgspec.Struct, frozen=True):
     stdin: bool = False
     stdout: bool = False
     stderr: bool = False
+
+    def completed(self) -> ExecOrder:
+        """With what the order says about the terminal also in its process: a runtime sets the size before the start."""
+        size = Box(*self.console_size) if self.console_size else self.process.console_size
+        return replace(self, process=replace(self.process, terminal=self.terminal, console_size=size))
 
     @property
     def attached(self) -> bool:

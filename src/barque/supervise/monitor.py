@@ -181,7 +181,7 @@ class Monitor:
         return m.Started(self._init.pid, self._started_at)
 
     def exec(self, connection: Connection, serial: int, request: m.Exec) -> m.Answer:
-        order = request.order
+        order = request.order.completed()
         if self._state != "running" or self._wait_status is not None or self._backend is None:
             raise RuntimeFailure("exec", detail="the container is not running")
         if order.exec_id in self._execs or order.exec_id in self._exec_exits:

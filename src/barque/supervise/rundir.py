@@ -24,6 +24,9 @@ class RunDir:
         if not _ID.fullmatch(container_id):
             raise ValueError(f"not a container id: {container_id!r}")
         self.path = f"{exec_root}/containers/{container_id}"
+        self._id = container_id
+        #: Where a foreign runtime keeps its state.
+        self.runtime_state = self.path + "/oci"
         self._socket_dir = f"{exec_root}/m"
         self._socket_name = container_id[:12] + ".sock"
 
@@ -90,7 +93,7 @@ class RunDir:
     def remove(self) -> None:
         """Remove the socket, the files, the bundle. A root directory in it is only removed while it is empty."""
         self.remove_socket()
-        for directory in (self.path + "/bundle", self.path):
+        for directory in (f"{self.runtime_state}/{self._id}", self.runtime_state, self.path + "/bundle", self.path):
             _remove_directory(directory)
 
     def _write(self, name: str, record: msgspec.Struct) -> None:
