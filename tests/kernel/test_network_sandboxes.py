@@ -17,7 +17,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from barque.network.errors import PortFailure, PortsWithoutNetwork, StaticAddressRefused
+from barque.network.errors import PoolOverlaps, PortFailure, PortsWithoutNetwork, StaticAddressRefused
 from barque.network.model import NetworkSettings, PortBinding, Sandbox, SandboxRequest
 from barque.network.stack import Network
 
@@ -347,3 +347,155 @@ async def test_ports_survive_a_kill_and_the_next_engine_takes_over(tmp_path: Pat
         servers.stop()
         await network.close(remove=True)
     await vanished(before)
+
+
+class Outside:
+    """Another machine, on the far end of a veth; with ``card`` on a macvlan there, which is no container's kind."""
+
+    def __init__(self, number: int, *, card: bool = False) -> None:
+        self._process = subprocess.Popen(["unshare", "-n", "sh", "-c", "echo ready; exec sleep 300"],
+                                         stdout=subprocess.PIPE, text=True)
+        assert self._process.stdout is not None and self._process.stdout.readline() == "ready\n"
+        self.netns = f"/proc/{self._process.pid}/ns/net"
+        self.host, self.address = f"198.51.{number}.1", f"198.51.{number}.2"
+        self._link = f"up{number}"
+        run("ip", "link", "add", self._link, "type", "veth", "peer", "name", "eth0", "netns", str(self._process.pid))
+        for prefix, link, address in ([], self._link, self.host), \
+                (["nsenter", "--net=" + self.netns], "eth0", self.address):
+            run(*prefix, "ip", "link", "set", link, "up")
+            if card:
+                run(*prefix, "ip", "link", "add", "link", link, "name", link + ".5", "type", "macvlan")
+                run(*prefix, "ip", "link", "set", link + ".5", "up")
+                run(*prefix, "ip", "link", "set", link, "arp", "off")  # else it would answer for the macvlan's address
+            run(*prefix, "ip", "addr", "add", address + "/24", "dev", link + (".5" if card else ""))
+
+    def as_sandbox(self) -> Sandbox:
+        return Sandbox(container_id="0" * 64, mode="none", netns_path=self.netns)
+
+    def close(self) -> None:
+        run("ip", "link", "del", self._link)
+        self._process.kill()
+        self._process.wait()
+        assert self._process.stdout is not None
+        self._process.stdout.close()
+
+
+@pytest.fixture
+def outside() -> Iterator[Outside]:
+    made = Outside(1)
+    yield made
+    made.close()
+
+
+async def test_out_by_masquerade_in_by_published_port_only(network: Network, outside: Outside,
+                                                           servers: Servers) -> None:
+    sandbox = await network.setup(request(ports=(publish(80, 8080), publish(81, 8081, host_ip="127.0.0.1"))))
+    servers.start(outside.as_sandbox(), "tcp", 7000)
+    assert ask("tcp", outside.address, 7000, within=sandbox) == f"hello from {outside.host}"
+    servers.start(sandbox, "tcp", 80)
+    servers.start(sandbox, "tcp", 81)
+    stranger = outside.as_sandbox()
+    assert ask("tcp", outside.host, 8080, within=stranger) == f"hello from {outside.address}", "source address kept"
+    inside(stranger, "ip", "route", "add", "default", "via", outside.host)
+    for host, port in (outside.host, 8081), (sandbox.endpoints[0].ipv4, 81), (sandbox.endpoints[0].ipv4, 80):
+        with pytest.raises(subprocess.CalledProcessError):
+            ask("tcp", host, port, within=stranger, timeout=0.5)
+
+
+async def test_turning_forwarding_on_makes_no_router(tmp_path: Path, servers: Servers) -> None:
+    forwarding = Path("/proc/sys/net/ipv4/ip_forward")
+    before = forwarding.read_text()
+    forwarding.write_text("0")
+    machines = Outside(1, card=True), Outside(2, card=True)
+    one, two = (machine.as_sandbox() for machine in machines)
+    try:
+        async with engine(tmp_path) as network:
+            assert forwarding.read_text().strip() == "1"
+            inside(one, "ip", "route", "add", "default", "via", machines[0].host)
+            inside(two, "ip", "route", "add", "default", "via", machines[1].host)
+            servers.start(two, "tcp", 7000)
+            with pytest.raises(subprocess.CalledProcessError):
+                ask("tcp", machines[1].address, 7000, within=one, timeout=0.5)
+            sandbox = await network.setup(request())
+            assert ask("tcp", machines[1].address, 7000, within=sandbox).startswith("hello")
+            run("nft", "flush", "chain", "inet", network.settings.table, "forward")
+            assert ask("tcp", machines[1].address, 7000, within=one).startswith("hello"), "it would have been one"
+    finally:
+        forwarding.write_text(before)
+        servers.stop()
+        for machine in machines:
+            machine.close()
+
+
+async def test_subnet_avoids_the_hosts_routes_and_a_clash_is_named(tmp_path: Path) -> None:
+    run("ip", "link", "add", "vpn0", "type", "veth", "peer", "name", "vpn1")
+    try:
+        run("ip", "link", "set", "vpn0", "up", "mtu", "1400")
+        run("ip", "route", "add", "172.16.0.0/13", "dev", "vpn0")
+        run("ip", "route", "add", "default", "dev", "vpn0")
+        async with engine(tmp_path) as network:
+            info = network.networks()[0]
+            assert (info.subnet, info.mtu) == ("172.24.0.0/16", 1400)
+            sandbox = await network.setup(request())
+            assert json.loads(inside(sandbox, "ip", "-j", "link", "show", "eth0"))[0]["mtu"] == 1400
+        with pytest.raises(PoolOverlaps, match=r"172\.18\.0\.0/24 overlaps 172\.16\.0\.0/13"):
+            await Network.open(NetworkSettings(exec_root=str(tmp_path), bip="172.18.0.1/24"))
+        async with engine(tmp_path, bip="10.77.0.9/24", fixed_cidr="10.77.0.128/25") as network:
+            endpoint = (await network.setup(request())).endpoints[0]
+            assert (endpoint.gateway, endpoint.ipv4) == ("10.77.0.9", "10.77.0.128")
+    finally:
+        run("ip", "link", "del", "vpn0")
+
+
+async def test_a_firewall_in_the_way_is_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    run("nft", "add table ip foreign; "
+        "add chain ip foreign FORWARD { type filter hook forward priority 0; policy drop; }")
+    try:
+        async with engine(tmp_path):
+            assert "the firewall chain ip foreign FORWARD drops forwarded packets" in caplog.text
+    finally:
+        run("nft", "delete table ip foreign")
+
+
+async def test_a_killed_keeper_is_replaced(network: Network, servers: Servers) -> None:
+    sandbox = await network.setup(request(ports=(publish(80, 8080),)))
+    servers.start(sandbox, "tcp", 80)
+    listing = run("ss", "-Hltnp", "sport = :8080")
+    old = listing.split("pid=")[1].split(",")[0]
+    dead = asyncio.Event()
+    pidfd = os.pidfd_open(int(old))
+    asyncio.get_running_loop().add_reader(pidfd, dead.set)
+    os.kill(int(old), signal.SIGKILL)
+    await dead.wait()
+    asyncio.get_running_loop().remove_reader(pidfd)
+    os.close(pidfd)
+    for _ in range(5):
+        await asyncio.sleep(0)  # lets the engine see the death as well, and queue its work before ours
+    await network.teardown("f" * 64)
+    assert f"pid={old}," not in run("ss", "-Hltnp", "sport = :8080")
+    for address in ("127.0.0.1", "::1"):
+        assert ask("tcp", address, 8080).startswith("hello")
+    with pytest.raises(OSError, match="Address already in use"):
+        socket.create_server(("127.0.0.1", 8080))
+
+
+async def test_failure_at_the_last_step_leaves_nothing(network: Network, tmp_path: Path) -> None:
+    run("nft", "flush", "chain", "inet", network.settings.table, "publish")
+    run("nft", "delete", "map", "inet", network.settings.table, "published4_any")
+    with pytest.raises(OSError, match="published4_any"):
+        await network.setup(request(ports=(publish(80, 8080),)))
+    assert os.listdir(tmp_path / "exec" / "netns") == []
+    socket.create_server(("0.0.0.0", 8080)).close()
+    assert (await network.setup(request())).endpoints[0].ipv4.endswith(".0.3")
+
+
+async def test_the_relay_keeps_half_close_and_bulk_whole(network: Network, servers: Servers) -> None:
+    sandbox = await network.setup(request(ports=(publish(80, 8080),)))
+    servers.start(sandbox, "tcp", 80)
+    payload = os.urandom(1 << 20) * 16
+    reader, writer = await asyncio.open_connection("::1", 8080)
+    writer.write(payload)
+    writer.write_eof()
+    answer = await reader.read()
+    writer.close()
+    assert answer == payload + b" from " + sandbox.endpoints[0].gateway.encode()

@@ -52,7 +52,7 @@ def test_claims() -> None:
         pool.claim(IPv4Address("10.9.0.3"))
     with pytest.raises(AddressInUse):
         pool.claim(GATEWAY)
-    with pytest.raises(AddressOutside, match="Invalid address 10.8.0.1: It does not belong to any"):
+    with pytest.raises(AddressOutside, match=r"Invalid address 10\.8\.0\.1: It does not belong to any"):
         pool.claim(IPv4Address("10.8.0.1"))
     assert [str(pool.allocate()) for _ in range(4)] == ["10.9.0.8", "10.9.0.9", "10.9.0.10", "10.9.0.11"]
 
@@ -71,7 +71,7 @@ def test_chosen_subnet_overlaps_nothing_and_is_the_first_such(whole: list[IPv4Ne
     taken = [*whole, *map(IPv4Network, hosts)]
     chosen = choose_subnet(DEFAULT_POOLS, taken)
     assert not any(chosen.overlaps(network) for network in taken)
-    earlier = [subnet for subnet in subnets(DEFAULT_POOLS)]
+    earlier = list(subnets(DEFAULT_POOLS))
     assert all(any(subnet.overlaps(network) for network in taken) for subnet in earlier[:earlier.index(chosen)])
 
 
