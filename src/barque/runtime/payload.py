@@ -6,6 +6,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
+from functools import cache
 from typing import NamedTuple, NoReturn
 
 from barque.oci.runtime_spec import Process, Seccomp
@@ -21,6 +22,8 @@ GROUPS_ANNOTATION = "org.barque.groups"
 CWD_ANNOTATION = "org.barque.cwd.create"
 
 _DEFAULT_UMASK = 0o022
+#: Forty system calls, and a process that starts containers never drops any.
+_available = cache(caps.bounding)
 _SYS_ADMIN = 1 << caps.NUMBERS["CAP_SYS_ADMIN"]
 
 
@@ -51,7 +54,7 @@ class Payload:
         self.groups = tuple(filter(None, annotations.get(GROUPS_ANNOTATION, "").split(",")))
         self.filter = filter_
         self.keyring = keyring
-        self.sets, self.warnings = capabilities.prepare(process.capabilities)
+        self.sets, self.warnings = capabilities.prepare(process.capabilities, _available())
         self.identity = users.Identity(0, 0, (), "")
         #: A later assignment wins, as with a shell.
         self.env = dict(entry.split("=", 1) for entry in process.env)
