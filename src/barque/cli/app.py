@@ -9,9 +9,9 @@ from __future__ import annotations
 import os
 import sys
 
+from barque.cli.errors import CommandError
 from barque.client.engine import Engine
 from barque.client.transport import BadHost, parse_host
-from barque.cli.errors import CommandError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from barque.cli.flags import Values
     from barque.client.config import ConfigFile
-    from barque.client.tls import TlsFiles
+    from barque.client.tlsfiles import TlsFiles
     from barque.client.transport import Endpoint
 
 DEFAULT_SOCKET = "/run/barque/barque.sock"
@@ -131,7 +131,7 @@ class App:
     def _endpoint(self) -> Endpoint:
         hosts: list[str] = self.options["host"]
         if len(hosts) > 1:
-            raise CommandError("Specify only one -H")
+            raise CommandError("Failed to initialize: unable to resolve docker endpoint: Specify only one -H")
         if hosts and self.options["context"]:
             raise CommandError('conflicting options: either specify --host or --context, not both')
         try:
@@ -143,7 +143,7 @@ class App:
             self.host_was_chosen = bool(text)
             return parse_host(text or default_host(self.environ, os.geteuid()), self._tls())
         except BadHost as error:
-            raise CommandError(f"unable to resolve docker endpoint: {error}") from None
+            raise CommandError(f"Failed to initialize: unable to resolve docker endpoint: {error}") from None
 
     def _context_endpoint(self, name: str) -> Endpoint:
         from barque.client.contexts import ContextError, ContextStore
@@ -151,14 +151,14 @@ class App:
         try:
             host, tls = ContextStore(os.path.join(self.config_directory, "contexts")).host(name)
         except ContextError as error:
-            raise CommandError(f"unable to resolve docker endpoint: {error}") from None
+            raise CommandError(f"Failed to initialize: unable to resolve docker endpoint: {error}") from None
         return parse_host(host, tls)
 
     def _tls(self) -> TlsFiles | None:
         verify = self.options["tlsverify"] or bool(self.environ.get("DOCKER_TLS_VERIFY"))
         if not (self.options["tls"] or verify or self.environ.get("DOCKER_TLS")):
             return None
-        from barque.client.tls import TlsFiles
+        from barque.client.tlsfiles import TlsFiles
 
         directory = self.environ.get("DOCKER_CERT_PATH") or self.config_directory
         paths = {}
@@ -199,4 +199,4 @@ def filters(values: dict[str, Any]) -> str | None:
         return None
     from barque.client import fastjson
 
-    return fastjson.dumps({key: {item: True for item in items} for key, items in values.items()})
+    return fastjson.dumps({key: dict.fromkeys(items, True) for key, items in values.items()})

@@ -32,7 +32,8 @@ def start_daemon(app: App, endpoint: Endpoint) -> None:
     """
     os.makedirs(STATE, mode=0o700, exist_ok=True)
     os.makedirs(os.path.dirname(PIDFILE), mode=0o755, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix="barque-") as directory, socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as ready:
+    with tempfile.TemporaryDirectory(prefix="barque-") as directory, socket.socket(socket.AF_UNIX,
+                                                                                   socket.SOCK_DGRAM) as ready:
         ready.bind(f"{directory}/ready")
         environ = {**os.environ, "NOTIFY_SOCKET": f"{directory}/ready"}
         log = os.open(LOG, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)

@@ -26,7 +26,7 @@ class Command:
         self.usage = usage
         self.summary = summary
         self.run = run
-        self.flags = flags or (lambda: [])
+        self.flags = flags or (list)
         self.least = least
         self.most = most
         self.interspersed = interspersed
@@ -61,6 +61,7 @@ class Command:
         if self.most == 0:
             raise UsageError(1, f"{PROGRAM}: '{name}' accepts no arguments{tail}"
                              f"Run '{name} --help' for more information")
+        hint = "See" if self.most == UNLIMITED else "Run"
         if self.most == UNLIMITED:
             need = f"requires at least {_arguments(self.least)}"
         elif self.least == self.most:
@@ -69,7 +70,7 @@ class Command:
             need = f"requires at most {_arguments(self.most)}"
         else:
             need = f"requires at least {self.least} and at most {_arguments(self.most)}"
-        raise UsageError(1, f"{PROGRAM}: '{name}' {need}{tail}See '{name} --help' for more information")
+        raise UsageError(1, f"{PROGRAM}: '{name}' {need}{tail}{hint} '{name} --help' for more information")
 
 
 def _arguments(count: int) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 
-class ExitCode(Exception):  # noqa: N818
+class ExitCode(Exception):
     """Leave with ``code``; what had to be said was said, or is ``message``."""
 
     def __init__(self, code: int, message: str = "") -> None:

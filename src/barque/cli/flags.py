@@ -1,7 +1,7 @@
 """Command line flags with the rules and error texts of Go's pflag, on which docker's command line stands.
 
-A flag is declared once as a :class:`Flag`; parsing fills a dict from long names to values. ``interspersed`` False stops at
-the first argument that is no flag (``run IMAGE ARG...``).
+A flag is declared once as a :class:`Flag`; parsing fills a dict from long names to values. ``interspersed`` False
+stops at the first argument that is no flag (``run IMAGE ARG...``).
 """
 
 from __future__ import annotations

@@ -127,7 +127,8 @@ def _group(path: str, rest: list[str]) -> int:
         _complain(f"{PROGRAM}: unknown command: {PROGRAM} {path} {rest[0]}\n\nUsage:  {PROGRAM} {path}\n\n"
                   f"Run '{PROGRAM} {path} --help' for more information")
         return 1
-    print(help_texts.group_help(path, table.GROUPS[path], table.members(path)), end="")
+    text = help_texts.group_help(path, table.GROUPS[path], table.members(path))
+    print(text, end="", file=sys.stdout if rest else sys.stderr)
     return 0
 
 

@@ -45,7 +45,8 @@ def session(app: App, stream: Response | None, target: str, *, tty: bool, stdin:
             pass  # it ended, or did not start yet
 
     sys.stdout.flush()
-    return Session(stream.connection if stream is not None else None, tty=tty, stdin=stdin, stdout=stdout, stderr=stderr,
+    return Session(stream.connection if stream is not None else None, tty=tty, stdin=stdin, stdout=stdout,
+                   stderr=stderr,
                    detach=keys, kill=kill if proxy else None, resize=resize if tty and os.isatty(1) else None)
 
 

@@ -54,7 +54,6 @@ _TOP = {
     "logout": ("login:LOGOUT", "Log out from a registry"),
     "version": ("version:VERSION", "Show the version information"),
     "inspect": ("inspect:INSPECT", "Return low-level information on objects"),
-    "completion": ("completion:COMPLETION", "Print a completion script for bash, fish or zsh"),
 }
 _IN_GROUPS = {
     "container inspect": ("inspect:CONTAINER", "Display detailed information on containers"),
@@ -102,7 +101,8 @@ _ALIASES = {
 
 #: Verbs of docker that this version does not have.
 MISSING = frozenset((
-    "build", "search", "builder", "checkpoint", "manifest", "plugin", "trust", "config", "node", "secret", "service",
+    "build", "completion", "search", "builder", "checkpoint", "manifest", "plugin", "trust",
+                     "config", "node", "secret", "service",
     "stack", "swarm", "buildx", "compose", "image build", "context export", "context import", "context update",
     "volume update",
 ))

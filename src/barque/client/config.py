@@ -1,7 +1,7 @@
 """docker's client configuration: ``config.json`` with its credentials, and the helpers ``docker-credential-*``.
 
-Format: https://docs.docker.com/reference/cli/docker/#configuration-files. Keys that this client does not know are kept when
-the file is written back.
+Format: https://docs.docker.com/reference/cli/docker/#configuration-files. Unknown keys are kept when the file is
+written back.
 """
 
 from __future__ import annotations
@@ -112,15 +112,13 @@ class ConfigFile:
             self.document.setdefault("auths", {})[server] = entry
         self.save()
 
-    def erase(self, server: str) -> bool:
-        """Forget a login; False where there was none."""
-        known = server in self.table("auths")
+    def erase(self, server: str) -> None:
+        """Forget a login."""
         if helper := self._helper(server):
             _call_helper(helper, "erase", server)
-        if known:
+        if server in self.table("auths"):
             del self.document["auths"][server]
             self.save()
-        return known
 
 
 def bare_host(server: str) -> str:
@@ -153,8 +151,8 @@ def _call_helper(name: str, action: str, text: str) -> str:
     try:
         done = subprocess.run([program, action], input=text.encode(), capture_output=True, check=False)
     except FileNotFoundError:
-        raise BadConfig(
-            f'error getting credentials - err: exec: "{program}": executable file not found in $PATH, out: ``') from None
+        raise BadConfig(f'error getting credentials - err: exec: "{program}": executable file not found in $PATH, '
+                        "out: ``") from None
     except OSError as error:
         raise BadConfig(f"error running {program}: {error.strerror}") from None
     output = done.stdout.decode("utf-8", "replace").strip()

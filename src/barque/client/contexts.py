@@ -6,7 +6,7 @@ import os
 import shutil
 
 from barque.client import fastjson
-from barque.client.tls import TlsFiles
+from barque.client.tlsfiles import TlsFiles
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

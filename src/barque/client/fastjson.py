@@ -1,7 +1,7 @@
 """JSON for the hot path: the C scanner and encoder of the interpreter without the ``re`` import of the json package.
 
-Importing ``json`` costs about 7 ms (it compiles regular expressions that only its pure-Python half uses), half of what the
-whole client may take. Where an interpreter lacks the C module, ``json`` itself serves.
+Importing ``json`` costs about 7 ms (it compiles regular expressions that only its pure-Python half uses),
+half of what the whole client may take. Where an interpreter lacks the C module, ``json`` itself serves.
 """
 
 from __future__ import annotations

@@ -57,7 +57,8 @@ def dial(endpoint: Endpoint) -> Socket:
     """Start ssh; its failure shows as the end of the stream, its own message on stderr. Raises OSError without ssh."""
     mine, theirs = socket.socketpair()
     try:
-        process = subprocess.Popen(command(endpoint), stdin=theirs, stdout=theirs, start_new_session=True)
+        process = subprocess.Popen(command(endpoint), stdin=theirs.fileno(), stdout=theirs.fileno(),
+                                   start_new_session=True)
     except OSError:
         mine.close()
         raise

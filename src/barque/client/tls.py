@@ -4,32 +4,11 @@ from __future__ import annotations
 
 import ssl
 
-from barque.client.http import READ_SIZE, Socket
+from barque.client.http import READ_SIZE
 
-
-class TlsFiles:
-    """Where certificates are: paths, or empty where there is none. ``verify`` False accepts any server."""
-
-    def __init__(self, ca: str = "", cert: str = "", key: str = "", verify: bool = True) -> None:
-        self.ca = ca
-        self.cert = cert
-        self.key = key
-        self.verify = verify
-
-    def context(self) -> ssl.SSLContext:
-        """Raises OSError where a file is missing, ssl.SSLError where it is no certificate or key."""
-        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-        context.minimum_version = ssl.TLSVersion.TLSv1_2
-        if not self.verify:
-            context.check_hostname = False
-            context.verify_mode = ssl.CERT_NONE
-        elif self.ca:
-            context.load_verify_locations(self.ca)
-        else:
-            context.load_default_certs()
-        if self.cert:
-            context.load_cert_chain(self.cert, self.key or None)
-        return context
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from barque.client.http import Socket
 
 
 class TlsSocket:
@@ -99,7 +78,7 @@ class TlsSocket:
                 return b"".join(parts)
 
     def shutdown(self, how: int, /) -> None:
-        """Send close_notify (whatever ``how``). The incoming side holds nothing here, so unwrap() only wants to read."""
+        """Send close_notify, whatever ``how``: nothing is undecrypted here, so unwrap() only wants to read."""
         try:
             self._tls.unwrap()
         except ssl.SSLError:

@@ -1,4 +1,4 @@
-"""Where an engine listens and how to reach it: ``unix://``, ``tcp://`` (plain or TLS), ``ssh://``, ``fd://`` is refused."""
+"""Where an engine listens and how to reach it: ``unix://``, ``tcp://`` (plain or TLS), ``ssh://``."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from barque.client.http import Connection
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from barque.client.http import Socket
-    from barque.client.tls import TlsFiles
+    from barque.client.tlsfiles import TlsFiles
 
 DEFAULT_PORT = 2375
 DEFAULT_TLS_PORT = 2376

@@ -22,11 +22,11 @@ def _running(app: App, name: str) -> Any:
     details = app.engine.get(f"/containers/{name}/json")
     state = details["State"]
     if not state["Running"]:
-        raise CommandError("cannot attach to a stopped container, start it first")
+        raise CommandError("You cannot attach to a stopped container, start it first")
     if state.get("Paused"):
-        raise CommandError("cannot attach to a paused container, unpause it first")
+        raise CommandError("You cannot attach to a paused container, unpause it first")
     if state.get("Restarting"):
-        raise CommandError("cannot attach to a restarting container, wait until it is running")
+        raise CommandError("You cannot attach to a restarting container, wait until it is running")
     return details
 
 

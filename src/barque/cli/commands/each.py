@@ -36,4 +36,4 @@ def confirm(app: App, question: str) -> None:
     app.flush()
     answer = sys.stdin.readline().strip()
     if answer.lower() != "y":
-        raise CommandError("", 0) if not answer and sys.stdin.isatty() else CommandError("operation was cancelled", 1)
+        raise CommandError("", 0)

@@ -73,7 +73,8 @@ def _attached(app: App, body: dict[str, Any], start: dict[str, Any], exec_id: st
     return int(code or 0)
 
 
-EXEC = Command("exec", "[OPTIONS] CONTAINER COMMAND [ARG...]", "Execute a command in a running container", _exec, least=2,
+EXEC = Command("exec", "[OPTIONS] CONTAINER COMMAND [ARG...]", "Execute a command in a running container", _exec,
+               least=2,
                interspersed=False, flags=lambda: [
                    Flag("detach", "d", BOOL, "Run the command in the background"),
                    detach_flag(),

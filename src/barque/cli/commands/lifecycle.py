@@ -6,6 +6,7 @@ from barque.cli.command import Command
 from barque.cli.commands.each import each
 from barque.cli.errors import CommandError
 from barque.cli.flags import INT, STRING, Flag
+from barque.client.engine import ApiError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -46,7 +47,10 @@ def _rename(app: App, values: Values) -> int:
     old, new = (name.strip() for name in values.arguments)
     if not old or not new:
         raise CommandError("Error: Neither old nor new names may be empty")
-    app.engine.post(f"/containers/{old}/rename", {"name": new})
+    try:
+        app.engine.post(f"/containers/{old}/rename", {"name": new})
+    except ApiError as error:
+        raise CommandError(f"{error}\nError: failed to rename container named {old}") from None
     return 0
 
 
@@ -61,7 +65,8 @@ def _stop_flags() -> list[Flag]:
 _MANY = "CONTAINER [CONTAINER...]"
 STOP = Command("stop", f"[OPTIONS] {_MANY}", "Stop one or more running containers", _stop("stop"), flags=_stop_flags,
                least=1, aliases="container stop, stop", examples="barque stop --timeout 30 web")
-RESTART = Command("restart", f"[OPTIONS] {_MANY}", "Restart one or more containers", _stop("restart"), flags=_stop_flags,
+RESTART = Command("restart", f"[OPTIONS] {_MANY}", "Restart one or more containers", _stop("restart"),
+                  flags=_stop_flags,
                   least=1, aliases="container restart, restart", examples="barque restart web")
 KILL = Command("kill", f"[OPTIONS] {_MANY}", "Kill one or more running containers", _kill, least=1,
                flags=lambda: [Flag("signal", "s", STRING, "Signal to send to the container")],

@@ -12,8 +12,8 @@ if TYPE_CHECKING:
 
 
 def _place(binding: dict[str, str]) -> str:
-    address = binding.get("HostIp", "")
-    return f"[{address}]:{binding.get('HostPort', '')}" if ":" in address else f"{address}:{binding.get('HostPort', '')}"
+    address, port = binding.get("HostIp", ""), binding.get("HostPort", "")
+    return f"[{address}]:{port}" if ":" in address else f"{address}:{port}"
 
 
 def _natural(text: str) -> list[tuple[int, int, str]]:
@@ -35,7 +35,7 @@ def _port(app: App, values: Values) -> int:
         key = f"{port}/{protocol if slash else 'tcp'}"
         bindings = mapped.get(key)
         if not bindings:
-            raise CommandError(f"no public port '{values.arguments[1]}' published for {container}")
+            raise CommandError(f"Error: No public port '{values.arguments[1]}' published for {container}")
         lines = [_place(binding) for binding in bindings]
     else:
         lines = [f"{key} -> {_place(binding)}" for key, bindings in mapped.items() for binding in bindings or ()]

@@ -54,20 +54,21 @@ def _request(app: App, values: Values, verb: str) -> dict[str, Any]:
     image, *command = values.arguments
     try:
         if values["pull"] not in _PULL:
-            raise ValueError(f"invalid pull option: '{values['pull']}': must be one of \"always\", \"missing\" or \"never\"")
+            raise ValueError(f"invalid pull option: '{values['pull']}': must be one of "
+                             '"always", "missing" or "never"')
         body = request(values, image, command, _proxies(app))
     except ValueError as error:
         raise CommandError(with_help(str(error), verb), 125) from None
     if values["use-api-socket"]:
         _mount_socket(app, body)
-    rows, columns = _console(app)
+    rows, columns = _console()
     body["HostConfig"]["ConsoleSize"] = [rows, columns]
     if values["mac-address"] and not app.engine.supports("1.44"):
         body["MacAddress"] = values["mac-address"]
     return body
 
 
-def _console(app: App) -> tuple[int, int]:
+def _console() -> tuple[int, int]:
     from barque.cli.tty import size
 
     return size(1) if sys.stdout.isatty() else (0, 0)
@@ -92,8 +93,8 @@ def _mount_socket(app: App, body: dict[str, Any]) -> None:
     if endpoint.scheme != "unix":
         raise CommandError("flag --use-api-socket needs an engine on a unix socket")
     if app.config.all_credentials():
-        raise CommandError("flag --use-api-socket cannot pass registry logins into the container yet; log out first, or "
-                           "mount the socket with --volume")
+        raise CommandError("flag --use-api-socket cannot pass registry logins into the container: log out first, "
+                           "or mount the socket with --volume")
     mount = {"Type": "bind", "Source": endpoint.address, "Target": "/var/run/docker.sock", "BindOptions": {}}
     body["HostConfig"].setdefault("Mounts", []).append(mount)
 
@@ -194,7 +195,7 @@ def _create(app: App, values: Values) -> int:
         body = _request(app, values, "create")
         container_id = create(app, values, body)
     except ApiErrorText as error:
-        raise CommandError(with_help(error.message, "create"), 125) from None
+        raise CommandError(error.message) from None
     app.line(container_id)
     return 0
 
@@ -269,7 +270,7 @@ def _attached(app: App, values: Values, body: dict[str, Any], container_id: str,
 
 _USAGE = "[OPTIONS] IMAGE [COMMAND] [ARG...]"
 CREATE = Command("create", _USAGE, "Create a new container", _create, flags=create_flags, least=1, interspersed=False,
-                 aliases="container create, create", verb_prefix=True, examples="""
+                 aliases="container create, create", examples="""
 barque create --name web -p 8080:80 httpd
 barque start web
 """)

@@ -34,7 +34,7 @@ def _start(app: App, values: Values) -> int:
             app.line(name)
             app.flush()
     if failed:
-        raise CommandError(f"failed to start containers: {', '.join(failed)}")
+        raise CommandError(f"Error: failed to start containers: {', '.join(failed)}")
     return 0
 
 

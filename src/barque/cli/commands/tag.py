@@ -17,7 +17,8 @@ def _tag(app: App, values: Values) -> int:
     try:
         reference = parse_reference(target)
     except CommandError as error:
-        raise CommandError(f'error parsing reference: "{target}" is not a valid repository/tag: {error.message}') from None
+        raise CommandError(f'Error parsing reference: "{target}" is not a valid repository/tag: '
+                           f"{error.message}") from None
     if reference.digest:
         raise CommandError("refusing to create a tag with a digest reference")
     reference = reference.with_default_tag()
@@ -25,5 +26,6 @@ def _tag(app: App, values: Values) -> int:
     return 0
 
 
-TAG = Command("tag", "SOURCE_IMAGE[:TAG] TARGET_IMAGE[:TAG]", "Create a tag TARGET_IMAGE that refers to SOURCE_IMAGE", _tag,
+TAG = Command("tag", "SOURCE_IMAGE[:TAG] TARGET_IMAGE[:TAG]", "Create a tag TARGET_IMAGE that refers to SOURCE_IMAGE",
+              _tag,
               least=2, most=2, aliases="image tag, tag", examples="barque tag httpd localhost:5000/httpd:tested")

@@ -37,7 +37,8 @@ def _update(app: App, values: Values) -> int:
             body["RestartPolicy"] = restart_policy(values["restart"])
         except ValueError as error:
             raise CommandError(str(error)) from None
-    errors, warnings = [], []
+    errors: list[str] = []
+    warnings: list[str] = []
     for name in values.arguments:
         try:
             answer = app.engine.post(f"/containers/{name}/update", None, body)
@@ -53,7 +54,8 @@ def _update(app: App, values: Values) -> int:
     return 0
 
 
-UPDATE = Command("update", "[OPTIONS] CONTAINER [CONTAINER...]", "Update configuration of one or more containers", _update,
+UPDATE = Command("update", "[OPTIONS] CONTAINER [CONTAINER...]", "Update configuration of one or more containers",
+                 _update,
                  least=1, flags=lambda: [
                      *resource_flags(),
                      Flag("kernel-memory", "", BYTES, "Kernel memory limit", hidden=True),

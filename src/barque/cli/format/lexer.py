@@ -8,16 +8,17 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-    #: (kind, text): field, chain (a field right behind a value), variable, name, literal, pipe, paren, assign, comma, dot
-    Token = tuple[str, Any]
+    #: (kind, text, offset in the action): field, chain (a field right behind a value), variable, name, literal,
+    #: pipe, paren, assign, comma, dot
+    Token = tuple[str, Any, int]
 
 _SPACE = " \t\r\n"
 _ESCAPES = {"n": "\n", "t": "\t", "r": "\r", "a": "\a", "b": "\b", "f": "\f", "v": "\v", "\\": "\\", '"': '"', "'": "'"}
 
 
-def pieces(text: str) -> list[tuple[bool, str]]:
-    """``[(is_action, text)]`` with the trim markers ``{{-`` and ``-}}`` applied and comments gone."""
-    out: list[tuple[bool, str]] = []
+def pieces(text: str) -> list[tuple[bool, str, int]]:
+    """``[(is_action, text, offset)]`` with the trim markers ``{{-`` and ``-}}`` applied and comments gone."""
+    out: list[tuple[bool, str, int]] = []
     position, trim_next = 0, False
     while True:
         start = text.find("{{", position)
@@ -25,20 +26,20 @@ def pieces(text: str) -> list[tuple[bool, str]]:
         if trim_next:
             plain = plain.lstrip(_SPACE)
         if start < 0:
-            out.append((False, plain))
+            out.append((False, plain, position))
             return out
         inner = start + 2
         if text[inner : inner + 1] == "-" and text[inner + 1 : inner + 2] in (" ", "\t", "\r", "\n"):
             plain = plain.rstrip(_SPACE)
             inner += 2
-        out.append((False, plain))
+        out.append((False, plain, position))
         end = _action_end(text, inner)
         action = text[inner:end].strip(_SPACE)
         trim_next = text[end - 1] == "-" and text[end - 2] in _SPACE
         if trim_next:
             action = action[:-1].rstrip(_SPACE)
         if not action.startswith("/*"):
-            out.append((True, action))
+            out.append((True, action, text.index(action, inner) if action else inner))
         position = end + 2
 
 
@@ -73,35 +74,36 @@ def tokens(text: str) -> list[Token]:
         if character in _SPACE:
             position += 1
             continue
+        start = position
         adjacent = position > 0 and text[position - 1] not in _SPACE + "(|,"
         if character in "\"'`":
             value, position = _string(text, position)
-            out.append(("literal", value))
+            out.append(("literal", value, start))
         elif character in "()":
-            out.append(("paren", character))
+            out.append(("paren", character, start))
             position += 1
         elif character == "|":
-            out.append(("pipe", character))
+            out.append(("pipe", character, start))
             position += 1
         elif character == ",":
-            out.append(("comma", character))
+            out.append(("comma", character, start))
             position += 1
         elif text.startswith(":=", position) or character == "=":
             operator = ":=" if character == ":" else "="
-            out.append(("assign", operator))
+            out.append(("assign", operator, start))
             position += len(operator)
         elif character.isdigit() or (character in "+-" and text[position + 1 : position + 2].isdigit()):
             word, position = _word(text, position + 1)
-            out.append(("literal", _number(character + word)))
+            out.append(("literal", _number(character + word), start))
         elif character == ".":
             word, position = _word(text, position)
-            out.append(("dot", word) if word == "." else ("chain" if adjacent else "field", word))
+            out.append(("dot" if word == "." else "chain" if adjacent else "field", word, start))
         elif character == "$" or character.isalpha() or character == "_":
             word, position = _word(text, position)
             head, dot, tail = word.partition(".")
-            out.append(("variable" if character == "$" else "name", head))
+            out.append(("variable" if character == "$" else "name", head, start))
             if dot:
-                out.append(("chain", "." + tail))
+                out.append(("chain", "." + tail, start + len(head)))
         else:
             raise TemplateError(f"template: :1: unexpected {character!r} in command")
     return out

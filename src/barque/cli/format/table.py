@@ -43,7 +43,19 @@ def compile_format(text: str) -> Template:
     try:
         return parse(text.replace("\\t", "\t").replace("\\n", "\n"))
     except TemplateError as error:
-        raise TemplateError(f"template parsing error: {error}") from None
+        raise TemplateError(f"failed to parse template: {error}") from None
+
+
+def _executed(template: Template, row: Row) -> str:
+    try:
+        return template.execute(row)
+    except TemplateError as error:
+        raise TemplateError(f"failed to execute template: {error}") from None
+
+
+def _escape_html(text: str) -> str:
+    """As Go's json.Marshal writes the characters that matter in HTML."""
+    return text.replace("&", "\\u0026").replace("<", "\\u003c").replace(">", "\\u003e")
 
 
 def render(rows: Iterable[Row], form: str, table: str, headers: dict[str, str], write: Callable[[str], object],
@@ -53,7 +65,7 @@ def render(rows: Iterable[Row], form: str, table: str, headers: dict[str, str], 
         form = "table " + table
     if form == "json":
         for row in rows:
-            write(to_json(row) + "\n")
+            write(_escape_html(to_json(row)) + "\n")
         return
     is_table = form.startswith("table")
     body = form.removeprefix("table").strip() if is_table else form
@@ -61,15 +73,14 @@ def render(rows: Iterable[Row], form: str, table: str, headers: dict[str, str], 
     if not is_table:
         for row in rows:
             row.type_name = type_name
-            write(template.execute(row) + "\n")
+            write(_executed(template, row) + "\n")
         return
     lines = []
     for row in rows:
         row.type_name = type_name
-        lines.append(template.execute(row))
-    label = label_header()
-    known = {**headers, "Label": label}
-    head = template.execute({name: title for name, title in known.items()})
+        lines.append(_executed(template, row))
+    known = {**headers, "Label": label_header()}
+    head = template.execute(known)
     write(align("\n".join([head, *lines])) + "\n")
 
 

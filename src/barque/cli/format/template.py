@@ -1,7 +1,7 @@
 """Go's text/template, as far as formats use it: fields, variables, pipelines, if/with/range, comments, trimming.
 
-``parse(text)`` gives a :class:`Template`; ``execute(data)`` renders it. Data are dicts, lists and scalars, or objects with
-a ``fields`` dict (rows), whose missing fields are errors while a dict's missing keys depend on ``strict``.
+``parse(text)`` gives a :class:`Template`; ``execute(data)`` renders it. Data are dicts, lists and scalars, or objects
+with a ``fields`` dict (rows), whose missing fields are errors while a dict's missing keys depend on ``strict``.
 """
 
 from __future__ import annotations
@@ -53,24 +53,25 @@ class _Run:
                 return
         raise TemplateError(f'undefined variable "{name}"')
 
-    def field(self, value: Any, name: str, path: str) -> Any:
+    def field(self, value: Any, name: str, path: str, place: str) -> Any:
+        where = f'template: :{place}: executing "" at <{path}>:'
         fields = getattr(value, "fields", None)
         if fields is not None:
             if name not in fields:
-                raise TemplateError(f'template: :1:2: executing "" at <{path}>: can\'t evaluate field {name} in type '
+                raise TemplateError(f'{where} can\'t evaluate field {name} in type '
                                     f"{getattr(value, 'type_name', 'struct')}")
             return fields[name]
         if isinstance(value, dict):
             if name in value:
                 return value[name]
             if self.strict:
-                raise TemplateError(f'template: :1:2: executing "" at <{path}>: map has no entry for key "{name}"')
+                raise TemplateError(f'{where} map has no entry for key "{name}"')
             return MISSING
         if value is None or value is MISSING:
             if self.strict:
-                raise TemplateError(f'template: :1:2: executing "" at <{path}>: nil data; no entry for key "{name}"')
+                raise TemplateError(f'{where} nil data; no entry for key "{name}"')
             return MISSING
-        raise TemplateError(f'template: :1:2: executing "" at <{path}>: can\'t evaluate field {name} in type '
+        raise TemplateError(f'{where} can\'t evaluate field {name} in type '
                             f"{'interface {}' if isinstance(value, (list, tuple)) else type(value).__name__}")
 
 
@@ -225,13 +226,16 @@ class _Parser:
         self._root: list[_Node] = []
         self._stack: list[tuple[_Node, list[_Node], int]] = []  # open block, list being filled, blocks its end closes
         self._pieces = pieces(text)
+        self._text = text
+        self._offset = 0
 
     def _target(self) -> list[_Node]:
         return self._stack[-1][1] if self._stack else self._root
 
     def document(self) -> list[_Node]:
-        for is_action, text in self._pieces:
+        for is_action, text, offset in self._pieces:
             if is_action:
+                self._offset = offset
                 self._action(tokens(text))
             elif text:
                 self._target().append(_Node("text", text=text))
@@ -305,7 +309,7 @@ class _Parser:
         return stages, items
 
     def _operand(self, items: list[Token], *, first: bool) -> tuple[Operand, list[Token]]:
-        kind, text = items[0]
+        kind, text, start = items[0]
         items = items[1:]
         base: Operand
         if text == "(" and kind == "paren":
@@ -316,7 +320,7 @@ class _Parser:
             inner = _Pipeline(stages, [], True)
             base = inner.value
         elif kind == "field":
-            return self._fields(lambda _run, dot: dot, text), items
+            return self._fields(lambda _run, dot: dot, text, start), items
         elif kind == "dot":
             return (lambda _run, dot: dot), items
         elif kind == "variable":
@@ -335,19 +339,27 @@ class _Parser:
         else:
             raise TemplateError(f"template: :1: unexpected {text!r} in command")
         if items and items[0][0] == "chain":
-            return self._fields(base, items[0][1]), items[1:]
+            return self._fields(base, items[0][1], items[0][2]), items[1:]
         return base, items
 
-    @staticmethod
-    def _fields(base: Operand, path: str) -> Operand:
+    def _place(self, offset: int) -> str:
+        """``line:column`` as text/template counts them."""
+        before = self._text[: self._offset + offset]
+        return f"{before.count(chr(10)) + 1}:{len(before) - before.rfind(chr(10)) - 1}"
+
+    def _fields(self, base: Operand, path: str, start: int) -> Operand:
         names = path.strip(".").split(".")
+        places = []
+        for name in names:
+            places.append(self._place(start))
+            start += len(name) + 1
 
         def value(run: _Run, dot: Any) -> Any:
             current = base(run, dot)
-            for name in names[:-1]:
-                current = run.field(current, name, path)
+            for name, place in zip(names[:-1], places, strict=False):
+                current = run.field(current, name, path, place)
                 current = current() if callable(current) else current
-            current = run.field(current, names[-1], path)
+            current = run.field(current, names[-1], path, places[-1])
             return current() if callable(current) and not getattr(current, "wants_argument", False) else current
 
         return value

@@ -35,7 +35,7 @@ def ram_in_bytes(text: str) -> int:
     digits = len(text)
     while digits and not (text[digits - 1].isdigit() or text[digits - 1] == "."):
         digits -= 1
-    number, suffix = text[:digits].removesuffix(" "), text[digits:].lower()
+    number, suffix = text[:digits], text[digits:].lower().removeprefix(" ")
     try:
         value = float(number)
     except ValueError:

@@ -1,4 +1,5 @@
-"""Validation of single flag values, in the words of docker's ``opts`` package. Every function returns the text to keep."""
+"""Validation of single flag values, in the words of docker's ``opts`` package. Every function returns the text to
+keep."""
 
 from __future__ import annotations
 
@@ -157,8 +158,8 @@ def throttle_bytes(text: str) -> dict[str, object]:
     from barque.cli.format.units import ram_in_bytes
 
     path, rate = _throttle(text)
-    advice = (f"invalid rate for device: {text}. The correct format is <device-path>:<number>[<unit>]. Number must be a "
-              "positive integer. Unit is optional and can be kb, mb, or gb")
+    advice = (f"invalid rate for device: {text}. The correct format is <device-path>:<number>[<unit>]. Number must be "
+              "a positive integer. Unit is optional and can be kb, mb, or gb")
     try:
         return {"Path": path, "Rate": ram_in_bytes(rate)}
     except ValueError:
@@ -168,8 +169,8 @@ def throttle_bytes(text: str) -> dict[str, object]:
 def throttle_iops(text: str) -> dict[str, object]:
     path, rate = _throttle(text)
     if not rate.isdigit():
-        raise ValueError(f"invalid rate for device: {text}. The correct format is <device-path>:<number>. Number must be a "
-                         "positive integer")
+        raise ValueError(f"invalid rate for device: {text}. The correct format is <device-path>:<number>. Number must "
+                         "be a positive integer")
     return {"Path": path, "Rate": int(rate)}
 
 

@@ -16,7 +16,9 @@ _DEVICE_MODES = frozenset("rwm")
 
 
 def request(values: Values, image: str, command: list[str], proxies: dict[str, str]) -> dict[str, Any]:
-    """The body of POST /containers/create; raises ValueError in docker's words. ``proxies`` are added to the environment."""
+    """The body of POST /containers/create; raises ValueError in docker's words. ``proxies`` are added to the
+    environment.
+    """
     if values["mac-address"] and not checks.mac_address(values["mac-address"]):
         raise ValueError(f"{values['mac-address']} is not a valid mac address")
     swappiness = values["memory-swappiness"]
@@ -65,10 +67,7 @@ def _environment(values: Values, proxies: dict[str, str]) -> list[str]:
     if values["env-file"]:
         from barque.cli.spec.files import assignments
 
-        try:
-            given = assignments(list(values["env-file"]), given, from_environment=True)
-        except ValueError as error:
-            raise ValueError(f"--env-file: {error}") from None
+        given = assignments(list(values["env-file"]), given, from_environment=True)
     names = {item.partition("=")[0] for item in values["env"]}
     extra = [f"{name}={value}" for name, value in proxies.items() if name not in names]
     return given + extra
@@ -79,10 +78,7 @@ def _labels(values: Values) -> dict[str, str]:
     if values["label-file"]:
         from barque.cli.spec.files import assignments
 
-        try:
-            given = assignments(list(values["label-file"]), given, from_environment=False)
-        except ValueError as error:
-            raise ValueError(f"--label-file: {error}") from None
+        given = assignments(list(values["label-file"]), given, from_environment=False)
     return dict(item.partition("=")[::2] for item in given)
 
 
@@ -172,7 +168,7 @@ def _security(options: list[str]) -> tuple[list[str], list[str] | None, list[str
         if not equals and key != "no-new-privileges":
             key, equals, value = option.partition(":")
         if key != "no-new-privileges" and not (equals and value):
-            raise ValueError(f'invalid --security-opt: "{option}"')
+            raise ValueError(f'Invalid --security-opt: "{option}"')
         if option == "systempaths=unconfined":
             masked = []
         elif key == "seccomp" and value not in ("unconfined", "builtin"):

@@ -85,7 +85,8 @@ def _bind_option(result: dict[str, Any], key: str, value: str, field: str, has_v
         if value in _BIND_RECURSIVE:
             options[_BIND_RECURSIVE[value]] = True
         elif value != "enabled":
-            raise ValueError(f'invalid value for {key}: {value} (must be "enabled", "disabled", "writable", or "readonly")')
+            raise ValueError(f"invalid value for {key}: {value} "
+                             '(must be "enabled", "disabled", "writable", or "readonly")')
     else:
         raise ValueError(f"unexpected key '{key}' in '{field}'")
 
@@ -138,8 +139,6 @@ def volumes(texts: list[str]) -> tuple[list[str], dict[str, dict[str, Any]]]:
         parts = text.split(":")
         if not text:
             raise ValueError("invalid empty volume spec")
-        if len(parts) > 3:
-            raise ValueError(f"invalid spec: {text}: too many colons")
         if "" in parts:
             raise ValueError(f"invalid spec: {text}: empty section between colons")
         if len(parts) == 1:

@@ -57,7 +57,8 @@ def _refine(target: dict[str, Any], values: Values) -> None:
                             ("ip", "ip", "--ip and per-network IPv4 address"),
                             ("ip6", "ip6", "--ip6 and per-network IPv6 address"),
                             ("mac-address", "mac-address", "--mac-address and per-network MAC address"),
-                            ("link-local-ip", "link-local-ip", "--link-local-ip and per-network link-local IP addresses")):
+                            ("link-local-ip", "link-local-ip",
+                             "--link-local-ip and per-network link-local IP addresses")):
         given = values[flag]
         if not given:
             continue

@@ -15,7 +15,7 @@ _MAX_PORT = 65535
 def _range(text: str, what: str) -> tuple[int, int]:
     first, dash, last = text.partition("-")
     last = last if dash else first
-    if not first.isdigit() or not last.isdigit() or int(first) > _MAX_PORT or int(last) > _MAX_PORT or int(last) < int(first):
+    if not (first.isdigit() and last.isdigit() and int(first) <= int(last) <= _MAX_PORT):
         raise ValueError(f"invalid {what}: {text}")
     return int(first), int(last)
 
@@ -91,7 +91,9 @@ def exposed(texts: list[str]) -> dict[str, dict[str, str]]:
         try:
             start, end = _range(port, "port")
         except ValueError:
-            raise ValueError(f"invalid range format for --expose: {port}") from None
+            reason = (f'strconv.ParseUint: parsing "{port}": invalid syntax' if not port.replace("-", "", 1).isdigit()
+                      else "Invalid range specified for the Port: " + port)
+            raise ValueError(f"invalid range format for --expose: {text}, error: {reason}") from None
         for number in range(start, end + 1):
             result[f"{number}/{protocol.lower() or 'tcp'}"] = {}
     return result
