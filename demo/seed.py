@@ -74,6 +74,7 @@ def _overlay(lower: Path, work: Path) -> Iterator[tuple[Path, Path]]:
     options = f"lowerdir={lower},upperdir={upper},workdir={inner},redirect_dir=off,metacopy=off,index=off"
     subprocess.run(["mount", "-t", "overlay", "overlay", "-o", options, str(merged)], check=True)
     subprocess.run(["mount", "-t", "proc", "proc", str(merged / "proc")], check=True)
+    subprocess.run(["mount", "--bind", "/dev", str(merged / "dev")], check=True)
     try:
         yield merged, upper
     finally:
