@@ -320,6 +320,22 @@ class Snapshots:
         hit("snapshots.row-deleted")
         await self._remove_files(numbers)
 
+    async def scratch(self) -> tuple[int, str]:
+        """A directory without a row: its number and where to unpack into. The caller removes it, or boot does."""
+        number = await self._make_directory(("fs",))
+        return number, self._path(number, "fs")
+
+    async def replace_layer(self, chain_id: str, number: int) -> None:
+        """Let a scratch directory be the layer, and delete the one that was. Nothing may be mounted from it."""
+        await to_the_end(syncfs, self.root)
+
+        def swap(connection: sqlite3.Connection) -> list[int]:
+            old = [row[0] for row in connection.execute("SELECT id FROM snapshots WHERE key = ?", (chain_id,))]
+            connection.execute("UPDATE snapshots SET id = ? WHERE key = ?", (number, chain_id))
+            return old
+
+        await self._remove_files(await self._db.write(swap))
+
     async def remove_unrecorded(self, numbers: Sequence[int]) -> None:
         """Delete directories whose rows are gone."""
         await self._remove_files(numbers)
