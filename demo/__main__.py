@@ -163,8 +163,8 @@ class Demo:
         if not self.hub:
             registry = self.start_registry()
             _say(f"registry on {registry}, its files in {self.state / 'registry'}")
-            subprocess.run([sys.executable, "-m", "demo.seed", registry, str(self.state / "cache")], check=True,
-                           cwd=HERE.parent)
+            seed = [sys.executable, "-m", "demo.seed", registry, str(self.state / "cache")]
+            subprocess.run(["unshare", "--mount", *seed], check=True, cwd=HERE.parent)
         self.start_engine(registry)
         _say(f"engine on unix://{self.socket}, its files in {self.state / 'data'}; `make stop` stops both")
         self.main_job()
