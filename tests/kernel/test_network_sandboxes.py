@@ -17,6 +17,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from barque.errors import InvalidArgument
 from barque.network.errors import PoolOverlaps, PortFailure, PortsWithoutNetwork, StaticAddressRefused
 from barque.network.model import NetworkSettings, PortBinding, Sandbox, SandboxRequest
 from barque.network.stack import Network
@@ -447,6 +448,27 @@ async def test_subnet_avoids_the_hosts_routes_and_a_clash_is_named(tmp_path: Pat
         run("ip", "link", "del", "vpn0")
 
 
+async def test_two_engines_that_start_together_take_different_subnets(tmp_path: Path) -> None:
+    opened = await asyncio.gather(*(Network.open(NetworkSettings(exec_root=str(tmp_path / str(number))))
+                                    for number in range(4)))
+    try:
+        assert len({network.networks()[0].subnet for network in opened}) == 4
+        routes = [route["dst"] for route in json.loads(run("ip", "-j", "route")) if route["dev"].startswith("brq-")]
+        assert len(routes) == len(set(routes)) == 4
+    finally:
+        for network in opened:
+            await network.close(remove=True)
+
+
+@pytest.mark.parametrize("wrong", [{"bip": "172.30.0"}, {"bip": "10.1.0.1/16", "fixed_cidr": "10.2.0.0/24"},
+                                   {"fixed_cidr": "10.2.0.0/24"}])
+async def test_wrong_settings_leave_nothing(tmp_path: Path, wrong: dict[str, str]) -> None:
+    before = links(), tables(), set(os.listdir("/proc/self/fd"))
+    with pytest.raises(InvalidArgument):
+        await Network.open(NetworkSettings(exec_root=str(tmp_path), **wrong))
+    assert (links(), tables(), set(os.listdir("/proc/self/fd"))) == before
+
+
 async def test_a_firewall_in_the_way_is_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     run("nft", "add table ip foreign; "
         "add chain ip foreign FORWARD { type filter hook forward priority 0; policy drop; }")
@@ -517,3 +539,8 @@ async def test_a_persistent_udp_client_finds_the_new_container(network: Network,
             assert (await asyncio.to_thread(client.recv, 2048)).startswith(f"ask {number} from".encode())
             servers.stop()
             await network.teardown(sandbox.container_id)
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as own:
+            own.settimeout(5)
+            own.bind(("0.0.0.0", 5353))
+            client.send(b"for the host's own program")
+            assert await asyncio.to_thread(own.recv, 2048) == b"for the host's own program"

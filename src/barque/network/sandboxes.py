@@ -48,6 +48,7 @@ class Sandboxes:
             self._netlink = undo.enter_context(Netlink())
             os.makedirs(self._pins, mode=0o711, exist_ok=True)
             netns.share(self._pins)
+            undo.callback(self._unshare)
             self.bridge = self._default_bridge()
             self._closed = settings.ip_forward and forwarding.ensure_forwarding(
                 os.path.join(settings.exec_root, "forwarding"))
@@ -149,20 +150,30 @@ class Sandboxes:
                 netns.unpin(os.path.join(self._pins, name))
             self._nft.apply(firewall.removal(self.settings.table))
             self._netlink.request(rtnetlink.delete_link(self.bridge.link.index))
-        if remove or not os.listdir(self._pins):
-            netns.unmount(self._pins)
+        self._unshare()
         self.keeper.finish(empty=not any(sandbox.ports for sandbox in self._live.values()))
         self._netlink.close()
         self._nft.close()
 
+    def _unshare(self) -> None:
+        if not os.listdir(self._pins):
+            netns.unmount(self._pins)
+
     def _default_bridge(self) -> Bridge:
         settings = self.settings
         name = settings.bridge_name
-        gateway = bridges.choose_gateway(self._netlink, name, settings.bip, settings.pools)
         mtu = settings.mtu or bridges.default_mtu(self._netlink)
+        bip, within = _addresses_of(settings)
+        gateway = bip or bridges.choose_gateway(self._netlink, name, settings.pools)
+        if bip is not None:
+            bridges.check_free(self._netlink, name, bip)
         link = bridges.ensure_link(self._netlink, name, gateway, mtu)
+        while bip is None and bridges.rival(self._netlink, link, gateway.network):
+            # Two engines that start together see the same subnet free; the younger link gives way.
+            self._netlink.request(rtnetlink.delete_link(link.index))
+            gateway = bridges.choose_gateway(self._netlink, name, settings.pools)
+            link = bridges.ensure_link(self._netlink, name, gateway, mtu)
         network_id = self.network_id("bridge")
-        within = ipaddress.IPv4Network(settings.fixed_cidr) if settings.fixed_cidr else None
         addresses = Addresses("bridge", network_id, gateway.network, gateway.ip, within=within)
         return Bridge("bridge", network_id, link, addresses, mtu=mtu, icc=settings.icc, masquerade=settings.masquerade)
 
@@ -227,6 +238,18 @@ class Sandboxes:
 class _Discard:
     def __init__(self, slot: Slot) -> None:
         self.close = slot.discard
+
+
+def _addresses_of(settings: NetworkSettings) -> tuple[ipaddress.IPv4Interface | None, ipaddress.IPv4Network | None]:
+    """``bip`` and ``fixed_cidr``, parsed; raises InvalidArgument."""
+    try:
+        bip = ipaddress.IPv4Interface(settings.bip) if settings.bip else None
+        within = ipaddress.IPv4Network(settings.fixed_cidr) if settings.fixed_cidr else None
+    except ValueError as error:
+        raise InvalidArgument(f"invalid address of the default bridge: {error}") from error
+    if within is not None and (bip is None or not within.subnet_of(bip.network)):
+        raise InvalidArgument(f"fixed-cidr {within} is not inside the subnet of bip {settings.bip}")
+    return bip, within
 
 
 def _check(request: SandboxRequest) -> None:
