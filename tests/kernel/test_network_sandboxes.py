@@ -448,6 +448,34 @@ async def test_subnet_avoids_the_hosts_routes_and_a_clash_is_named(tmp_path: Pat
         run("ip", "link", "del", "vpn0")
 
 
+async def test_icc_off_separates_containers_even_by_way_of_the_gateway(tmp_path: Path, servers: Servers) -> None:
+    async with engine(tmp_path / ("long" * 40), icc=False) as network:
+        one = await network.setup(request(1, ports=(publish(80, 8080),)))
+        two = await network.setup(request(2))
+        servers.start(one, "tcp", 80)
+        inside(two, "ping", "-c1", "-W5", two.endpoints[0].gateway)
+        run("ping", "-c1", "-W5", two.endpoints[0].ipv4)
+        with pytest.raises(subprocess.CalledProcessError):
+            ask("tcp", one.endpoints[0].ipv4, 80, within=two, timeout=0.5)
+        inside(two, "ip", "route", "add", one.endpoints[0].ipv4 + "/32", "via", two.endpoints[0].gateway)
+        with pytest.raises(subprocess.CalledProcessError):
+            ask("tcp", one.endpoints[0].ipv4, 80, within=two, timeout=0.5)
+        assert network.networks()[0].icc is False
+
+
+async def test_a_flushed_table_is_put_back(network: Network, servers: Servers, tmp_path: Path) -> None:
+    """Restarting a firewall service often begins with "flush ruleset"."""
+    first = await network.setup(request(1, ports=(publish(80, 8080),)))
+    second = await network.setup(request(2, ports=(publish(80, 8081),)))
+    servers.start(first, "tcp", 80)
+    run("nft", "delete", "table", "inet", network.settings.table)
+    await network.setup(request(3, ports=(publish(80, 8082),)))
+    assert ask("tcp", "127.0.0.1", 8080).startswith("hello") and len(elements(network, "published4_any")) == 3
+    run("nft", "delete", "table", "inet", network.settings.table)
+    await network.teardown(second.container_id)
+    assert ask("tcp", "127.0.0.1", 8080).startswith("hello") and len(elements(network, "published4_any")) == 2
+
+
 async def test_two_engines_that_start_together_take_different_subnets(tmp_path: Path) -> None:
     opened = await asyncio.gather(*(Network.open(NetworkSettings(exec_root=str(tmp_path / str(number))))
                                     for number in range(4)))

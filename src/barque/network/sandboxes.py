@@ -24,7 +24,7 @@ from barque.network.keeper_client import KeeperClient
 from barque.network.model import Endpoint, NetworkInfo, NetworkSettings, Sandbox, SandboxRequest
 from barque.network.ports import HostPorts
 from barque.sys import conntrack, netns, rtnetlink
-from barque.sys.nft import Nftables
+from barque.sys.nft import Nftables, NftablesError
 from barque.sys.rtnetlink import Netlink
 
 log = logging.getLogger(__name__)
@@ -52,7 +52,7 @@ class Sandboxes:
             self.bridge = self._default_bridge()
             self._closed = settings.ip_forward and forwarding.ensure_forwarding(
                 os.path.join(settings.exec_root, "forwarding"))
-            if not any(item.get("table", {}).get("name") == settings.table for item in self._nft.list("tables")):
+            if not self._table_exists():
                 # An existing one may carry ports of running containers; reconcile replaces it in one go.
                 self._nft.apply(self._script(()))
             self._warm = WarmPool(self.bridge, settings.warm)
@@ -101,7 +101,10 @@ class Sandboxes:
             return
         lines = firewall.port_elements("delete", self.settings.table, sandbox.endpoints, sandbox.ports)
         if lines:
-            self._nft.apply("\n".join(lines))
+            try:
+                self._nft.apply("\n".join(lines))
+            except NftablesError as error:
+                self._put_back(error)
         self._ports.release(sandbox.ports)
         for endpoint in sandbox.endpoints:
             address = ipaddress.IPv4Address(endpoint.ipv4)
@@ -180,6 +183,16 @@ class Sandboxes:
     def _script(self, sandboxes: Iterable[Sandbox]) -> str:
         return firewall.script(self.settings.table, [self.bridge.rules], sandboxes, closed=self._closed)
 
+    def _put_back(self, refused: NftablesError) -> None:
+        """If a change was refused since somebody flushed our table, make it anew for the live sandboxes."""
+        if self._table_exists():
+            raise refused
+        log.warning("the nftables table inet %s was removed by another program: putting it back", self.settings.table)
+        self._nft.apply(self._script(self._live.values()))
+
+    def _table_exists(self) -> bool:
+        return any(item.get("table", {}).get("name") == self.settings.table for item in self._nft.list("tables"))
+
     def _pin(self, container_id: str) -> str:
         return os.path.join(self._pins, container_id[:12])
 
@@ -202,7 +215,11 @@ class Sandboxes:
         ports = tuple(port for port, _ in reserved)
         lines = firewall.port_elements("add", self.settings.table, endpoints, ports)
         if lines:
-            self._nft.apply("\n".join(lines))
+            try:
+                self._nft.apply("\n".join(lines))
+            except NftablesError as error:
+                self._put_back(error)
+                self._nft.apply("\n".join(lines))
             undo.callback(self._nft.apply, "\n".join(
                 firewall.port_elements("delete", self.settings.table, endpoints, ports)))
             for udp_port in {port.host_port for port in ports if port.protocol == "udp"}:
