@@ -105,7 +105,12 @@ class Demo:
 
     def _engine_answers(self) -> bool:
         with socket.socket(socket.AF_UNIX) as probe:
-            return probe.connect_ex(str(self.socket)) == 0
+            try:
+                probe.connect(str(self.socket))
+                probe.sendall(b"GET /_ping HTTP/1.0\r\n\r\n")
+                return b" 200 " in probe.recv(64)
+            except OSError:
+                return False
 
     # -- the commands
 

@@ -97,7 +97,10 @@ def _install_apache(root: Path) -> None:
               "ln -sf /dev/stdout /var/log/apache2/access.log; ln -sf /dev/stderr /var/log/apache2/error.log; "
               "ln -sf /dev/stdout /var/log/apache2/other_vhosts_access.log; "
               "echo 'ServerName localhost' > /etc/apache2/conf-enabled/servername.conf")
-    subprocess.run(["chroot", str(root), "sh", "-ec", script], check=True)
+    done = subprocess.run(["chroot", str(root), "sh", "-ec", script], stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+                          text=True, check=False)
+    if done.returncode != 0:
+        raise SystemExit(f"installing apache2 into the image failed:\n{done.stdout}")
     shutil.copy(HERE / "httpd-foreground", root / "usr/local/bin/httpd-foreground")
     policy.unlink()
     proxy.unlink()

@@ -13,7 +13,7 @@ import secrets
 import socket
 from collections.abc import Iterable
 
-from barque.errors import InvalidArgument
+from barque.errors import BarqueError, InvalidArgument
 from barque.network import bridge as bridges
 from barque.network import firewall, forwarding
 from barque.network.bridge import Bridge
@@ -24,7 +24,7 @@ from barque.network.keeper_client import KeeperClient
 from barque.network.model import Endpoint, NetworkInfo, NetworkSettings, Sandbox, SandboxRequest
 from barque.network.ports import HostPorts
 from barque.sys import conntrack, netns, rtnetlink
-from barque.sys.nft import Nftables
+from barque.sys.nft import Nftables, NftablesError
 from barque.sys.rtnetlink import Netlink
 
 log = logging.getLogger(__name__)
@@ -48,10 +48,11 @@ class Sandboxes:
             self._netlink = undo.enter_context(Netlink())
             os.makedirs(self._pins, mode=0o711, exist_ok=True)
             netns.share(self._pins)
+            undo.callback(self._unshare)
             self.bridge = self._default_bridge()
             self._closed = settings.ip_forward and forwarding.ensure_forwarding(
                 os.path.join(settings.exec_root, "forwarding"))
-            if not any(item.get("table", {}).get("name") == settings.table for item in self._nft.list("tables")):
+            if not self._table_exists():
                 # An existing one may carry ports of running containers; reconcile replaces it in one go.
                 self._nft.apply(self._script(()))
             self._warm = WarmPool(self.bridge, settings.warm)
@@ -100,7 +101,10 @@ class Sandboxes:
             return
         lines = firewall.port_elements("delete", self.settings.table, sandbox.endpoints, sandbox.ports)
         if lines:
-            self._nft.apply("\n".join(lines))
+            try:
+                self._nft.apply("\n".join(lines))
+            except NftablesError as error:
+                self._put_back(error)
         self._ports.release(sandbox.ports)
         for endpoint in sandbox.endpoints:
             address = ipaddress.IPv4Address(endpoint.ipv4)
@@ -149,25 +153,42 @@ class Sandboxes:
                 netns.unpin(os.path.join(self._pins, name))
             self._nft.apply(firewall.removal(self.settings.table))
             self._netlink.request(rtnetlink.delete_link(self.bridge.link.index))
-        if remove or not os.listdir(self._pins):
-            netns.unmount(self._pins)
+        self._unshare()
         self.keeper.finish(empty=not any(sandbox.ports for sandbox in self._live.values()))
         self._netlink.close()
         self._nft.close()
 
+    def _unshare(self) -> None:
+        if not os.listdir(self._pins):
+            netns.unmount(self._pins)
+
     def _default_bridge(self) -> Bridge:
         settings = self.settings
         name = settings.bridge_name
-        gateway = bridges.choose_gateway(self._netlink, name, settings.bip, settings.pools)
         mtu = settings.mtu or bridges.default_mtu(self._netlink)
-        link = bridges.ensure_link(self._netlink, name, gateway, mtu)
+        bip, within = _addresses_of(settings)
+        with netns.locked():
+            # Two engines that start together would see the same subnet free.
+            gateway = bip or bridges.choose_gateway(self._netlink, name, settings.pools)
+            if bip is not None:
+                bridges.check_free(self._netlink, name, bip)
+            link = bridges.ensure_link(self._netlink, name, gateway, mtu)
         network_id = self.network_id("bridge")
-        within = ipaddress.IPv4Network(settings.fixed_cidr) if settings.fixed_cidr else None
         addresses = Addresses("bridge", network_id, gateway.network, gateway.ip, within=within)
         return Bridge("bridge", network_id, link, addresses, mtu=mtu, icc=settings.icc, masquerade=settings.masquerade)
 
     def _script(self, sandboxes: Iterable[Sandbox]) -> str:
         return firewall.script(self.settings.table, [self.bridge.rules], sandboxes, closed=self._closed)
+
+    def _put_back(self, refused: NftablesError) -> None:
+        """If a change was refused since somebody flushed our table, make it anew for the live sandboxes."""
+        if self._table_exists():
+            raise refused
+        log.warning("the nftables table inet %s was removed by another program: putting it back", self.settings.table)
+        self._nft.apply(self._script(self._live.values()))
+
+    def _table_exists(self) -> bool:
+        return any(item.get("table", {}).get("name") == self.settings.table for item in self._nft.list("tables"))
 
     def _pin(self, container_id: str) -> str:
         return os.path.join(self._pins, container_id[:12])
@@ -178,8 +199,9 @@ class Sandboxes:
         reserved = self._ports.reserve(request.ports, request.name, endpoint_id)
         undo.callback(self._ports.cancel, reserved)
         slot = self._warm.take(self._netlink) if bridged else make_slot(self._netlink, None)
-        # The slot's own handle goes in any case: from the pin on, the path keeps the namespace.
-        with contextlib.closing(_Discard(slot)):
+        with contextlib.ExitStack() as handle:
+            # The slot's own handle goes in any case: from the pin on, the path keeps the namespace.
+            handle.callback(slot.discard)
             endpoints = (self._connect(slot, request, endpoint_id, undo),) if bridged else ()
             if request.sysctls:
                 with netns.entered(slot.fd):
@@ -191,7 +213,11 @@ class Sandboxes:
         ports = tuple(port for port, _ in reserved)
         lines = firewall.port_elements("add", self.settings.table, endpoints, ports)
         if lines:
-            self._nft.apply("\n".join(lines))
+            try:
+                self._nft.apply("\n".join(lines))
+            except NftablesError as error:
+                self._put_back(error)
+                self._nft.apply("\n".join(lines))
             undo.callback(self._nft.apply, "\n".join(
                 firewall.port_elements("delete", self.settings.table, endpoints, ports)))
             for udp_port in {port.host_port for port in ports if port.protocol == "udp"}:
@@ -219,14 +245,21 @@ class Sandboxes:
     def _reclaim(self, sandbox: Sandbox, endpoint: Endpoint) -> None:
         try:
             self.bridge.addresses.claim(ipaddress.IPv4Address(endpoint.ipv4))
-        except Exception as error:
+        except BarqueError as error:
             log.warning("container %s keeps address %s, which does not fit: %s", sandbox.container_id[:12],
                         endpoint.ipv4, error)
 
 
-class _Discard:
-    def __init__(self, slot: Slot) -> None:
-        self.close = slot.discard
+def _addresses_of(settings: NetworkSettings) -> tuple[ipaddress.IPv4Interface | None, ipaddress.IPv4Network | None]:
+    """``bip`` and ``fixed_cidr``, parsed; raises InvalidArgument."""
+    try:
+        bip = ipaddress.IPv4Interface(settings.bip) if settings.bip else None
+        within = ipaddress.IPv4Network(settings.fixed_cidr) if settings.fixed_cidr else None
+    except ValueError as error:
+        raise InvalidArgument(f"invalid address of the default bridge: {error}") from error
+    if within is not None and (bip is None or not within.subnet_of(bip.network)):
+        raise InvalidArgument(f"fixed-cidr {within} is not inside the subnet of bip {settings.bip}")
+    return bip, within
 
 
 def _check(request: SandboxRequest) -> None:

@@ -1,13 +1,15 @@
 """Network namespaces: make, enter, pin by path (network_namespaces(7)).
 
 unshare(2) and setns(2) change the calling thread alone. Everything here leaves the thread in the namespace where it
-was, so the other threads of the process never notice; callers still use a thread of their own for it.
+was, so the other threads of the process never notice; callers still use a thread of their own for it. A
+thread or process that is started inside a block begins in the namespace of the block.
 """
 
 from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
 import os
 from collections.abc import Iterator
 
@@ -47,6 +49,17 @@ def entered(fd: int) -> Iterator[None]:
             check(libc.setns(home, CLONE_NEWNET), "setns")
     finally:
         os.close(home)
+
+
+@contextlib.contextmanager
+def locked() -> Iterator[None]:
+    """Run the block while no other process runs such a block in the same network namespace (flock(2) on its inode)."""
+    fd = os.open(_THREAD_NS, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(fd)
 
 
 def share(directory: str) -> None:
