@@ -81,17 +81,16 @@ def _own_cgroups() -> set[str]:
 def _processes() -> set[str]:
     """Processes of this run that name us; the network namespace tells them from another run's."""
     found, own = set(), os.readlink("/proc/self/ns/net")
-    for entry in os.scandir("/proc"):
-        if not entry.name.isdigit() or int(entry.name) == os.getpid():
-            continue
+    for pid in filter(str.isdigit, os.listdir("/proc")):
         try:
-            line = Path(entry.path, "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
-            parent = Path(entry.path, "stat").read_text().rsplit(")", 1)[1].split()[1]
-            same_run = os.readlink(f"{entry.path}/ns/net") == own
-        except (FileNotFoundError, ProcessLookupError):
+            line = Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+            parent = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[1]
+            same_run = os.readlink(f"/proc/{pid}/ns/net") == own and int(pid) != os.getpid()
+        except (FileNotFoundError, ProcessLookupError, PermissionError):
+            # Gone meanwhile, or with more capabilities than this run has: not started by it.
             continue
         if same_run and "barque" in line and "pytest" not in line:
-            found.add(f"process {entry.name} (parent {parent}): {line.strip()}")
+            found.add(f"process {pid} (parent {parent}): {line.strip()}")
     return found
 
 
