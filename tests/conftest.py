@@ -9,7 +9,9 @@ from __future__ import annotations
 import ctypes
 import fnmatch
 import os
+import shutil
 import subprocess
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -27,6 +29,10 @@ _skipped: set[str] = set()
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    if config.option.basetemp is None:
+        # Short, since sockets have paths of 107 bytes at most, and not shared, since pytest tidies up what it shares.
+        config.option.basetemp = tempfile.mkdtemp(prefix="brq-")
+        config.add_cleanup(lambda: shutil.rmtree(config.option.basetemp, ignore_errors=True))
     if os.geteuid() == 0 and not config.option.collectonly:
         libc = ctypes.CDLL(None, use_errno=True)
         if libc.unshare(CLONE_NEWNET | CLONE_NEWNS) != 0 or libc.mount(None, b"/", None, MS_REC_PRIVATE, None) != 0:
