@@ -22,11 +22,15 @@ _PLAIN_DIRECTORY = ("proc", "sysfs")
 _CGROUP_ATTRIBUTES = mounts.ATTR_NOSUID | mounts.ATTR_NODEV | mounts.ATTR_NOEXEC
 
 
+def _normal(path: str) -> str:
+    return os.path.normpath("/" + path.lstrip("/"))
+
+
 def _check_not_in_proc(target: int, destination: str, kind: str, source: int = -1) -> None:
     """Nothing may cover /proc, or stand in it, but a procfs and the few files above; wherever links have led to."""
     if kind == "proc" or (source >= 0 and mounts.filesystem_type(source) == mounts.PROC_MAGIC):
         return
-    normal = os.path.normpath("/" + destination)
+    normal = _normal(destination)
     if normal == "/proc":
         raise RuntimeFailure(f"mount {destination}", path=destination, errno=errno.EPERM,
                              detail=f'"{destination}" cannot be mounted because it is not of type proc')
@@ -60,7 +64,7 @@ class Filesystem(ChildStep):
         return f"mount {self.kind} on {self.destination}"
 
     def execute(self, context: Context) -> None:
-        links = self.kind not in _PLAIN_DIRECTORY and os.path.normpath(self.destination) != "/dev"
+        links = self.kind not in _PLAIN_DIRECTORY and _normal(self.destination) != "/dev"
         parameters = list(self.options.data)
         if self.source:
             parameters.insert(0, ("source", self.source))

@@ -112,8 +112,8 @@ class Pivot(ChildStep):
         os.fchdir(context.root)
         mounts.pivot_to_cwd()
         if self.propagation is not None:
-            mounts.set_attributes(context.root, propagation=self.propagation.kind,
-                                  recursive=self.propagation.recursive)
+            # Of the root alone: the mounts beneath have had their own.
+            mounts.set_attributes(context.root, propagation=self.propagation.kind)
 
 
 def _make_private(directory: int) -> None:

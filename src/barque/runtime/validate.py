@@ -141,6 +141,9 @@ def check_process(process: Process) -> None:
         raise InvalidSpec("Cwd must be an absolute path")
     if any("\0" in text for text in (*process.args, *process.env, process.cwd)):
         raise InvalidSpec("args, env and cwd must not contain NUL")
+    for entry in process.env:
+        if entry.find("=") < 1:
+            raise InvalidSpec(f"invalid environment variable: {entry!r}")
     if process.apparmor_profile:
         raise InvalidSpec("apparmor profile is specified in config, but apparmor is not supported")
     if process.selinux_label:
