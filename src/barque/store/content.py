@@ -95,8 +95,8 @@ class ContentStore:
             await self._drop_corrupt(digest, actual)
         return data
 
-    async def verify(self, digest: str) -> None:
-        """Hash the stored bytes, however many; raises as :meth:`read` does, and drops a corrupt blob as well."""
+    async def verify(self, digest: str, *, drop: bool = True) -> None:
+        """Hash the stored bytes, however many; raises as :meth:`read` does. ``drop``: a corrupt blob goes as well."""
         def hashed() -> str:
             state = hashlib.new(Digest.parse(digest).algorithm)
             with self.open(digest) as file:
@@ -106,6 +106,8 @@ class ContentStore:
 
         actual = await asyncio.to_thread(hashed)
         if actual != digest:
+            if not drop:
+                raise CorruptBlob(digest=digest, actual=actual)
             await self._drop_corrupt(digest, actual)
 
     async def _drop_corrupt(self, digest: str, actual: str) -> None:

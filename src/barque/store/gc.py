@@ -83,26 +83,46 @@ def _mark(connection: sqlite3.Connection, content: ContentStore, pinned: Iterabl
         if digest in blobs or digest not in stored:
             continue
         blobs.add(digest)
-        if stored[digest] in _DOCUMENTS:
-            references, chain = _references(content.path(digest))
-            pending.extend(references)
-            keys.update(chain)
+        found = references(content.path(digest), stored[digest])
+        pending += [*found.manifests, *found.blobs, *filter(None, [found.subject])]
+        keys.update(found.chain)
     return blobs, _with_parents(connection, keys)
 
 
-def _references(path: str) -> tuple[list[str], list[Digest]]:
-    """What a stored document refers to: digests, and the chain ids of its layers. Damage refers to nothing."""
+@dataclass
+class References:
+    """What a stored document refers to: ``blobs`` are layers, bottom first, and then the config.
+
+    ``chain`` and ``diff_ids`` are those of an image config, bottom first.
+    """
+
+    manifests: list[str] = field(default_factory=list)
+    blobs: list[str] = field(default_factory=list)
+    subject: str | None = None
+    chain: list[Digest] = field(default_factory=list)
+    diff_ids: list[str] = field(default_factory=list)
+
+
+def references(path: str, media_type: str) -> References:
+    """Read what a blob refers to. A damaged document, and one that is none, refers to nothing."""
+    found = References()
+    if media_type not in _DOCUMENTS:
+        return found
     try:
         with open(path, "rb") as file:
             if os.fstat(file.fileno()).st_size > _DOCUMENT_LIMIT:
-                return [], []
+                return found
             document = msgspec.json.decode(file.read(), type=_Document)
-            chain = list(chain_ids(document.rootfs.diff_ids)) if document.rootfs else []
+            if document.rootfs:
+                found.chain = list(chain_ids(document.rootfs.diff_ids))
+                found.diff_ids = document.rootfs.diff_ids
     except (OSError, msgspec.DecodeError, RecursionError, InvalidDigest):
-        return [], []
-    references = [*document.manifests, *document.layers]
-    references.extend(reference for reference in (document.config, document.subject) if reference)
-    return [reference.digest for reference in references], chain
+        return found
+    found.manifests = [reference.digest for reference in document.manifests]
+    found.blobs = [reference.digest for reference in document.layers]
+    found.blobs += [document.config.digest] if document.config else []
+    found.subject = document.subject.digest if document.subject else None
+    return found
 
 
 def _with_parents(connection: sqlite3.Connection, keys: set[str]) -> set[str]:
