@@ -20,7 +20,7 @@ from barque.errors import BarqueError
 from barque.oci.runtime_spec import Process
 from barque.runtime.failure import RuntimeFailure
 from barque.supervise import forkserver
-from barque.supervise.client import Monitor, MonitorGone, Supervisor, WorkerDied
+from barque.supervise.client import Disconnected, Monitor, MonitorGone, Supervisor, WorkerDied
 from barque.supervise.messages import CreateOrder, ExecOrder, ExitRecord, LogConfig, RuntimeChoice
 from barque.sys import inotify
 
@@ -110,7 +110,7 @@ class RealWorld(World):
                         "user": {"uid": 0, "gid": 0}},
             "root": {"path": str(self.rootfs)},
             "mounts": MOUNTS,
-            "linux": {"cgroupsPath": f"/barque-test-{os.getpid()}-{bundle.parent.name[:12]}",
+            "linux": {"cgroupsPath": f"/barque-supervise-{os.getpid()}-{bundle.parent.name[:12]}",
                       "namespaces": [{"type": kind} for kind in ("pid", "mount", "ipc", "uts", "network", "cgroup")]},
         }
 
@@ -501,6 +501,35 @@ async def test_adopt_a_running_container(world: World) -> None:
     assert await world.supervisor.adopt(monitor.id) is None
 
 
+async def test_waiting_daemon_that_lets_go_does_not_end_the_container(world: World) -> None:
+    monitor = await world.create("sleep", "1000")
+    await monitor.start()
+    waiting = asyncio.create_task(monitor.wait_exit())
+    await monitor.signal(0)
+    await world.supervisor.close()
+    with pytest.raises(Disconnected):
+        await waiting
+    await world.connect()
+    adopted = await world.supervisor.adopt(monitor.id)
+    assert isinstance(adopted, Monitor)
+    assert (await finish(adopted)).exit_code == 137
+
+
+async def test_broken_connection_alone_does_not_end_the_container(world: World) -> None:
+    monitor = await world.create("sleep", "1000")
+    await monitor.start()
+    waiting = asyncio.create_task(monitor.wait_exit())
+    await monitor.signal(0)
+    with socket.socket(fileno=os.dup(monitor.fileno())) as connection:
+        connection.shutdown(socket.SHUT_RDWR)
+    await asyncio.wait([waiting], timeout=0.1)
+    assert pid_is_alive(monitor.pid)
+    os.kill(monitor.pid, signal.SIGKILL)
+    record = await waiting
+    assert (record.exit_code, record.error) == (137, "")
+    await monitor.release()
+
+
 async def test_adopt_one_that_ended_meanwhile(world: World) -> None:
     monitor = await world.create("sh", "-c", "exit 5")
     await monitor.start()
@@ -550,6 +579,18 @@ async def test_adopt_after_the_monitor_was_killed(world: World) -> None:
     assert await world.supervisor.adopt(monitor.id) == record
     await world.supervisor.forget(monitor.id)
     assert await world.supervisor.adopt(monitor.id) is None
+
+
+async def test_bug_in_the_monitor_ends_the_container_with_a_record(fake_world: World) -> None:
+    order = fake_world.order("sh", "-c", "sleep 1000 & exit 3")
+    config = Path(order.bundle, "config.json")
+    config.write_text(config.read_text().replace('"PATH=', '"BUG=1", "PATH='))
+    monitor = await fake_world.supervisor.create(order)
+    await monitor.start()
+    record = await monitor.wait_exit()
+    assert (record.exit_code, record.error) == (255, "AttributeError: a bug")
+    assert "in oom_kills" in monitor.run_dir.read_notes()
+    await monitor.release()
 
 
 async def test_killed_zygote_harms_no_container_and_is_replaced(world: World) -> None:
