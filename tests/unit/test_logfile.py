@@ -92,7 +92,8 @@ def test_long_lines_are_cut_at_16_kib(tmp_path: Path, length: int, piece: int) -
     texts = [text for _, text in entries(tmp_path / "log")]
     assert texts[0] == "first\n"
     assert texts[-1] == "last\n"
-    assert [len(text) for text in texts[1:-1]] == [LONGEST_LINE] * (length // LONGEST_LINE) + [length % LONGEST_LINE + 1]
+    assert [len(text)
+            for text in texts[1:-1]] == [LONGEST_LINE] * (length // LONGEST_LINE) + [length % LONGEST_LINE + 1]
     times = {json.loads(line)["time"] for line in (tmp_path / "log").read_bytes().splitlines()[1:-1]}
     assert len(times) == 1
 
