@@ -128,6 +128,31 @@ class Puller:
         except RegistryRefused as error:
             raise for_pull(error, ref) from error
 
+    async def tags(self, ref: Reference, credentials: Credentials | None) -> list[str]:
+        """All tags of a repository; raises as :meth:`pull`."""
+        try:
+            return await self._registry.attempt(ref, credentials, "pull", lambda repository: repository.tags())
+        except RegistryRefused as error:
+            raise for_pull(error, ref) from error
+
+    async def describe(self, ref: Reference, credentials: Credentials | None) -> tuple[Descriptor, list[Platform]]:
+        """What the registry has under ``ref``, without pulling it: its descriptor, and for which platforms it is."""
+        async def use(repository: Repository) -> tuple[Descriptor, list[Platform]]:
+            body, content_type, digest = await repository.manifest(ref.selector)
+            document = parse(body, content_type)
+            descriptor = Descriptor(media_type=media_type_of(document, content_type), digest=str(digest),
+                                    size=len(body))
+            if isinstance(document, Index):
+                return descriptor, [entry.platform for entry in document.manifests if entry.platform]
+            config = await repository.small_blob(document.config.checked_digest)
+            found = go_json.decode(config, Platform)
+            return descriptor, [found] if found.os or found.architecture else []
+
+        try:
+            return await self._registry.attempt(ref, credentials, "pull", use)
+        except RegistryRefused as error:
+            raise for_pull(error, ref) from error
+
     async def _pull(self, repository: Repository, ref: Reference, platform: Platform | None,
                     report: Report) -> Pulled:
         async with self._leases.hold(f"pull {ref}") as lease:
