@@ -47,12 +47,23 @@ mount -t tmpfs tmpfs /run
 mount -t cgroup2 cgroup2 /sys/fs/cgroup
 ip link set lo up 2>/dev/null
 for module in $(cat /modules); do insmod "$module" || echo "cannot load $module"; done
-export PATH=/bin:/sbin:/usr/bin HOME=/tmp PYTHONDONTWRITEBYTECODE=1 PYTHONPATH=/barque/src:/barque/packages
+[ -x /lib/systemd/systemd ] && exec /lib/systemd/systemd --show-status=no
+exec sh /session
+"""
+
+_SESSION = """export PATH=/bin:/sbin:/usr/bin HOME=/tmp
+export PYTHONDONTWRITEBYTECODE=1 PYTHONPATH=/barque/src:/barque/packages
 cd /barque
 sh /command </dev/null
 echo "BARQUE-GUEST-EXIT $?"
 poweroff -f
 """
+
+_SYSTEMD_UNITS = {
+    "default.target": "[Unit]\nRequires=guest.service\n",
+    "guest.service": "[Unit]\nDefaultDependencies=no\n[Service]\nExecStart=/bin/sh /session\n"
+                     "StandardOutput=tty\nStandardError=tty\nTTYPath=/dev/ttyS0\n",
+}
 
 
 @dataclass(frozen=True)
@@ -119,6 +130,14 @@ class Guest:
                 self._wanted.append(needed)
                 self.add(f"/modules.d/{needed}", self._modules / needed)
 
+    def add_systemd(self) -> None:
+        """Let systemd be the guest's init; the command is then one of its services."""
+        if not Path("/lib/systemd/systemd").exists():
+            raise GuestUnavailable("a guest with systemd needs it on this host (package systemd)")
+        self.add_program("/lib/systemd/systemd")
+        for name, text in _SYSTEMD_UNITS.items():
+            self.add(f"/etc/systemd/system/{name}", text.encode())
+
     def run(self, command: str, timeout: float) -> Result:
         """Boot, run the shell ``command`` in /barque (``python`` is the interpreter), power off."""
         self.add("/command", command.encode() + b"\n")
@@ -146,6 +165,7 @@ class Guest:
 
     def _populate(self) -> None:
         self.add("/init", _INIT.encode(), 0o755)
+        self.add("/session", _SESSION.encode())
         busybox = shutil.which("busybox")
         assert busybox is not None
         self.add("/bin/busybox", Path(busybox))

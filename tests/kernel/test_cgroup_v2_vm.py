@@ -1,4 +1,4 @@
-"""Pure cgroup v2, which this host need not have: guest_cgroup_v2.py in a virtual machine."""
+"""Pure cgroup v2 and systemd, which this host need not have: the guest_*.py beside this file in a virtual machine."""
 
 from __future__ import annotations
 
@@ -10,19 +10,22 @@ import pytest
 from tests.vm import PYTEST, Guest, GuestUnavailable
 
 pytestmark = pytest.mark.slow
+HERE = Path(__file__).parent
 
 
-def test_the_v2_manager_in_a_guest(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("files", "systemd"), [(("guest_cgroup_v2.py", "cgroup_cases.py"), False),
+                                                (("guest_systemd.py",), True)], ids=["plain", "systemd"])
+def test_in_a_guest(files: tuple[str, ...], systemd: bool, tmp_path: Path) -> None:
     try:
         guest = Guest(tmp_path)
+        if systemd:
+            guest.add_systemd()
     except GuestUnavailable as error:
         pytest.skip(str(error))
     for package in ("msgspec", *PYTEST):
         guest.add_package(package)
     result = guest.run("python -m pytest -c /dev/null --rootdir=/barque --noconftest -p no:cacheprovider --no-header "
-                       "--color=no -q -rp tests/kernel/guest_cgroup_v2.py", timeout=400)
-    passed = set(re.findall(r"^PASSED \S+::TestV2::(\w+)$", result.output, re.MULTILINE))
-    written = set(re.findall(r"def (test_\w+)\(self", "".join(
-        Path(__file__).with_name(name).read_text() for name in ("guest_cgroup_v2.py", "cgroup_cases.py"))))
+                       f"--color=no --tb=short -q -rp tests/kernel/{files[0]}", timeout=400)
     assert result.code == 0, result.output
-    assert passed == written
+    passed = set(re.findall(r"^PASSED \S+::(test_\w+)$", result.output, re.MULTILINE))
+    assert passed == {name for file in files for name in re.findall(r"def (test_\w+)\(self", (HERE / file).read_text())}

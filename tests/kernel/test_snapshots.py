@@ -339,3 +339,26 @@ async def test_copy_up_takes_the_images_directory(store: Store, tmp_path: Path) 
     for path in ("/host", "/none", "/f", "/f/x"):  # the first is a directory of the host, not of the image
         assert (await fill("two", path))[0] == 0, path
     assert os.listdir(tmp_path / "two") == []
+
+
+@pytest.mark.parametrize("turns", range(12))
+async def test_cancelled_callers_leave_no_row_without_files(store: Store, turns: int) -> None:
+    """Cancel after so many turns of the loop: whatever was reached by then, the rules of the data root hold."""
+
+    async def work() -> None:
+        async with store.leases.hold("test") as lease:
+            slot = await store.snapshots.prepare_layer(lease, "sha256:c", None, "sha256:d")
+            assert slot is not None
+            async with slot:
+                await slot.commit(UnpackResult(diff_id="sha256:d"))
+            await store.snapshots.create_container(lease, "c1", "sha256:c")
+
+    task = asyncio.ensure_future(work())
+    for _ in range(turns):
+        await asyncio.sleep(0)
+        await store.db.read(lambda c: None)
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+    await store.snapshots.wait_removed()
+    assert await check(store.layout, store.db, store.content, store.snapshots, repair=False) == []
+    assert await store.db.read(lambda c: c.execute("SELECT count(*) FROM leases").fetchone()[0]) == 0

@@ -38,7 +38,7 @@ def test_only_the_target_is_left(tmp_path: Path) -> None:
 
 def test_workers_can_be_forked_from_a_process_without_threads() -> None:
     """The zygote imports the workers: nothing that they reach may start a thread, a loop or a database."""
-    code = ("import sys, barque.store.tar.child; print([name for name in ('threading', 'asyncio', 'concurrent.futures', "
+    code = ("import sys, barque.store.tar.child; print([name for name in ('threading', 'asyncio', 'concurrent', "
             "'subprocess', 'multiprocessing', 'logging', 'sqlite3', 'aiohttp') if name in sys.modules])")
     done = subprocess.run([sys.executable, "-I", "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"

@@ -5,17 +5,15 @@ Synchronous, for a single-threaded caller. Nothing is left behind when it fails.
 
 from __future__ import annotations
 
-import errno
 import os
 import socket
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from functools import cache
+from functools import cache, partial
 from typing import NamedTuple
 
 import msgspec
 
-from barque.errors import BarqueError
 from barque.oci.mount import Mount
 from barque.oci.runtime_spec import OCI_VERSION, Linux, Resources, Spec
 from barque.runtime import hooks, init, plan, security, sync, validate
@@ -93,7 +91,7 @@ class Created:
             self.warnings.append(str(failure))
 
     def close_channel(self) -> None:
-        """For a caller that leaves the start to a gate."""
+        """For a caller that leaves the start to a gate; without one the process gives up and ends."""
         self._channel.close()
 
 
@@ -117,7 +115,7 @@ def create(request: CreateRequest) -> Created:
                                     make_cwd=spec.annotations.get(CWD_ANNOTATION) != "false")
         sources = undo.enter_context(_prepared(steps))
         order = init.Order(spec, payload, steps, leaving, request.stdio.fds, request.preserve_fds,
-                           state_document(request, "creating", 0))
+                           partial(state_document, request))
         caller, child = _fork(request, linux, order)
         undo.callback(process.kill_and_reap, child)
         undo.callback(caller.close)
@@ -256,10 +254,3 @@ def state_document(request: CreateRequest, status: str, pid: int) -> bytes:
     """The state of the container as hooks get it (runtime.md#state)."""
     return msgspec.json.encode({"ociVersion": OCI_VERSION, "id": request.id, "status": status, "pid": pid,
                                 "bundle": request.bundle, "annotations": request.spec.annotations})
-
-
-def failure_of(error: BarqueError | RuntimeFailure) -> RuntimeFailure:
-    """A refusal of the document in the same form as a failure of a step."""
-    if isinstance(error, RuntimeFailure):
-        return error
-    return RuntimeFailure("validate", errno=errno.EINVAL, detail=error.message)

@@ -5,6 +5,7 @@ The socket is what tells ``created`` from ``running``; a pid counts only with th
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import socket
@@ -52,7 +53,7 @@ class State(msgspec.Struct, rename="camel"):
 
 
 class Container:
-    """One directory of the root; ``directory`` is its O_PATH descriptor."""
+    """One container of the state directory ``root``."""
 
     def __init__(self, root: str, state: State) -> None:
         self.root = root
@@ -73,19 +74,22 @@ class Container:
     def alive(self) -> bool:
         """Whether the first process is the one that was made, and has not ended (a zombie has)."""
         try:
-            return process.start_time(self.state.pid) == self.state.start_time and not self._ended()
-        except (FileNotFoundError, ProcessLookupError):
+            with self.pidfd() as pidfd:
+                return not process.ended(pidfd)
+        except ProcessLookupError:
             return False
-
-    def _ended(self) -> bool:
-        with self.pidfd() as pidfd:
-            return process.ended(pidfd)
 
     @contextmanager
     def pidfd(self) -> Iterator[int]:
-        """A pidfd of the first process; raises ProcessLookupError."""
+        """A pidfd of the first process; raises ProcessLookupError when that is gone, whoever has its number."""
         fd = process.pidfd_open(self.state.pid)
         try:
+            try:
+                same = process.start_time(self.state.pid) == self.state.start_time
+            except FileNotFoundError:
+                same = False
+            if not same:
+                raise ProcessLookupError(errno.ESRCH, os.strerror(errno.ESRCH))
             yield fd
         finally:
             os.close(fd)

@@ -94,11 +94,6 @@ def cloexec_from(first: int) -> None:
     syscall(CLOSE_RANGE, first, _MAX_FD, _CLOSE_RANGE_CLOEXEC, what="close_range")
 
 
-def close_from(first: int) -> None:
-    """Close every descriptor from ``first`` on."""
-    syscall(CLOSE_RANGE, first, _MAX_FD, 0, what="close_range")
-
-
 def reset_signals() -> None:
     """Default disposition for every signal and an empty mask: ignored and blocked ones would be inherited by exec."""
     default = ctypes.c_void_p(None)
