@@ -1,7 +1,8 @@
 """A zygote whose monitors run plain processes of the host in place of containers: the fake of the contract tests.
 
 ``args`` of the bundle's process are run with its ``env``; everything else in the bundle is ignored. A bundle without
-``args`` cannot be created; a program that does not exist cannot be started. Exit of PID 1 takes its session with it.
+``args`` cannot be created; one with ``BUG=1`` in its environment makes the monitor stumble over a bug at the end; a
+program that does not exist cannot be started. The exit of the first process takes its session along.
 """
 
 from __future__ import annotations
@@ -69,12 +70,14 @@ class FakeBackend:
     def __init__(self, order: CreateOrder) -> None:
         self._sessions: list[int] = []
         self._gate = self._error = -1
+        self._buggy = False
 
     def create(self, order: CreateOrder, fds: Fds) -> Child:
         with open(f"{order.bundle}/config.json", "rb") as file:
             spec = runtime_spec.decode(file.read())
         if spec.process is None or not spec.process.args:
             raise RuntimeFailure("validate", detail="no args")
+        self._buggy = "BUG=1" in spec.process.env
         child, self._gate, self._error = spawn(spec.process, fds, wait=True)
         self._sessions.append(child.pid)
         return child
@@ -113,6 +116,8 @@ class FakeBackend:
         return None
 
     def oom_kills(self) -> int:
+        if self._buggy:
+            raise AttributeError("a bug")
         return 0
 
     def cgroup(self) -> dict[str, str]:

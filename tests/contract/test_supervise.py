@@ -552,6 +552,18 @@ async def test_adopt_after_the_monitor_was_killed(world: World) -> None:
     assert await world.supervisor.adopt(monitor.id) is None
 
 
+async def test_bug_in_the_monitor_ends_the_container_with_a_record(fake_world: World) -> None:
+    order = fake_world.order("sh", "-c", "sleep 1000 & exit 3")
+    config = Path(order.bundle, "config.json")
+    config.write_text(config.read_text().replace('"PATH=', '"BUG=1", "PATH='))
+    monitor = await fake_world.supervisor.create(order)
+    await monitor.start()
+    record = await monitor.wait_exit()
+    assert (record.exit_code, record.error) == (255, "AttributeError: a bug")
+    assert "in oom_kills" in monitor.run_dir.read_notes()
+    await monitor.release()
+
+
 async def test_killed_zygote_harms_no_container_and_is_replaced(world: World) -> None:
     monitor = await world.create("sleep", "1000")
     await monitor.start()

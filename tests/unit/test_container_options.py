@@ -20,8 +20,8 @@ from barque.errors import BarqueError, InvalidArgument
 KINDS = {"Config": ContainerConfig, "HostConfig": HostConfig, "EndpointSettings": EndpointSettings}
 #: The fields of the published API, version 1.55 (Config, EndpointSettings and what HostConfig has of its own).
 PUBLISHED = {
-    "Config": """Hostname Domainname User AttachStdin AttachStdout AttachStderr ExposedPorts Tty OpenStdin StdinOnce Env Cmd
-        Healthcheck ArgsEscaped Image Volumes WorkingDir Entrypoint NetworkDisabled OnBuild Labels StopSignal
+    "Config": """Hostname Domainname User AttachStdin AttachStdout AttachStderr ExposedPorts Tty OpenStdin StdinOnce Env
+        Cmd Healthcheck ArgsEscaped Image Volumes WorkingDir Entrypoint NetworkDisabled OnBuild Labels StopSignal
         StopTimeout Shell""",
     "HostConfig": """CpuShares Memory CgroupParent BlkioWeight BlkioWeightDevice BlkioDeviceReadBps BlkioDeviceWriteBps
         BlkioDeviceReadIOps BlkioDeviceWriteIOps CpuPeriod CpuQuota CpuRealtimePeriod CpuRealtimeRuntime CpusetCpus
@@ -31,8 +31,8 @@ PUBLISHED = {
         Annotations CapAdd CapDrop CgroupnsMode Dns DnsOptions DnsSearch ExtraHosts GroupAdd IpcMode Cgroup Links
         OomScoreAdj PidMode Privileged PublishAllPorts ReadonlyRootfs SecurityOpt StorageOpt Tmpfs UTSMode UsernsMode
         ShmSize Sysctls Runtime Isolation MaskedPaths ReadonlyPaths""",
-    "EndpointSettings": """IPAMConfig Links MacAddress Aliases DriverOpts GwPriority NetworkID EndpointID Gateway IPAddress
-        IPPrefixLen IPv6Gateway GlobalIPv6Address GlobalIPv6PrefixLen DNSNames""",
+    "EndpointSettings": """IPAMConfig Links MacAddress Aliases DriverOpts GwPriority NetworkID EndpointID Gateway
+        IPAddress IPPrefixLen IPv6Gateway GlobalIPv6Address GlobalIPv6PrefixLen DNSNames""",
 }
 
 

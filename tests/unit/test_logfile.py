@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from barque.supervise.logfile import LONGEST_LINE, Clock, JsonFile, escape
 from barque.supervise.messages import STDERR, STDOUT, LogConfig
 
-LINE = re.compile(rb'\{"log":"(?P<log>(?:[^"\\]|\\.)*)","stream":"(?P<stream>std(?:out|err))"(?P<attrs>,"attrs":\{.*\})?,'
+LINE = re.compile(rb'\{"log":"(?P<log>(?:[^"\\]|\\.)*)","stream":"std(?:out|err)"(?:,"attrs":\{.*\})?,'
                   rb'"time":"(?P<time>\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(?:\.\d{0,8}[1-9])?Z)"\}\n')
 
 
@@ -92,8 +92,8 @@ def test_long_lines_are_cut_at_16_kib(tmp_path: Path, length: int, piece: int) -
     texts = [text for _, text in entries(tmp_path / "log")]
     assert texts[0] == "first\n"
     assert texts[-1] == "last\n"
-    assert [len(text)
-            for text in texts[1:-1]] == [LONGEST_LINE] * (length // LONGEST_LINE) + [length % LONGEST_LINE + 1]
+    whole, rest = divmod(length, LONGEST_LINE)
+    assert [len(text) for text in texts[1:-1]] == [LONGEST_LINE] * whole + [rest + 1]
     times = {json.loads(line)["time"] for line in (tmp_path / "log").read_bytes().splitlines()[1:-1]}
     assert len(times) == 1
 

@@ -214,6 +214,7 @@ class Monitor:
             return await self.call(m.Wait(), m.ExitRecord)
         except MonitorGone:
             if self._burial is None:
+                log.error("the monitor of container %s has died\n%s", self.id, self.run_dir.read_notes())
                 self._burial = asyncio.create_task(asyncio.to_thread(bury, self.run_dir))
             return await asyncio.shield(self._burial)
 

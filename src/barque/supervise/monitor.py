@@ -14,7 +14,6 @@ from __future__ import annotations
 import os
 import signal
 import socket
-import sys
 import traceback
 from collections.abc import Callable
 from typing import Any
@@ -33,6 +32,9 @@ from barque.sys import prctl, process, signalfd, tty
 
 #: Errors that are an answer to a request; any other one is a bug and the end of the container.
 REFUSALS = (RuntimeFailure, BarqueError, OSError, ValueError)
+#: How often, and after how many seconds each, the count of kills is looked at after the kernel told of a shortage.
+OOM_LOOKS = 20
+OOM_LOOK_AFTER = 0.05
 #: Exit codes of processes whose WaitExec may still come.
 REMEMBERED_EXITS = 1024
 #: Clients that wait for a process are only taken up to this many clients in all.
@@ -346,7 +348,13 @@ class Monitor:
             pass
         except OSError:
             self._close_oom()
+        self._look_for_kills(OOM_LOOKS)
+
+    def _look_for_kills(self, looks: int) -> None:
+        """Version 1 tells of the shortage before it has chosen whom to kill, and counts the kill without telling."""
         self._answer_oom()
+        if self._oom_waiters and looks:
+            self._loop.call_later(OOM_LOOK_AFTER, lambda: self._look_for_kills(looks - 1))
 
     def _answer_oom(self) -> None:
         count = self._backend.oom_kills() if self._backend is not None and not self._clean else 0
@@ -400,7 +408,7 @@ class Monitor:
                 self._kill_init()
                 self._clean_up()
             except REFUSALS:
-                traceback.print_exc()
+                self._note()
         if self._init is not None:
             self._init.streams.close()
         for attacher in list(self._attachers):
@@ -449,16 +457,22 @@ class Monitor:
         """A bug was met: end the container rather than leave it without a parent, and say so in its record."""
         if self._backend is None or self._run_dir is None:
             return
+        self._note()
         for step in (self._backend.kill_all, self._kill_init):
             try:
                 step()
-            except Exception:
-                traceback.print_exc()
+            except Exception:    # no step may keep the others from their work
+                self._note()
         if self._record is None:
             self._run_dir.write_exit(m.ExitRecord(exit_code=255, started_at=self._started_at,
                                                   finished_at=self._clock.now(), error=text))
         self._run_dir.remove_socket()
         self._clean_up()
+
+    def _note(self) -> None:
+        """Keep the traceback of the exception at hand for the daemon's log."""
+        if self._run_dir is not None and self._run_dir.exists:
+            self._run_dir.note(traceback.format_exc())
 
 
 _HANDLERS = {m.Hello: "hello", m.Create: "create", m.Start: "start", m.Exec: "exec", m.Attach: "attach",
@@ -469,6 +483,7 @@ _HANDLERS = {m.Hello: "hello", m.Create: "create", m.Start: "start", m.Exec: "ex
 def run(channel: socket.socket, exec_root: str, backend: Callable[[m.CreateOrder], Backend]) -> int:
     """Be a monitor, told what to do over ``channel`` first; returns the exit status for the process."""
     os.setsid()
+    os.dup2(0, 2)    # /dev/null: the daemon's standard error would be held open for the life of the container
     os.chdir("/")
     os.umask(0o022)
     prctl.set_subreaper()
@@ -479,8 +494,6 @@ def run(channel: socket.socket, exec_root: str, backend: Callable[[m.CreateOrder
     try:
         loop.run()
     except Exception as error:    # the boundary of this process: whatever it is, the container must not outlive it
-        traceback.print_exc()
         monitor.panic("".join(traceback.format_exception_only(error)).strip())
-        sys.stderr.flush()
         return 1
     return 0

@@ -90,6 +90,22 @@ class RunDir:
     def read_exit(self) -> ExitRecord | None:
         return self._read("exit.json", ExitRecord)
 
+    def note(self, text: str) -> None:
+        """Add to ``monitor.log``: a monitor has no standard error, it would keep the daemon's open for its life."""
+        fd = os.open(f"{self.path}/monitor.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+        try:
+            os.write(fd, text.encode(errors="replace"))
+        finally:
+            os.close(fd)
+
+    def read_notes(self) -> str:
+        """What monitors had to say, empty if nothing."""
+        try:
+            with open(f"{self.path}/monitor.log", encoding="utf-8") as file:
+                return file.read(_MAX_RECORD)
+        except FileNotFoundError:
+            return ""
+
     def remove(self) -> None:
         """Remove the socket, the files, the bundle. A root directory in it is only removed while it is empty."""
         self.remove_socket()

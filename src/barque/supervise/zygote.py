@@ -7,17 +7,20 @@ from __future__ import annotations
 
 import encodings.ascii
 import encodings.latin_1
-import encodings.utf_8  # noqa: F401
-import linecache  # noqa: F401
+import encodings.utf_8
+import linecache
 import socket
 import sys
-import tokenize  # noqa: F401
+import tokenize
 
 from barque.store.tar import child as tar_child
 from barque.supervise import builtin, foreign, forkserver, monitor
 from barque.supervise import messages as m
 from barque.supervise.backend import Backend
 from barque.supervise.forkserver import ZygoteHandle, spawn
+
+#: What Python itself would import at a later moment: to decode text, to print a traceback.
+PRELOADED = (encodings.ascii, encodings.latin_1, encodings.utf_8, linecache, tokenize)
 
 __all__ = ["ZygoteHandle", "main", "spawn"]
 
