@@ -17,6 +17,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from barque.errors import InvalidArgument
 from barque.network.errors import PoolOverlaps, PortFailure, PortsWithoutNetwork, StaticAddressRefused
 from barque.network.model import NetworkSettings, PortBinding, Sandbox, SandboxRequest
 from barque.network.stack import Network
@@ -226,7 +227,7 @@ async def test_refusals_leave_nothing(network: Network, tmp_path: Path) -> None:
     assert os.listdir(tmp_path / "exec" / "netns") == []
     assert elements(network, "published4_any") == []
     socket.create_server(("0.0.0.0", 8080)).close()
-    assert links() - before <= {name for name in links() if name.startswith("veth")}
+    assert {name for name in links() - before if not name.startswith("veth")} == set()
 
 
 async def test_sysctls_apply_inside_only(network: Network) -> None:
@@ -447,6 +448,55 @@ async def test_subnet_avoids_the_hosts_routes_and_a_clash_is_named(tmp_path: Pat
         run("ip", "link", "del", "vpn0")
 
 
+async def test_icc_off_separates_containers_even_by_way_of_the_gateway(tmp_path: Path, servers: Servers) -> None:
+    async with engine(tmp_path / ("long" * 40), icc=False) as network:
+        one = await network.setup(request(1, ports=(publish(80, 8080),)))
+        two = await network.setup(request(2))
+        servers.start(one, "tcp", 80)
+        inside(two, "ping", "-c1", "-W5", two.endpoints[0].gateway)
+        run("ping", "-c1", "-W5", two.endpoints[0].ipv4)
+        with pytest.raises(subprocess.CalledProcessError):
+            ask("tcp", one.endpoints[0].ipv4, 80, within=two, timeout=0.5)
+        inside(two, "ip", "route", "add", one.endpoints[0].ipv4 + "/32", "via", two.endpoints[0].gateway)
+        with pytest.raises(subprocess.CalledProcessError):
+            ask("tcp", one.endpoints[0].ipv4, 80, within=two, timeout=0.5)
+        assert network.networks()[0].icc is False
+
+
+async def test_a_flushed_table_is_put_back(network: Network, servers: Servers, tmp_path: Path) -> None:
+    """Restarting a firewall service often begins with "flush ruleset"."""
+    first = await network.setup(request(1, ports=(publish(80, 8080),)))
+    second = await network.setup(request(2, ports=(publish(80, 8081),)))
+    servers.start(first, "tcp", 80)
+    run("nft", "delete", "table", "inet", network.settings.table)
+    await network.setup(request(3, ports=(publish(80, 8082),)))
+    assert ask("tcp", "127.0.0.1", 8080).startswith("hello") and len(elements(network, "published4_any")) == 3
+    run("nft", "delete", "table", "inet", network.settings.table)
+    await network.teardown(second.container_id)
+    assert ask("tcp", "127.0.0.1", 8080).startswith("hello") and len(elements(network, "published4_any")) == 2
+
+
+async def test_two_engines_that_start_together_take_different_subnets(tmp_path: Path) -> None:
+    opened = await asyncio.gather(*(Network.open(NetworkSettings(exec_root=str(tmp_path / str(number))))
+                                    for number in range(4)))
+    try:
+        assert len({network.networks()[0].subnet for network in opened}) == 4
+        routes = [route["dst"] for route in json.loads(run("ip", "-j", "route")) if route["dev"].startswith("brq-")]
+        assert len(routes) == len(set(routes)) == 4
+    finally:
+        for network in opened:
+            await network.close(remove=True)
+
+
+@pytest.mark.parametrize("wrong", [{"bip": "172.30.0"}, {"bip": "10.1.0.1/16", "fixed_cidr": "10.2.0.0/24"},
+                                   {"fixed_cidr": "10.2.0.0/24"}])
+async def test_wrong_settings_leave_nothing(tmp_path: Path, wrong: dict[str, str]) -> None:
+    before = links(), tables(), set(os.listdir("/proc/self/fd"))
+    with pytest.raises(InvalidArgument):
+        await Network.open(NetworkSettings(exec_root=str(tmp_path), **wrong))
+    assert (links(), tables(), set(os.listdir("/proc/self/fd"))) == before
+
+
 async def test_a_firewall_in_the_way_is_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     run("nft", "add table ip foreign; "
         "add chain ip foreign FORWARD { type filter hook forward priority 0; policy drop; }")
@@ -460,6 +510,7 @@ async def test_a_firewall_in_the_way_is_named(tmp_path: Path, caplog: pytest.Log
 async def test_a_killed_keeper_is_replaced(network: Network, servers: Servers) -> None:
     sandbox = await network.setup(request(ports=(publish(80, 8080),)))
     servers.start(sandbox, "tcp", 80)
+    assert ask("tcp", "::1", 8080).startswith("hello")
     listing = run("ss", "-Hltnp", "sport = :8080")
     old = listing.split("pid=")[1].split(",")[0]
     dead = asyncio.Event()
@@ -499,3 +550,26 @@ async def test_the_relay_keeps_half_close_and_bulk_whole(network: Network, serve
     answer = await reader.read()
     writer.close()
     assert answer == payload + b" from " + sandbox.endpoints[0].gateway.encode()
+
+
+async def test_a_persistent_udp_client_finds_the_new_container(network: Network, servers: Servers) -> None:
+    """Its flow would otherwise stay bound to what the port meant when it began, packet after packet."""
+    ports = (publish(53, 5353, "udp", "0.0.0.0"),)
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as client:
+        client.settimeout(5)
+        client.connect((network.networks()[0].gateway, 5353))
+        client.send(b"nobody there yet")
+        with pytest.raises(ConnectionRefusedError):
+            await asyncio.to_thread(client.recv, 2048)
+        for number in (1, 2):
+            sandbox = await network.setup(request(number, ports=ports))
+            servers.start(sandbox, "udp", 53)
+            client.send(f"ask {number}".encode())
+            assert (await asyncio.to_thread(client.recv, 2048)).startswith(f"ask {number} from".encode())
+            servers.stop()
+            await network.teardown(sandbox.container_id)
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as own:
+            own.settimeout(5)
+            own.bind(("0.0.0.0", 5353))
+            client.send(b"for the host's own program")
+            assert await asyncio.to_thread(own.recv, 2048) == b"for the host's own program"

@@ -77,26 +77,30 @@ def write_sysctl(path: str, value: str) -> None:
         os.close(fd)
 
 
-def choose_gateway(netlink: Netlink, name: str, bip: str | None, pools: Iterable[AddressPool],
-                   others: Iterable[ipaddress.IPv4Network] = ()) -> ipaddress.IPv4Interface:
-    """The address of bridge ``name``: ``bip``, else the one that it has already, else the first of a free subnet.
-
-    A ``bip`` that overlaps a route of this host raises PoolOverlaps, naming it.
-    """
+def check_free(netlink: Netlink, name: str, wanted: ipaddress.IPv4Interface) -> None:
+    """Raises PoolOverlaps, naming the clash, if a route of this host, not through bridge ``name``, leads there."""
     link = netlink.link(name)
-    index = link.index if link is not None else -1
-    taken = [*others, *host_networks(netlink, index)]
-    if bip is not None:
-        wanted = ipaddress.IPv4Interface(bip)
-        clash = next((other for other in taken if other.prefixlen >= 8 and other.overlaps(wanted.network)), None)
-        if clash is not None:
-            raise PoolOverlaps(subnet=wanted.network, other=clash)
-        return wanted
-    for address in netlink.addresses() if link is not None else ():
-        if address.index == index and isinstance(address.address, ipaddress.IPv4Address):
-            return ipaddress.IPv4Interface((address.address, address.prefix_len))
-    subnet = choose_subnet(pools, taken)
+    for other in host_networks(netlink, link.index if link is not None else -1):
+        if other.prefixlen >= 8 and other.overlaps(wanted.network):
+            raise PoolOverlaps(subnet=wanted.network, other=other)
+
+
+def choose_gateway(netlink: Netlink, name: str, pools: Iterable[AddressPool]) -> ipaddress.IPv4Interface:
+    """The address of bridge ``name``: the one that it has already, else the first of a free subnet of ``pools``."""
+    link = netlink.link(name)
+    if link is not None:
+        for address in netlink.addresses():
+            if address.index == link.index and isinstance(address.address, ipaddress.IPv4Address):
+                return ipaddress.IPv4Interface((address.address, address.prefix_len))
+    subnet = choose_subnet(pools, host_networks(netlink, -1 if link is None else link.index))
     return ipaddress.IPv4Interface((subnet.network_address + 1, subnet.prefixlen))
+
+
+def rival(netlink: Netlink, link: Link, subnet: ipaddress.IPv4Network) -> bool:
+    """Did another engine take ``subnet`` for a link that is older than ours, at the same moment as we did?"""
+    return any(route.index < link.index and isinstance(route.destination, ipaddress.IPv4Network)
+               and route.destination.prefixlen >= 8 and route.destination.overlaps(subnet)
+               for route in netlink.routes(4))
 
 
 def host_networks(netlink: Netlink, without: int) -> list[ipaddress.IPv4Network]:

@@ -55,7 +55,8 @@ def make_slot(host: Netlink, bridge: Bridge | None) -> Slot:
         index, port = 0, new_veth_name()
         if bridge is not None:
             host.request(rtnetlink.new_veth(port, master=bridge.link.index, mtu=bridge.mtu, peer=INTERFACE,
-                                            peer_netns=fd))
+                                            peer_netns=fd),
+                         *([] if bridge.rules.icc else [rtnetlink.set_isolated(port)]))
             link = inside.link(INTERFACE)
             assert link is not None
             index = link.index

@@ -19,7 +19,8 @@ ANY4, ANY6 = "0.0.0.0", "::"
 # "guard": route_localnet on the bridges lets answers to 127.0.0.1 in, and would let a container reach the host's
 #   loopback services (CVE-2020-8558). Raw priority comes before conntrack turns an answer's address back into
 #   127.0.0.1, so what has such an address here was forged.
-# "forward": a container is reached from outside only through a published port; "within" are the pairs that may talk.
+# "forward": a container is reached from outside only through a published port; "within" are the pairs that may talk
+#   (what goes from port to port inside a bridge comes by here only with br_netfilter; else port isolation decides).
 # "postrouting": 127.0.0.1 must not leave the host; and an answer between neighbours on one bridge must come back
 #   through us, else its source would be the container's address, not the published one. (Where br_netfilter is on,
 #   this chain sees such packets without their input link.)

@@ -7,6 +7,7 @@ import os
 import select
 import socket
 import sys
+from collections.abc import Iterator
 
 from barque.network import keeper
 from barque.network.model import PublishedPort
@@ -89,7 +90,8 @@ class KeeperClient:
     def _connect(self) -> bool:
         sock = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_CLOEXEC)
         try:
-            sock.connect(self._path)
+            with self._address() as address:
+                sock.connect(address)
         except OSError:
             sock.close()
             return False
@@ -97,13 +99,24 @@ class KeeperClient:
         self._socket = sock
         return True
 
+    @contextlib.contextmanager
+    def _address(self) -> Iterator[str]:
+        """The socket's path by way of its directory's fd: the kernel takes no path of more than 107 bytes."""
+        directory, name = os.path.split(self._path)
+        fd = os.open(directory, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            yield f"/proc/self/fd/{fd}/{name}"
+        finally:
+            os.close(fd)
+
     def _start(self) -> None:
         if self._socket is not None:
             return
         with contextlib.suppress(FileNotFoundError):
             os.unlink(self._path)
         with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_CLOEXEC) as listener:
-            listener.bind(self._path)
+            with self._address() as address:
+                listener.bind(address)
             os.chmod(self._path, 0o600)
             listener.listen(4)
             self._pid = os.posix_spawn(sys.executable, [sys.executable, "-I", "-S", keeper.__file__], {},

@@ -28,7 +28,8 @@ class NetworkSettings(msgspec.Struct, frozen=True, kw_only=True):
     """Set-up of one engine's network; all names of links, tables and files follow from ``exec_root``.
 
     ``bip`` is the bridge's own address with its prefix ("172.30.0.1/16"), None takes a subnet out of ``pools``.
-    ``mtu`` 0 means that of the link with the default route. ``warm`` namespaces are kept ready for the next containers.
+    ``mtu`` 0 means that of the link with the default route. ``publish_ip`` None publishes on all IPv4 and all IPv6
+    addresses ("0.0.0.0" means IPv4 alone). ``warm`` namespaces are kept ready for the next containers.
     """
 
     exec_root: str

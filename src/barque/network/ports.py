@@ -102,6 +102,10 @@ class HostPorts:
     def _reserve(self, binding: PortBinding) -> list[Reservation]:
         if binding.protocol not in _SOCKETS:
             raise InvalidArgument(f"invalid proto: {binding.protocol}")
+        last = max(binding.host_port_start, binding.host_port_end)
+        if not (0 < binding.container_port <= 65535 and binding.host_port_start >= 0 and last <= 65535):
+            raise InvalidArgument(f"invalid port specification: {binding.host_port_start}-{last}:"
+                                  f"{binding.container_port}/{binding.protocol}")
         addresses = self._addresses(binding.host_ip or self._publish_ip)
         if binding.protocol == "sctp":
             # The kernel translates between IPv4 addresses; nothing here relays SCTP.
@@ -112,7 +116,6 @@ class HostPorts:
             reserved = self._first(binding, addresses, self._ephemeral())
             self._next = reserved[0][0].host_port + 1
             return reserved
-        last = max(binding.host_port_start, binding.host_port_end)
         return self._first(binding, addresses, range(binding.host_port_start, last + 1))
 
     def _first(self, binding: PortBinding, addresses: list[str], candidates: Iterable[int]) -> list[Reservation]:

@@ -10,6 +10,7 @@ import logging
 import os
 import re
 import secrets
+import socket
 from collections.abc import Iterable
 
 from barque.errors import InvalidArgument
@@ -22,8 +23,8 @@ from barque.network.ipam import Addresses, mac_for
 from barque.network.keeper_client import KeeperClient
 from barque.network.model import Endpoint, NetworkInfo, NetworkSettings, Sandbox, SandboxRequest
 from barque.network.ports import HostPorts
-from barque.sys import netns, rtnetlink
-from barque.sys.nft import Nftables
+from barque.sys import conntrack, netns, rtnetlink
+from barque.sys.nft import Nftables, NftablesError
 from barque.sys.rtnetlink import Netlink
 
 log = logging.getLogger(__name__)
@@ -47,10 +48,11 @@ class Sandboxes:
             self._netlink = undo.enter_context(Netlink())
             os.makedirs(self._pins, mode=0o711, exist_ok=True)
             netns.share(self._pins)
+            undo.callback(self._unshare)
             self.bridge = self._default_bridge()
             self._closed = settings.ip_forward and forwarding.ensure_forwarding(
                 os.path.join(settings.exec_root, "forwarding"))
-            if not any(item.get("table", {}).get("name") == settings.table for item in self._nft.list("tables")):
+            if not self._table_exists():
                 # An existing one may carry ports of running containers; reconcile replaces it in one go.
                 self._nft.apply(self._script(()))
             self._warm = WarmPool(self.bridge, settings.warm)
@@ -99,10 +101,16 @@ class Sandboxes:
             return
         lines = firewall.port_elements("delete", self.settings.table, sandbox.endpoints, sandbox.ports)
         if lines:
-            self._nft.apply("\n".join(lines))
+            try:
+                self._nft.apply("\n".join(lines))
+            except NftablesError as error:
+                self._put_back(error)
         self._ports.release(sandbox.ports)
         for endpoint in sandbox.endpoints:
-            self.bridge.addresses.release(ipaddress.IPv4Address(endpoint.ipv4))
+            address = ipaddress.IPv4Address(endpoint.ipv4)
+            if sandbox.ports:
+                conntrack.forget_answers_from(address)
+            self.bridge.addresses.release(address)
 
     def reconcile(self, live: Iterable[Sandbox]) -> None:
         """Know exactly the sandboxes ``live`` from now on: rules, ports, addresses and pins of all others go."""
@@ -145,25 +153,45 @@ class Sandboxes:
                 netns.unpin(os.path.join(self._pins, name))
             self._nft.apply(firewall.removal(self.settings.table))
             self._netlink.request(rtnetlink.delete_link(self.bridge.link.index))
-        if remove or not os.listdir(self._pins):
-            netns.unmount(self._pins)
+        self._unshare()
         self.keeper.finish(empty=not any(sandbox.ports for sandbox in self._live.values()))
         self._netlink.close()
         self._nft.close()
 
+    def _unshare(self) -> None:
+        if not os.listdir(self._pins):
+            netns.unmount(self._pins)
+
     def _default_bridge(self) -> Bridge:
         settings = self.settings
         name = settings.bridge_name
-        gateway = bridges.choose_gateway(self._netlink, name, settings.bip, settings.pools)
         mtu = settings.mtu or bridges.default_mtu(self._netlink)
+        bip, within = _addresses_of(settings)
+        gateway = bip or bridges.choose_gateway(self._netlink, name, settings.pools)
+        if bip is not None:
+            bridges.check_free(self._netlink, name, bip)
         link = bridges.ensure_link(self._netlink, name, gateway, mtu)
+        while bip is None and bridges.rival(self._netlink, link, gateway.network):
+            # Two engines that start together see the same subnet free; the younger link gives way.
+            self._netlink.request(rtnetlink.delete_link(link.index))
+            gateway = bridges.choose_gateway(self._netlink, name, settings.pools)
+            link = bridges.ensure_link(self._netlink, name, gateway, mtu)
         network_id = self.network_id("bridge")
-        within = ipaddress.IPv4Network(settings.fixed_cidr) if settings.fixed_cidr else None
         addresses = Addresses("bridge", network_id, gateway.network, gateway.ip, within=within)
         return Bridge("bridge", network_id, link, addresses, mtu=mtu, icc=settings.icc, masquerade=settings.masquerade)
 
     def _script(self, sandboxes: Iterable[Sandbox]) -> str:
         return firewall.script(self.settings.table, [self.bridge.rules], sandboxes, closed=self._closed)
+
+    def _put_back(self, refused: NftablesError) -> None:
+        """If a change was refused since somebody flushed our table, make it anew for the live sandboxes."""
+        if self._table_exists():
+            raise refused
+        log.warning("the nftables table inet %s was removed by another program: putting it back", self.settings.table)
+        self._nft.apply(self._script(self._live.values()))
+
+    def _table_exists(self) -> bool:
+        return any(item.get("table", {}).get("name") == self.settings.table for item in self._nft.list("tables"))
 
     def _pin(self, container_id: str) -> str:
         return os.path.join(self._pins, container_id[:12])
@@ -187,9 +215,16 @@ class Sandboxes:
         ports = tuple(port for port, _ in reserved)
         lines = firewall.port_elements("add", self.settings.table, endpoints, ports)
         if lines:
-            self._nft.apply("\n".join(lines))
+            try:
+                self._nft.apply("\n".join(lines))
+            except NftablesError as error:
+                self._put_back(error)
+                self._nft.apply("\n".join(lines))
             undo.callback(self._nft.apply, "\n".join(
                 firewall.port_elements("delete", self.settings.table, endpoints, ports)))
+            for udp_port in {port.host_port for port in ports if port.protocol == "udp"}:
+                # A client that was sending before the port was published is known as one of the host itself.
+                conntrack.forget_port(socket.IPPROTO_UDP, udp_port)
         undo.callback(self._ports.release, ports)
         self._ports.hand_over(reserved, endpoints)
         return Sandbox(container_id=request.container_id, mode=request.mode, netns_path=path, endpoints=endpoints,
@@ -220,6 +255,18 @@ class Sandboxes:
 class _Discard:
     def __init__(self, slot: Slot) -> None:
         self.close = slot.discard
+
+
+def _addresses_of(settings: NetworkSettings) -> tuple[ipaddress.IPv4Interface | None, ipaddress.IPv4Network | None]:
+    """``bip`` and ``fixed_cidr``, parsed; raises InvalidArgument."""
+    try:
+        bip = ipaddress.IPv4Interface(settings.bip) if settings.bip else None
+        within = ipaddress.IPv4Network(settings.fixed_cidr) if settings.fixed_cidr else None
+    except ValueError as error:
+        raise InvalidArgument(f"invalid address of the default bridge: {error}") from error
+    if within is not None and (bip is None or not within.subnet_of(bip.network)):
+        raise InvalidArgument(f"fixed-cidr {within} is not inside the subnet of bip {settings.bip}")
+    return bip, within
 
 
 def _check(request: SandboxRequest) -> None:

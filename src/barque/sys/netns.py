@@ -1,7 +1,8 @@
 """Network namespaces: make, enter, pin by path (network_namespaces(7)).
 
 unshare(2) and setns(2) change the calling thread alone. Everything here leaves the thread in the namespace where it
-was, so the other threads of the process never notice; callers still use a thread of their own for it.
+was, so the other threads of the process never notice; callers still use a thread of their own for it. A
+thread or process that is started inside a block begins in the namespace of the block.
 """
 
 from __future__ import annotations

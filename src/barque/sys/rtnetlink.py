@@ -12,7 +12,6 @@ import socket
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
-from types import TracebackType
 
 IPAddress = ipaddress.IPv4Address | ipaddress.IPv6Address
 IPNetwork = ipaddress.IPv4Network | ipaddress.IPv6Network
@@ -25,7 +24,7 @@ _NLMSGERR_ATTR_MSG = 1
 _NEWLINK, _DELLINK, _GETLINK, _NEWADDR, _DELADDR, _GETADDR, _NEWROUTE, _GETROUTE = 16, 17, 18, 20, 21, 22, 24, 26
 _IFLA_ADDRESS, _IFLA_IFNAME, _IFLA_MTU, _IFLA_MASTER, _IFLA_LINKINFO, _IFLA_NET_NS_FD = 1, 3, 4, 10, 18, 28
 _IFLA_INFO_KIND, _IFLA_INFO_DATA, _IFLA_INFO_SLAVE_KIND, _IFLA_INFO_SLAVE_DATA, _VETH_INFO_PEER = 1, 2, 4, 5, 1
-_IFLA_BRPORT_MODE = 4
+_IFLA_BRPORT_MODE, _IFLA_BRPORT_ISOLATED = 4, 33
 _IFA_ADDRESS, _IFA_LOCAL, _IFA_FLAGS, _IFA_F_NODAD = 1, 2, 8, 0x02
 _RTA_DST, _RTA_OIF, _RTA_GATEWAY, _RTA_TABLE = 1, 4, 5, 15
 _RT_TABLE_MAIN, _RTPROT_BOOT, _RTN_UNICAST = 254, 3, 1
@@ -128,7 +127,16 @@ def set_link(index: int, *, up: bool | None = None, mac: str | None = None, mtu:
 
 def set_hairpin(name: str) -> Message:
     """Let bridge port ``name`` send out again what came in through it."""
-    data = _attribute(_IFLA_INFO_SLAVE_DATA, _attribute(_IFLA_BRPORT_MODE, b"\1"))
+    return _set_bridge_port(name, _IFLA_BRPORT_MODE)
+
+
+def set_isolated(name: str) -> Message:
+    """Forbid bridge port ``name`` all traffic with other isolated ports; the bridge itself can still be reached."""
+    return _set_bridge_port(name, _IFLA_BRPORT_ISOLATED)
+
+
+def _set_bridge_port(name: str, flag: int) -> Message:
+    data = _attribute(_IFLA_INFO_SLAVE_DATA, _attribute(flag, b"\1"))
     return Message(_NEWLINK, 0, _IFINFO.pack(0, 0, 0, 0, 0) + _text(_IFLA_IFNAME, name)
                    + _attribute(_IFLA_LINKINFO, _text(_IFLA_INFO_SLAVE_KIND, "bridge") + data))
 
@@ -173,8 +181,7 @@ class Netlink:
     def __enter__(self) -> Netlink:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None,
-                 trace: TracebackType | None) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def close(self) -> None:
