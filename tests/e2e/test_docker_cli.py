@@ -195,7 +195,8 @@ def test_oom(world: EngineWorld) -> None:
 
 def test_published_port(world: EngineWorld) -> None:
     port = free_port()
-    world.ok("run", "-d", "--name", "web", "-p", f"127.0.0.1:{port}:80", "busybox", "nc", "-lk", "-p", "80", "-e", "echo", "hi")
+    world.ok("run", "-d", "--name", "web", "-p", f"127.0.0.1:{port}:80", "busybox", "sh", "-c",
+             "while :; do echo hi | nc -l -p 80; done")
     assert world.ok("port", "web") == f"80/tcp -> 127.0.0.1:{port}"
     deadline = time.monotonic() + PATIENCE
     answer = b""
