@@ -1,7 +1,7 @@
-"""What every test shares: a network namespace of the run's own, the leak check and the list of expected skips.
+"""What every test shares: namespaces of the run's own, the leak check and the list of expected skips.
 
 As root the whole run moves into a fresh network namespace, so that no test can touch the links, routes and rules of the
-machine nor send a packet beyond it.
+machine nor send a packet beyond it, and into a private mount namespace, so that the leak check sees its mounts only.
 """
 
 from __future__ import annotations
@@ -16,7 +16,9 @@ from pathlib import Path
 
 import pytest
 
+CLONE_NEWNS = 0x00020000
 CLONE_NEWNET = 0x40000000
+MS_REC_PRIVATE = 0x4000 | 0x40000
 TESTS = Path(__file__).parent
 AREAS_FOR_ROOT = ("kernel", "runtime", "api", "e2e", "contract", "crash", "conformance")
 #: How long a module's asynchronous teardown (namespaces die, processes are reaped) may take to finish, in seconds.
@@ -27,8 +29,8 @@ _skipped: set[str] = set()
 def pytest_configure(config: pytest.Config) -> None:
     if os.geteuid() == 0 and not config.option.collectonly:
         libc = ctypes.CDLL(None, use_errno=True)
-        if libc.unshare(CLONE_NEWNET) != 0:
-            raise pytest.UsageError("cannot make a network namespace: " + os.strerror(ctypes.get_errno()))
+        if libc.unshare(CLONE_NEWNET | CLONE_NEWNS) != 0 or libc.mount(None, b"/", None, MS_REC_PRIVATE, None) != 0:
+            raise pytest.UsageError("cannot make namespaces: " + os.strerror(ctypes.get_errno()))
         # Without iproute2 the tests that need it say so themselves.
         if Path("/usr/sbin/ip").exists() or Path("/usr/bin/ip").exists():
             subprocess.run(["ip", "link", "set", "lo", "up"], check=True)
@@ -77,16 +79,18 @@ def _own_cgroups() -> set[str]:
 
 
 def _processes() -> set[str]:
-    found = set()
+    """Processes of this run that name us; the network namespace tells them from another run's."""
+    found, own = set(), os.readlink("/proc/self/ns/net")
     for entry in os.scandir("/proc"):
         if not entry.name.isdigit() or int(entry.name) == os.getpid():
             continue
         try:
             line = Path(entry.path, "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
             parent = Path(entry.path, "stat").read_text().rsplit(")", 1)[1].split()[1]
+            same_run = os.readlink(f"{entry.path}/ns/net") == own
         except (FileNotFoundError, ProcessLookupError):
             continue
-        if "barque" in line and "pytest" not in line:
+        if same_run and "barque" in line and "pytest" not in line:
             found.add(f"process {entry.name} (parent {parent}): {line.strip()}")
     return found
 
@@ -108,6 +112,8 @@ def nothing_left_behind(request: pytest.FixtureRequest) -> Iterator[None]:
     before = _world()
     yield
     deadline = time.monotonic() + SETTLE
-    while (left := _world() - before) and time.monotonic() < deadline:
+    left = _world() - before
+    while left and time.monotonic() < deadline:
         time.sleep(0.05)
+        left &= _world()
     assert not left, "left behind:\n" + "\n".join(sorted(left))
