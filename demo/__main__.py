@@ -105,7 +105,12 @@ class Demo:
 
     def _engine_answers(self) -> bool:
         with socket.socket(socket.AF_UNIX) as probe:
-            return probe.connect_ex(str(self.socket)) == 0
+            try:
+                probe.connect(str(self.socket))
+                probe.sendall(b"GET /_ping HTTP/1.0\r\n\r\n")
+                return b" 200 " in probe.recv(64)
+            except OSError:
+                return False
 
     # -- the commands
 
@@ -163,8 +168,8 @@ class Demo:
         if not self.hub:
             registry = self.start_registry()
             _say(f"registry on {registry}, its files in {self.state / 'registry'}")
-            subprocess.run([sys.executable, "-m", "demo.seed", registry, str(self.state / "cache")], check=True,
-                           cwd=HERE.parent)
+            seed = [sys.executable, "-m", "demo.seed", registry, str(self.state / "cache")]
+            subprocess.run(["unshare", "--mount", *seed], check=True, cwd=HERE.parent)
         self.start_engine(registry)
         _say(f"engine on unix://{self.socket}, its files in {self.state / 'data'}; `make stop` stops both")
         self.main_job()

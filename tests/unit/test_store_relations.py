@@ -26,7 +26,7 @@ def test_layout_is_private_and_locked(tmp_path: Path) -> None:
     layout = Layout.open(str(tmp_path / "root"))
     assert stat.S_IMODE((tmp_path / "root").stat().st_mode) == 0o710
     assert stat.S_IMODE(Path(layout.blobs).stat().st_mode) == 0o700
-    with pytest.raises(RootInUse, match="in use by the process with the id [0-9]+"):
+    with pytest.raises(RootInUse, match=r"in use by the process with the id [0-9]+"):
         Layout.open(str(tmp_path / "root"))
     layout.close()
     Layout.open(str(tmp_path / "root")).close()

@@ -18,7 +18,7 @@ SMALL = Limits(entries=100, size=1 << 30, header=4096, sparse_entries=8)
 
 
 def parse(data: bytes, limits: Limits = SMALL, block: int = 1000) -> list[tuple[Entry, bytes]]:
-    stream = Stream(data[i:i + block] for i in range(0, len(data), block))
+    stream = Stream(data[i : i + block] for i in range(0, len(data), block))
     found = []
     for entry in entries(stream, limits):
         content = stream.take(entry.data) if entry.data else b""
@@ -26,10 +26,26 @@ def parse(data: bytes, limits: Limits = SMALL, block: int = 1000) -> list[tuple[
     return found
 
 
-def header(name: bytes = b"f", kind: bytes = b"0", size: bytes = b"00000000000\0", magic: bytes = b"ustar\x0000",
-           rest: bytes = b"", mtime: bytes = b"00000000000\0") -> bytes:
-    block = (name.ljust(100, b"\0") + b"0000644\0" + b"0000000\0" * 2 + size.ljust(12, b"\0") + mtime + b" " * 8 + kind
-             + bytes(100) + magic + rest).ljust(512, b"\0")
+def header(
+    name: bytes = b"f",
+    kind: bytes = b"0",
+    size: bytes = b"00000000000\0",
+    magic: bytes = b"ustar\x0000",
+    rest: bytes = b"",
+    mtime: bytes = b"00000000000\0",
+) -> bytes:
+    block = (
+        name.ljust(100, b"\0")
+        + b"0000644\0"
+        + b"0000000\0" * 2
+        + size.ljust(12, b"\0")
+        + mtime
+        + b" " * 8
+        + kind
+        + bytes(100)
+        + magic
+        + rest
+    ).ljust(512, b"\0")
     return block[:148] + b"%06o\0 " % sum(block) + block[156:]
 
 
@@ -76,8 +92,12 @@ def test_big_numbers() -> None:
 
 
 def test_pax_overrides_size_and_time_and_carries_attributes() -> None:
-    records = (record(b"size", b"3") + record(b"mtime", b"1.000000007") + record(b"SCHILY.xattr.user.a", b"x\0y=z\n")
-               + record(b"path", b"\xff\xfe"))
+    records = (
+        record(b"size", b"3")
+        + record(b"mtime", b"1.000000007")
+        + record(b"SCHILY.xattr.user.a", b"x\0y=z\n")
+        + record(b"path", b"\xff\xfe")
+    )
     data = pax(records) + header(size=b"00000000000\0") + b"abc" + bytes(509) + header(b"next") + bytes(1024)
     (first, content), (second, _) = parse(data)
     assert (first.name, content, first.mtime) == (b"\xff\xfe", b"abc", 1_000_000_007)
@@ -97,9 +117,24 @@ def test_global_header_counts_for_all_that_follow_but_cannot_rename() -> None:
             parse(pax(record(key, b"1"), b"g") + header())
 
 
-@pytest.mark.parametrize("body", [b"garbage", b"5 a=b\n", b"99 a=b\n", b"6 a=bc", b"0 =\n", b"5 ab\n", b"-6 a=b\n", b"5 =b\n",
-                                  record(b"path", b"a\0b"), record(b"size", b"-1"), record(b"size", b"1_0"),
-                                  record(b"size", b"9" * 25), record(b"uid", b"x")])
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"garbage",
+        b"5 a=b\n",
+        b"99 a=b\n",
+        b"6 a=bc",
+        b"0 =\n",
+        b"5 ab\n",
+        b"-6 a=b\n",
+        b"5 =b\n",
+        record(b"path", b"a\0b"),
+        record(b"size", b"-1"),
+        record(b"size", b"1_0"),
+        record(b"size", b"9" * 25),
+        record(b"uid", b"x"),
+    ],
+)
 def test_malformed_pax(body: bytes) -> None:
     with pytest.raises(TarError):
         parse(pax(body) + header() + bytes(1024))
@@ -122,8 +157,12 @@ def test_checksum_end_and_truncation() -> None:
     assert parse(b"") == []
     broken = bytearray(good)
     broken[0] ^= 1
-    for data, error in ((bytes(broken), InvalidHeader), (good[:300], Truncated), (bytes(512) + header(), InvalidHeader),
-                        (header(size=b"00000001000\0") + b"x" * 100, Truncated)):
+    for data, error in (
+        (bytes(broken), InvalidHeader),
+        (good[:300], Truncated),
+        (bytes(512) + header(), InvalidHeader),
+        (header(size=b"00000001000\0") + b"x" * 100, Truncated),
+    ):
         with pytest.raises(error):
             parse(data)
 
@@ -137,15 +176,27 @@ def sparse_cases() -> dict[str, bytes]:
     content = b"A" * 512 + b"B" * 512
     size = b"%011o\0" % len(content)
     pair = b"%011o\0%011o\0"
-    old = (bytes(345 - 265 + 41)[:386 - 265] + pair % (1024, 512) + pair % (4096, 512) + pair % (8192, 0) + bytes(24)
-           + b"\0" + b"%011o\0" % 8192)
+    old = (
+        bytes(345 - 265 + 41)[: 386 - 265]
+        + pair % (1024, 512)
+        + pair % (4096, 512)
+        + pair % (8192, 0)
+        + bytes(24)
+        + b"\0"
+        + b"%011o\0" % 8192
+    )
     common = record(b"GNU.sparse.size", b"8192") + record(b"GNU.sparse.numblocks", b"2")
-    zero = common + b"".join(record(b"GNU.sparse.offset", o) + record(b"GNU.sparse.numbytes", b"512")
-                             for o in (b"1024", b"4096"))
+    zero = common + b"".join(
+        record(b"GNU.sparse.offset", o) + record(b"GNU.sparse.numbytes", b"512") for o in (b"1024", b"4096")
+    )
     one = common + record(b"GNU.sparse.map", b"1024,512,4096,512") + record(b"GNU.sparse.name", b"s")
     lines = b"2\n1024\n512\n4096\n512\n".ljust(512, b"\0")
-    newest = (record(b"GNU.sparse.major", b"1") + record(b"GNU.sparse.minor", b"0") + record(b"GNU.sparse.name", b"s")
-              + record(b"GNU.sparse.realsize", b"8192"))
+    newest = (
+        record(b"GNU.sparse.major", b"1")
+        + record(b"GNU.sparse.minor", b"0")
+        + record(b"GNU.sparse.name", b"s")
+        + record(b"GNU.sparse.realsize", b"8192")
+    )
     end = bytes(1024)
     return {
         "gnu": header(b"s", b"S", size, b"ustar  \0", old) + content + end,
@@ -163,8 +214,20 @@ def test_sparse_formats(form: str) -> None:
     assert content == b"A" * 512 + b"B" * 512
 
 
-@pytest.mark.parametrize("text", [b"4096,512,1024,512", b"1024,1024,1500,0", b"8000,1024", b"0,512", b"0,512,", b"1,2,3",
-                                  b"-1,1024", b"0,1_024", b",".join([b"0,0"] * 9)])
+@pytest.mark.parametrize(
+    "text",
+    [
+        b"4096,512,1024,512",
+        b"1024,1024,1500,0",
+        b"8000,1024",
+        b"0,512",
+        b"0,512,",
+        b"1,2,3",
+        b"-1,1024",
+        b"0,1_024",
+        b",".join([b"0,0"] * 9),
+    ],
+)
 def test_sparse_maps_that_lie(text: bytes) -> None:
     records = record(b"GNU.sparse.size", b"8192") + record(b"GNU.sparse.map", text)
     with pytest.raises(TarError):
@@ -172,8 +235,9 @@ def test_sparse_maps_that_lie(text: bytes) -> None:
 
 
 def test_sparse_map_of_endless_length() -> None:
-    records = (record(b"GNU.sparse.major", b"1") + record(b"GNU.sparse.minor", b"0")
-               + record(b"GNU.sparse.realsize", b"1"))
+    records = (
+        record(b"GNU.sparse.major", b"1") + record(b"GNU.sparse.minor", b"0") + record(b"GNU.sparse.realsize", b"1")
+    )
     endless = (b"1000000\n").ljust(512, b"\0") + bytes(512 * 100)
     with pytest.raises(FieldTooLong):
         parse(pax(records) + header(size=b"%011o\0" % len(endless)) + endless)

@@ -37,7 +37,9 @@ _UNIX = re.compile(r"(\d+)(?:\.(\d{1,9}))?\Z", re.ASCII)
 
 
 def parse_moment(text: str, now_ns: int) -> int | None:
-    """What docker's ``since``, ``until`` say, in nanoseconds: Unix time, an age such as ``1h30m``, RFC 3339; else None."""
+    """What docker's ``since``, ``until`` say, in nanoseconds: Unix time, an age such as ``1h30m``, RFC 3339; else
+    None.
+    """
     if match := _UNIX.match(text):
         return int(match[1]) * 1_000_000_000 + int((match[2] or "").ljust(9, "0"))
     if text and (match := _AGE.match(text)):

@@ -24,7 +24,7 @@ from barque.oci.mount import Mount
 from barque.store.db import Database, Documents
 from barque.store.layout import Layout
 from barque.store.locks import KeyedLocks
-from barque.store.threads import to_the_end
+from barque.store.threads import to_the_end, uncut
 from barque.store.tree import disk_usage, remove_tree
 from barque.store.workers import Workers, copy_up
 from barque.sys.fsync import fsync_dir
@@ -179,11 +179,14 @@ class Volumes:
             users = self._users.users_of(name)
             if users:
                 raise VolumeInUse(name=name, users=", ".join(users))
-            await self._documents.delete(name)
-            await to_the_end(self._delete, name)
+            await uncut(self._forget(name))
         finally:
             self._locks.release(name)
         self._emit("volume", "destroy", name, {"driver": "local"})
+
+    async def _forget(self, name: str) -> None:
+        await self._documents.delete(name)
+        await asyncio.to_thread(self._delete, name)
 
     def _delete(self, name: str) -> None:
         waiting = _REMOVING + secrets.token_hex(8)

@@ -5,21 +5,19 @@ Synchronous, for a single-threaded caller. Nothing is left behind when it fails.
 
 from __future__ import annotations
 
-import errno
 import os
 import socket
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from functools import cache
+from functools import cache, partial
 from typing import NamedTuple
 
 import msgspec
 
-from barque.errors import BarqueError
 from barque.oci.mount import Mount
 from barque.oci.runtime_spec import OCI_VERSION, Linux, Resources, Spec
-from barque.runtime import hooks, init, plan, sync, validate
-from barque.runtime.cgroups import CgroupManager, Layout, host_layout
+from barque.runtime import hooks, init, plan, security, sync, validate
+from barque.runtime.cgroups import CgroupManager, host_layout
 from barque.runtime.failure import RuntimeFailure
 from barque.runtime.payload import CWD_ANNOTATION, Payload, compile_filter
 from barque.runtime.step import Step
@@ -43,7 +41,7 @@ class Stdio(NamedTuple):
 
 
 class CreateRequest(msgspec.Struct):
-    """``rootfs`` is mounted at ``spec.root.path`` inside the container's mount namespace; empty: that directory is used.
+    """``rootfs`` is mounted at ``spec.root.path`` in the container's mount namespace; empty: that directory is used.
 
     ``cgroup`` is made, given the document's limits, and removed again on failure; on success its owner is the caller.
     ``pid_namespace_ready``: the caller has unshared CLONE_NEWPID, so its next child is process 1. ``gate``: a
@@ -93,7 +91,7 @@ class Created:
             self.warnings.append(str(failure))
 
     def close_channel(self) -> None:
-        """For a caller that leaves the start to a gate."""
+        """For a caller that leaves the start to a gate; without one the process gives up and ends."""
         self._channel.close()
 
 
@@ -112,17 +110,23 @@ def create(request: CreateRequest) -> Created:
         with _stage("cgroup"):
             undo.callback(request.cgroup.destroy)
             request.cgroup.create()
-            payload.warnings += request.cgroup.apply(linux.resources or Resources())
+            payload.warnings += request.cgroup.apply(_resources(linux))
         steps, leaving = plan.build(spec, _root_path(request), request.rootfs, request.cgroup, _layout(),
                                     make_cwd=spec.annotations.get(CWD_ANNOTATION) != "false")
         sources = undo.enter_context(_prepared(steps))
         order = init.Order(spec, payload, steps, leaving, request.stdio.fds, request.preserve_fds,
-                           state_document(request, "creating", 0))
+                           partial(state_document, request))
         caller, child = _fork(request, linux, order)
         undo.callback(process.kill_and_reap, child)
         undo.callback(caller.close)
         sources.close()
-        _join(request, linux, payload, child.pid, caller)
+        try:
+            _join(request, linux, payload, child.pid, caller)
+        except RuntimeFailure:
+            if process.ended(child.pidfd):
+                # It failed first, and has said why.
+                caller.wait_ready()
+            raise
         if order.outside_hooks:
             caller.wait_namespaces()
             state = state_document(request, "creating", child.pid)
@@ -136,6 +140,17 @@ def create(request: CreateRequest) -> Created:
         hooks.run("poststart", order.hooks.poststart, state_document(request, "running", child.pid))
 
     return Created(child, caller, warnings, console, after_start)
+
+
+def _resources(linux: Linux) -> Resources:
+    """The document's limits, with the devices that every container may use: config-linux.md#allowed-device-list.
+
+    As runc has it they come after the document's own rules, and where it has none everything else is denied.
+    """
+    wanted = linux.resources or Resources()
+    deny, *default = security.default_device_rules()
+    own = wanted.devices or [deny]
+    return msgspec.structs.replace(wanted, devices=own + [rule for rule in default if rule not in own])
 
 
 def _root_path(request: CreateRequest) -> str:
@@ -219,7 +234,7 @@ def _join(request: CreateRequest, linux: Linux, payload: Payload, pid: int, call
 
 
 def adjust_oom_score(pid: int, score: int | None) -> list[str]:
-    """Write ``score`` for ``pid``; without CAP_SYS_RESOURCE it can only go up from what it is: a warning, not an error."""
+    """Write ``score`` for ``pid``; without CAP_SYS_RESOURCE it can only go up, which is a warning and not an error."""
     if score is None:
         return []
     with _stage("oom_score_adj"):
@@ -239,10 +254,3 @@ def state_document(request: CreateRequest, status: str, pid: int) -> bytes:
     """The state of the container as hooks get it (runtime.md#state)."""
     return msgspec.json.encode({"ociVersion": OCI_VERSION, "id": request.id, "status": status, "pid": pid,
                                 "bundle": request.bundle, "annotations": request.spec.annotations})
-
-
-def failure_of(error: BarqueError | RuntimeFailure) -> RuntimeFailure:
-    """A refusal of the document in the same form as a failure of a step."""
-    if isinstance(error, RuntimeFailure):
-        return error
-    return RuntimeFailure("validate", errno=errno.EINVAL, detail=error.message)

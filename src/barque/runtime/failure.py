@@ -32,7 +32,7 @@ class RuntimeFailure(Exception):
 
     @classmethod
     def of(cls, stage: str, error: BaseException) -> RuntimeFailure:
-        """What ``error``, raised by the step ``stage``, means. ``barque.sys`` says ``strerror in syscall[: reason]``."""
+        """What ``error``, raised by step ``stage``, means. ``barque.sys`` says ``strerror in syscall[: reason]``."""
         if isinstance(error, RuntimeFailure):
             return error
         if not isinstance(error, OSError) or error.errno is None:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple, NoReturn
 
-from barque.oci.runtime_spec import Hooks, Spec
+from barque.oci.runtime_spec import Hook, Hooks, Spec
 from barque.runtime import hooks
 from barque.runtime.failure import RuntimeFailure
 from barque.runtime.payload import Payload
@@ -19,7 +19,7 @@ _FAILED = 1
 
 
 class Order(NamedTuple):
-    """What the child is to do, decided by the caller. ``hook_state`` is the state document that hooks get."""
+    """What the child is to do, decided by the caller. ``hook_state`` makes what hooks get: (status, pid)."""
 
     spec: Spec
     payload: Payload
@@ -27,7 +27,7 @@ class Order(NamedTuple):
     leaving: Sequence[Step]
     stdio: tuple[int, int, int] | None
     preserve_fds: int
-    hook_state: bytes
+    hook_state: Callable[[str, int], bytes]
 
     @property
     def hooks(self) -> Hooks:
@@ -75,7 +75,7 @@ def _init(order: Order, channel: ChildEnd, at: Progress) -> None:
         channel.namespaces()
         channel.wait_resume()
     at.stage = "hook createContainer"
-    hooks.run("createContainer", order.hooks.create_container, order.hook_state)
+    _run_hooks("createContainer", order.hooks.create_container, order, "creating")
     _execute(order.leaving, context, at)
 
     at.stage = "hostname"
@@ -93,9 +93,15 @@ def _init(order: Order, channel: ChildEnd, at: Progress) -> None:
     channel.ready(payload.warnings, context.console[0] if context.console else None)
     channel.wait_start()
     at.stage = "hook startContainer"
-    hooks.run("startContainer", order.hooks.start_container, order.hook_state)
+    _run_hooks("startContainer", order.hooks.start_container, order, "created")
     at.stage = "exec"
     payload.execute(path)
+
+
+def _run_hooks(stage: str, wanted: Sequence[Hook], order: Order, status: str) -> None:
+    """Hooks of the container's side: the pid in their state is the one that they themselves can see."""
+    if wanted:
+        hooks.run(stage, wanted, order.hook_state(status, os.getpid()))
 
 
 def _execute(steps: Sequence[Step], context: Context, at: Progress) -> None:

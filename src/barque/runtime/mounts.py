@@ -13,8 +13,8 @@ from barque.runtime.options import Options
 from barque.runtime.step import ChildStep, Context, SourceStep
 from barque.sys import idmap, mounts
 
-#: The files in /proc that may be replaced one by one (by lxcfs and the like); the rest of /proc must be the kernel's own
-#: or what is written there could go anywhere (CVE-2019-16884, CVE-2025-52881).
+#: The files in /proc that may be replaced one by one (by lxcfs and the like); the rest of /proc must be the kernel's
+#: own, or what is written there could go anywhere (CVE-2019-16884, CVE-2025-52881).
 _REPLACEABLE = frozenset(f"/proc/{name}" for name in (
     "cpuinfo", "diskstats", "meminfo", "stat", "swaps", "uptime", "loadavg", "slabinfo", "net/dev",
     "sys/kernel/ns_last_pid", "sys/crypto/fips_enabled"))
@@ -22,11 +22,15 @@ _PLAIN_DIRECTORY = ("proc", "sysfs")
 _CGROUP_ATTRIBUTES = mounts.ATTR_NOSUID | mounts.ATTR_NODEV | mounts.ATTR_NOEXEC
 
 
+def _normal(path: str) -> str:
+    return os.path.normpath("/" + path.lstrip("/"))
+
+
 def _check_not_in_proc(target: int, destination: str, kind: str, source: int = -1) -> None:
     """Nothing may cover /proc, or stand in it, but a procfs and the few files above; wherever links have led to."""
     if kind == "proc" or (source >= 0 and mounts.filesystem_type(source) == mounts.PROC_MAGIC):
         return
-    normal = os.path.normpath("/" + destination)
+    normal = _normal(destination)
     if normal == "/proc":
         raise RuntimeFailure(f"mount {destination}", path=destination, errno=errno.EPERM,
                              detail=f'"{destination}" cannot be mounted because it is not of type proc')
@@ -60,9 +64,9 @@ class Filesystem(ChildStep):
         return f"mount {self.kind} on {self.destination}"
 
     def execute(self, context: Context) -> None:
-        links = self.kind not in _PLAIN_DIRECTORY and os.path.normpath(self.destination) != "/dev"
+        links = self.kind not in _PLAIN_DIRECTORY and _normal(self.destination) != "/dev"
         parameters = list(self.options.data)
-        if self.source and self.source != self.kind:
+        if self.source:
             parameters.insert(0, ("source", self.source))
         try:
             target = targets.find(context.root, self.destination, links=links)

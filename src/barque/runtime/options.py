@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import NamedTuple
 
 from barque.sys import mounts
@@ -20,11 +21,15 @@ _ATTRIBUTES = {
 }
 _PROPAGATIONS = {"private": mounts.PROPAGATION_PRIVATE, "slave": mounts.PROPAGATION_SLAVE,
                  "shared": mounts.PROPAGATION_SHARED, "unbindable": mounts.PROPAGATION_UNBINDABLE}
-#: Of the file system, not of the mount: the new mount API takes them as flags of the context.
-_SUPERBLOCK = ("sync", "dirsync", "lazytime", "mand")
 #: The default state in other words, and what no kernel heeds any more.
 _NOTHING = ("defaults", "async", "nomand", "nolazytime", "loud", "silent", "iversion", "noiversion")
 _REFUSED = ("remount", "tmpcopyup", "move")
+
+#: Most containers have the same few mounts.
+_CACHED = 256
+
+ATTRIBUTE_WORDS = tuple(_ATTRIBUTES)
+PROPAGATION_WORDS = (*_PROPAGATIONS, *(f"r{word}" for word in _PROPAGATIONS))
 
 
 class Propagation(NamedTuple):
@@ -33,7 +38,7 @@ class Propagation(NamedTuple):
 
 
 class Options(NamedTuple):
-    """``add``/``clear`` are attributes of the top mount, ``deep_*`` of all beneath too, ``data`` for the file system."""
+    """``add``/``clear`` are attributes of the top mount, ``deep_*`` of all beneath too, ``data`` of the file system."""
 
     add: int
     clear: int
@@ -61,6 +66,11 @@ def propagation(word: str) -> Propagation | None:
 
 def parse(words: Sequence[str]) -> Options:
     """Sort ``words``; a later word overrides an earlier one. Raises ValueError for what cannot be honoured."""
+    return _parse(tuple(words))
+
+
+@lru_cache(_CACHED)
+def _parse(words: tuple[str, ...]) -> Options:
     masks = {"": [0, 0], "r": [0, 0]}
     propagations: list[Propagation] = []
     data: list[tuple[str, str | None]] = []
@@ -88,6 +98,3 @@ def bind_leftovers(options: Options) -> list[str]:
     """Words that mean nothing to a bind mount, which has no file system of its own to tell them to."""
     return [key if value is None else f"{key}={value}" for key, value in options.data]
 
-
-def superblock_word(word: str) -> bool:
-    return word in _SUPERBLOCK

@@ -6,6 +6,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
+from functools import cache
 from typing import NamedTuple, NoReturn
 
 from barque.oci.runtime_spec import Process, Seccomp
@@ -21,6 +22,8 @@ GROUPS_ANNOTATION = "org.barque.groups"
 CWD_ANNOTATION = "org.barque.cwd.create"
 
 _DEFAULT_UMASK = 0o022
+#: Forty system calls, and a process that starts containers never drops any.
+_available = cache(caps.bounding)
 _SYS_ADMIN = 1 << caps.NUMBERS["CAP_SYS_ADMIN"]
 
 
@@ -39,7 +42,7 @@ def compile_filter(profile: Seccomp | None) -> Filter | None:
 
 
 class Payload:
-    """What a process is to become. Made in the caller, so that all that can be decided beforehand is; used in the child.
+    """What a process is to become. Made in the caller, so that all is decided that can be; used in the child.
 
     The methods are to be called in the order in which they stand here.
     """
@@ -51,8 +54,10 @@ class Payload:
         self.groups = tuple(filter(None, annotations.get(GROUPS_ANNOTATION, "").split(",")))
         self.filter = filter_
         self.keyring = keyring
-        self.sets, self.warnings = capabilities.prepare(process.capabilities)
+        self.sets, self.warnings = capabilities.prepare(process.capabilities, _available())
         self.identity = users.Identity(0, 0, (), "")
+        #: A later assignment wins, as with a shell.
+        self.env = dict(entry.split("=", 1) for entry in process.env)
 
     def settle(self) -> None:
         """Keyring, limits, scheduling: what needs the privileges that are about to go."""
@@ -78,8 +83,7 @@ class Payload:
             found = users.resolve(root, self.user, self.groups)
             self.identity = found._replace(groups=tuple(dict.fromkeys((*found.groups, *user.additional_gids))))
         else:
-            needs_home = not any(entry.startswith("HOME=") for entry in self.process.env)
-            home = users.home_of(root, user.uid) if needs_home else ""
+            home = "" if self.env.get("HOME") else users.home_of(root, user.uid)
             self.identity = users.Identity(user.uid, user.gid, tuple(user.additional_gids), home)
 
     def make_cwd(self, root: int) -> None:
@@ -150,7 +154,7 @@ class Payload:
         if "/" in name:
             _check_program(name, name)
             return name
-        path = next((entry[5:] for entry in self.process.env if entry.startswith("PATH=")), "")
+        path = self.env.get("PATH", "")
         for directory in path.split(":") if path and name else ():
             candidate = os.path.join(directory or ".", name)
             try:
@@ -163,10 +167,8 @@ class Payload:
 
     def execute(self, path: str) -> NoReturn:
         """Become the program. Raises RuntimeFailure(stage "exec")."""
-        env = list(self.process.env)
-        if not any(entry.startswith("HOME=") for entry in env):
-            env.append(f"HOME={self.identity.home or '/'}")
-        program = sys_process.Program(self.process.args, env)
+        env = self.env if self.env.get("HOME") else {**self.env, "HOME": self.identity.home or "/"}
+        program = sys_process.Program(self.process.args, [f"{key}={value}" for key, value in env.items()])
         sys_process.reset_signals()
         if self.filter is not None:
             seccomp_profile.load_filter(*self.filter)

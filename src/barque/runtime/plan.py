@@ -1,4 +1,4 @@
-"""From the OCI document to the list of steps, in order, before anything is done: it can be printed, tested and timed."""
+"""From the OCI document to the list of steps, in order, before anything is done: it can be printed and tested."""
 
 from __future__ import annotations
 

@@ -30,7 +30,9 @@ class Target(NamedTuple):
 
 
 class Executed(NamedTuple):
-    """The program runs. ``pid`` is the caller's number; ``pidfd`` and ``console`` (the terminal's master) are its own."""
+    """The program runs. ``pid`` is the caller's number for it; ``pidfd`` and ``console`` (the terminal's master) are
+    the caller's to close.
+    """
 
     pid: int
     pidfd: int
@@ -51,12 +53,15 @@ def exec_process(target: Target, spec: Process, stdio: Stdio, *, preserve_fds: i
     caller = sync.CallerEnd(caller_socket)
     with ExitStack() as undo:
         undo.callback(caller.close)
-        child = _fork(target, payload, stdio, preserve_fds, sync.ChildEnd(child_socket), caller)
-        child_socket.close()
+        with child_socket:
+            child = _fork(target, payload, stdio, preserve_fds, sync.ChildEnd(child_socket), caller)
         undo.callback(process.kill_and_reap, child)
         try:
             target.cgroup.add(child.pid, beside=target.pid)
         except OSError as error:
+            if process.ended(child.pidfd):
+                # It failed first, and has said why.
+                caller.wait_ready()
             raise _dying(target, "cgroup", error) from None
         payload.warnings += adjust_oom_score(child.pid, spec.oom_score_adj)
         caller.go()

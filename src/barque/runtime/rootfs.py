@@ -51,7 +51,7 @@ class MountRoot(SourceStep):
             mount_overlay_by_string(self.mount, self.path)
             context.root = os.open(self.path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
         else:
-            # O_DIRECTORY, not a link at the end: the place is the caller's own, and its parent is pivot_root's old root.
+            # Not a link at the end: the place is the caller's own directory.
             place = os.open(self.path, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
             mounts.attach(self.source, place)
             os.close(place)
@@ -112,8 +112,8 @@ class Pivot(ChildStep):
         os.fchdir(context.root)
         mounts.pivot_to_cwd()
         if self.propagation is not None:
-            mounts.set_attributes(context.root, propagation=self.propagation.kind,
-                                  recursive=self.propagation.recursive)
+            # Of the root alone: the mounts beneath have had their own.
+            mounts.set_attributes(context.root, propagation=self.propagation.kind)
 
 
 def _make_private(directory: int) -> None:

@@ -60,7 +60,8 @@ class WriteSysctls(ChildStep):
                 try:
                     os.write(fd, value.encode())
                 except OSError as error:
-                    raise OSError(error.errno, f"{os.strerror(error.errno or 0)} in write", f"/proc/sys/{path}") from None
+                    text = f"{os.strerror(error.errno or 0)} in write"
+                    raise OSError(error.errno, text, f"/proc/sys/{path}") from None
                 finally:
                     os.close(fd)
         finally:

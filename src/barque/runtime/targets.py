@@ -39,7 +39,7 @@ def ensure_file(root: int, path: str) -> int:
 
 
 def ensure_parent(root: int, path: str) -> tuple[int, str]:
-    """(descriptor of the directory that holds ``path``, made if it is missing; the last name). Links end at the parent."""
+    """(descriptor of the directory that holds ``path``, made if it is missing; the last name, not followed)."""
     parent, _, name = path.rstrip("/").rpartition("/")
     if not name or name in (".", ".."):
         raise OSError(errno.EINVAL, os.strerror(errno.EINVAL), path)

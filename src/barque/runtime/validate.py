@@ -22,7 +22,7 @@ def check(spec: Spec) -> None:
     linux = spec.linux or Linux()
     kinds = _check_namespaces(spec, linux)
     _check_user_namespace(linux, kinds)
-    _check_linux(linux, kinds)
+    _check_linux(linux)
     _check_sysctls(linux, kinds)
     for mount in spec.mounts:
         _check_mount(mount)
@@ -65,7 +65,7 @@ def _check_user_namespace(linux: Linux, kinds: dict[str, str]) -> None:
         raise InvalidSpec("user namespaces enabled, but no uid or gid mappings found")
 
 
-def _check_linux(linux: Linux, kinds: dict[str, str]) -> None:
+def _check_linux(linux: Linux) -> None:
     if linux.intel_rdt is not None:
         raise InvalidSpec("intelRdt is not supported")
     if linux.net_devices:
@@ -141,6 +141,9 @@ def check_process(process: Process) -> None:
         raise InvalidSpec("Cwd must be an absolute path")
     if any("\0" in text for text in (*process.args, *process.env, process.cwd)):
         raise InvalidSpec("args, env and cwd must not contain NUL")
+    for entry in process.env:
+        if entry.find("=") < 1:
+            raise InvalidSpec(f"invalid environment variable: {entry!r}")
     if process.apparmor_profile:
         raise InvalidSpec("apparmor profile is specified in config, but apparmor is not supported")
     if process.selinux_label:

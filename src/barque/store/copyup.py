@@ -59,7 +59,14 @@ def _view(lower: Sequence[str]) -> int:
     except OSError as error:
         if error.errno != errno.EINVAL:
             raise
-    # Before Linux 6.5: one string of at most a page, kept short by names relative to the directory of the snapshots.
+        return view_by_string(lower)
+
+
+def view_by_string(lower: Sequence[str]) -> int:
+    """The same before Linux 6.5, over the topmost layer in this process's mount namespace, which must be private.
+
+    The option string may have a page, so that the names in it are relative to the directory of all snapshots.
+    """
     base = os.path.commonpath(lower)
     os.chdir(base)
     names = ":".join(os.path.relpath(path, base) for path in lower)

@@ -19,6 +19,8 @@ from barque.store.db import Database
 from barque.store.gc import references
 from barque.store.layout import Layout
 from barque.store.snapshots import Snapshots
+from barque.store.verify import corrupt_layers
+from barque.store.workers import Workers
 
 
 @dataclass(frozen=True)
@@ -26,7 +28,7 @@ class Damage:
     """``kind`` is one of the words below; ``repaired`` says whether it is gone now.
 
     database, blob-missing, blob-size, blob-corrupt, blob-unrecorded, layer-missing, layer-orphaned,
-    snapshot-unrecorded, container-missing, container-orphaned, image-incomplete, volume-missing
+    layer-corrupt, snapshot-unrecorded, container-missing, container-orphaned, image-incomplete, volume-missing
     """
 
     kind: str
@@ -36,11 +38,17 @@ class Damage:
 
 
 async def check(layout: Layout, db: Database, content: ContentStore, snapshots: Snapshots, *,
-                repair: bool) -> list[Damage]:
-    """Look at everything; reads all blobs. Nothing else may use the data root meanwhile."""
+                repair: bool, workers: Workers | None = None) -> list[Damage]:
+    """Look at everything; reads all blobs. Nothing else may use the data root meanwhile.
+
+    With ``workers`` the files of all layers are compared with their blobs too, which unpacks each a second time.
+    """
     found = await db.read(_integrity)
     found += await _blobs(layout, content, repair)
     found += await _layers(layout, db, snapshots, repair)
+    if workers is not None:
+        found += [Damage("layer-corrupt", layer.chain_id, f"{layer.path} is not as in the layer's blob", layer.repaired)
+                  for layer in await corrupt_layers(db, content, snapshots, workers, repair=repair)]
     found += await _containers(layout, db)
     found += await db.read(lambda connection: _images(connection, content))
     found += await db.read(lambda connection: _volumes(connection, layout))

@@ -91,12 +91,16 @@ def _mark(connection: sqlite3.Connection, content: ContentStore, pinned: Iterabl
 
 @dataclass
 class References:
-    """What a stored document refers to; ``chain`` are the chain ids of an image config."""
+    """What a stored document refers to: ``blobs`` are layers, bottom first, and then the config.
+
+    ``chain`` and ``diff_ids`` are those of an image config, bottom first.
+    """
 
     manifests: list[str] = field(default_factory=list)
     blobs: list[str] = field(default_factory=list)
     subject: str | None = None
     chain: list[Digest] = field(default_factory=list)
+    diff_ids: list[str] = field(default_factory=list)
 
 
 def references(path: str, media_type: str) -> References:
@@ -109,7 +113,9 @@ def references(path: str, media_type: str) -> References:
             if os.fstat(file.fileno()).st_size > _DOCUMENT_LIMIT:
                 return found
             document = msgspec.json.decode(file.read(), type=_Document)
-            found.chain = list(chain_ids(document.rootfs.diff_ids)) if document.rootfs else []
+            if document.rootfs:
+                found.chain = list(chain_ids(document.rootfs.diff_ids))
+                found.diff_ids = document.rootfs.diff_ids
     except (OSError, msgspec.DecodeError, RecursionError, InvalidDigest):
         return found
     found.manifests = [reference.digest for reference in document.manifests]

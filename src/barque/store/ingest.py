@@ -17,12 +17,13 @@ from barque.errors import DataLoss, Internal
 from barque.failpoints import hit
 from barque.oci.descriptor import Descriptor
 from barque.store.threads import to_the_end
-from barque.sys.fsync import fsync_dir
+from barque.sys.fsync import fsync_dir, start_writeback
 
 if TYPE_CHECKING:
     from typing import Self
 
 _REHASH_BLOCK = 1 << 20
+_WRITEBACK = 8 << 20
 
 
 class DigestMismatch(DataLoss):
@@ -61,6 +62,7 @@ class Ingest:
         self._release = release
         self._hash = hashlib.new(expected.checked_digest.algorithm)
         self._fd = -1
+        self._unsent = 0  # bytes that the disk was not yet told to begin with
         self._failed = False
 
     async def start(self) -> None:
@@ -100,6 +102,10 @@ class Ingest:
             os.ftruncate(self._fd, self.offset)
             raise WriteFailed(path=self.path, reason=(error.strerror or "").lower(), errno=error.errno) from error
         self._hash.update(data)
+        self._unsent += len(data)
+        if self._unsent >= _WRITEBACK:
+            start_writeback(self._fd, self.offset + len(data) - self._unsent, self._unsent)
+            self._unsent = 0
 
     async def commit(self) -> Descriptor:
         """Verify and store; on return the blob survives a power cut. A failed verification drops the bytes.

@@ -14,6 +14,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
 from barque.store.db import Database
+from barque.store.threads import uncut
 
 
 @dataclass(frozen=True)
@@ -34,13 +35,13 @@ class Leases:
     async def hold(self, why: str) -> AsyncIterator[Lease]:
         """A lease for the time of the block; ``why`` is for people who look at the database."""
         lease = Lease(secrets.token_hex(16), why)
-        await self._db.write(lambda connection: connection.execute(
-            "INSERT INTO leases VALUES (?, ?, ?)", (lease.id, why, time.time_ns())))
         try:
+            await uncut(self._db.write(lambda connection: connection.execute(
+                "INSERT INTO leases VALUES (?, ?, ?)", (lease.id, why, time.time_ns()))))
             yield lease
         finally:
-            await self._db.write(lambda connection: connection.execute(
-                "DELETE FROM leases WHERE id = ?", (lease.id,)))
+            await uncut(self._db.write(lambda connection: connection.execute(
+                "DELETE FROM leases WHERE id = ?", (lease.id,))))
 
     async def expire_all(self) -> int:
         """At boot: drop the leases of the daemon before; returns how many there were."""

@@ -24,7 +24,7 @@ from barque.store.leases import Lease
 from barque.store.locks import KeyedLocks
 from barque.store.mend import inherit_root, mend
 from barque.store.tar.messages import UnpackResult
-from barque.store.threads import to_the_end
+from barque.store.threads import to_the_end, uncut
 from barque.store.tree import disk_usage, remove_tree
 from barque.sys.fsync import fsync_dir, syncfs
 
@@ -191,10 +191,13 @@ class Snapshots:
             for slot, _ in layers:
                 slot.lease.add(connection, "snapshot", slot.chain_id)
 
-        await self._db.write(insert)
-        hit("snapshots.after-row")
-        for slot, _ in layers:
-            self._finish(slot)
+        async def record() -> None:
+            await self._db.write(insert)
+            hit("snapshots.after-row")
+            for slot, _ in layers:
+                self._finish(slot)
+
+        await uncut(record())  # a caller cancelled in the middle would abort slots that have their rows
 
     async def _lower_with(self, slot: LayerSlot, fresh: dict[str | None, tuple[LayerSlot, UnpackResult]]) -> list[str]:
         """The directories below ``slot``, topmost first, of which some are about to be committed with it."""
@@ -246,9 +249,11 @@ class Snapshots:
         number = await self._make_directory(("fs", "work"))
         try:
             await to_the_end(self._complete_container, number, lower)
-            await self._db.write(lambda connection: _insert_container(
-                connection, number, container_id, chain_id, lease))
+            await uncut(self._db.write(lambda connection: _insert_container(
+                connection, number, container_id, chain_id, lease)))
         except BaseException:
+            await uncut(self._db.write(lambda connection: connection.execute(
+                "DELETE FROM snapshots WHERE id = ?", (number,))))  # recorded, if the caller was cancelled meanwhile
             await self._remove_files([number])
             raise
         return self._writable(number, lower)
@@ -319,6 +324,22 @@ class Snapshots:
             "DELETE FROM snapshots WHERE key = ? AND kind = 'container' RETURNING id", (container_id,)).fetchall()])
         hit("snapshots.row-deleted")
         await self._remove_files(numbers)
+
+    async def scratch(self) -> tuple[int, str]:
+        """A directory without a row: its number and where to unpack into. The caller removes it, or boot does."""
+        number = await self._make_directory(("fs",))
+        return number, self._path(number, "fs")
+
+    async def replace_layer(self, chain_id: str, number: int) -> None:
+        """Let a scratch directory be the layer, and delete the one that was. Nothing may be mounted from it."""
+        await to_the_end(syncfs, self.root)
+
+        def swap(connection: sqlite3.Connection) -> list[int]:
+            old = [row[0] for row in connection.execute("SELECT id FROM snapshots WHERE key = ?", (chain_id,))]
+            connection.execute("UPDATE snapshots SET id = ? WHERE key = ?", (number, chain_id))
+            return old
+
+        await self._remove_files(await self._db.write(swap))
 
     async def remove_unrecorded(self, numbers: Sequence[int]) -> None:
         """Delete directories whose rows are gone."""

@@ -1,10 +1,10 @@
-"""Blocking work off the event loop, for work that must not be left half-way by a cancelled caller."""
+"""Work that a cancelled caller must not leave half-way: in a thread, or as several awaits that belong together."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
-from typing import ParamSpec, TypeVar
+from collections.abc import Callable, Coroutine
+from typing import Any, ParamSpec, TypeVar
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -15,7 +15,12 @@ async def to_the_end(fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -
 
     Otherwise the caller would close descriptors that the thread still writes to.
     """
-    work = asyncio.ensure_future(asyncio.to_thread(fn, *args, **kwargs))
+    return await uncut(asyncio.to_thread(fn, *args, **kwargs))
+
+
+async def uncut(steps: Coroutine[Any, Any, T]) -> T:
+    """Await ``steps`` to their end; a cancellation of the caller is raised only then."""
+    work = asyncio.ensure_future(steps)
     cancelled: asyncio.CancelledError | None = None
     while not work.done():
         try:

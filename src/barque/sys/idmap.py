@@ -23,7 +23,7 @@ def write_maps(pid: int, uids: Sequence[Range], gids: Sequence[Range]) -> None:
 
 
 def user_namespace(uids: Sequence[Range], gids: Sequence[Range]) -> int:
-    """A descriptor of a new user namespace with these maps, held by no process, for mount_setattr(2) with ATTR_IDMAP."""
+    """A descriptor of a new user namespace with these maps and no process, for mount_setattr(2) with ATTR_IDMAP."""
     wait, release = os.pipe2(os.O_CLOEXEC)
     child = process.clone(namespaces.CLONE_NEWUSER)
     if child is None:

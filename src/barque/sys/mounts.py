@@ -25,7 +25,6 @@ from barque.sys.libc import (
 AT_FDCWD = -100
 AT_EMPTY_PATH = 0x1000
 AT_RECURSIVE = 0x8000
-AT_SYMLINK_NOFOLLOW = 0x100
 
 ATTR_RDONLY = 0x01
 ATTR_NOSUID = 0x02
@@ -46,7 +45,6 @@ PROPAGATION_SHARED = 1 << 20
 #: statfs(2) types, to tell what a descriptor really is on.
 PROC_MAGIC = 0x9FA0
 DEVPTS_MAGIC = 0x1CD1
-CGROUP2_MAGIC = 0x63677270
 
 _FSOPEN_CLOEXEC = 1
 _FSMOUNT_CLOEXEC = 1

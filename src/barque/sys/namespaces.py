@@ -1,4 +1,4 @@
-"""Namespaces (namespaces(7)): making, joining, and a short stay in one for the sake of a child that is to be born there."""
+"""Namespaces (namespaces(7)): making, joining, and a short stay in one for a child that is to be born there."""
 
 from __future__ import annotations
 
@@ -65,8 +65,8 @@ def visiting(joins: Sequence[tuple[str, int]]) -> Iterator[None]:
 def new_time(offsets: Mapping[str, tuple[int, int]]) -> Iterator[None]:
     """Have children born into a new time namespace for the length of the block.
 
-    ``offsets``: clock ("monotonic", "boottime") -> (seconds, nanoseconds). The namespace takes them only while nobody is
-    in it, so the maker, who does not enter it itself, writes them.
+    ``offsets``: clock ("monotonic", "boottime") -> (seconds, nanoseconds). The namespace takes them only while nobody
+    is in it, so the maker, who does not enter it itself, writes them.
     """
     home = os.open("/proc/self/ns/time", os.O_RDONLY | os.O_CLOEXEC)
     try:

@@ -1,4 +1,4 @@
-"""Processes: clone3, pidfds, waiting, exec by descriptor, and what must be reset before an exec (clone3(2), execveat(2))."""
+"""Processes: clone3(2), pidfds, waiting, execveat(2), and what must be reset before an exec."""
 
 from __future__ import annotations
 
@@ -56,7 +56,8 @@ def clone(flags: int, cgroup_fd: int | None = None) -> Clone | None:
     pidfd = ctypes.c_int(-1)
     flags |= CLONE_PIDFD | CLONE_CLEAR_SIGHAND | (CLONE_INTO_CGROUP if cgroup_fd is not None else 0)
     args = _CloneArgs(flags=flags, pidfd=ctypes.addressof(pidfd), exit_signal=signal.SIGCHLD, cgroup=cgroup_fd or 0)
-    pid = check(_held.syscall(ctypes.c_long(CLONE3), ctypes.byref(args), ctypes.c_size_t(ctypes.sizeof(args))), "clone3")
+    size = ctypes.c_size_t(ctypes.sizeof(args))
+    pid = check(_held.syscall(ctypes.c_long(CLONE3), ctypes.byref(args), size), "clone3")
     return Clone(pid, pidfd.value) if pid else None
 
 
@@ -71,7 +72,7 @@ def pidfd_signal(pidfd: int, signum: int) -> None:
 
 
 def wait(pidfd: int, options: int = os.WEXITED) -> int | None:
-    """Wait for the child behind ``pidfd``; returns its exit code, 128+n for signal n, ``None`` with WNOHANG if it lives.
+    """Wait for the child behind ``pidfd``; returns its exit code, 128+n for signal n, ``None`` if it lives (WNOHANG).
 
     Without ``os.WNOWAIT`` the child is reaped. Raises ChildProcessError if it is not (or no longer) a child.
     """
@@ -91,11 +92,6 @@ def ended(pidfd: int, timeout: float = 0) -> bool:
 def cloexec_from(first: int) -> None:
     """Let no descriptor from ``first`` on survive an exec (close_range(2))."""
     syscall(CLOSE_RANGE, first, _MAX_FD, _CLOSE_RANGE_CLOEXEC, what="close_range")
-
-
-def close_from(first: int) -> None:
-    """Close every descriptor from ``first`` on."""
-    syscall(CLOSE_RANGE, first, _MAX_FD, 0, what="close_range")
 
 
 def reset_signals() -> None:

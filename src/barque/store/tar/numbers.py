@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 from barque.store.tar.errors import InvalidHeader
 
 
+@lru_cache(4096)  # most members of an archive have the same few modes, owners and times
 def numeric(field: bytes) -> int:
     """The value of a header field; empty is 0. Raises :class:`InvalidHeader`."""
     text = field.strip(b" \0")

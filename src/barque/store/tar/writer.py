@@ -66,8 +66,9 @@ def _records(entry: Entry) -> dict[bytes, bytes]:
         records[b"path"] = entry.name
     if len(entry.link) > _LINK:
         records[b"linkpath"] = entry.link
-    for key, value, most in ((b"size", entry.size, _MAX_SIZE), (b"uid", entry.uid, _MAX_ID),
-                             (b"gid", entry.gid, _MAX_ID)):
+    seconds = entry.mtime // 1_000_000_000
+    for key, value, most in ((b"size", entry.size, _MAX_SIZE), (b"mtime", seconds, _MAX_SIZE),
+                             (b"uid", entry.uid, _MAX_ID), (b"gid", entry.gid, _MAX_ID)):
         if value > most:
             records[key] = b"%d" % value
     return records
