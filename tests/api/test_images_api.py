@@ -13,10 +13,10 @@ import aiohttp
 import pytest
 from aiohttp import web
 
+from barque.api.app import build
 from barque.api.routes.images import routes
 from barque.engine.image_removal import ImageUser
 from barque.engine.images import ImageService
-from barque.errors import BarqueError
 from barque.image.client.auth import Credentials
 from barque.image.client.login import login
 from barque.store.gc import GcReport
@@ -30,13 +30,14 @@ NEW = make_image(BASE, {"b": b"y" * 500}, created="2024-01-01T00:00:00.5Z", Labe
 class Site:
     """An application with nothing but the image routes."""
 
-    def __init__(self, here: World, registry: FaultyRegistry, session: aiohttp.ClientSession) -> None:
+    session: aiohttp.ClientSession
+
+    def __init__(self, here: World, registry: FaultyRegistry) -> None:
         self.here = here
         self.registry = registry
         self.users: dict[str, list[ImageUser]] = {}
         self.events: list[tuple[str, str, dict[str, str]]] = []
         self.collected = asyncio.Event()
-        self._session = session
 
     async def collect(self) -> GcReport:
         report = await self.here.collect()
@@ -51,8 +52,7 @@ class Site:
         self.events.append((action, actor, dict(attributes)))
 
     async def ask(self, method: str, path: str, version: str = "1.45", **options: Any) -> tuple[int, Any]:
-        headers = {"X-Version": version, **options.pop("headers", {})}
-        async with self._session.request(method, path, headers=headers, **options) as response:
+        async with self.session.request(method, f"/v{version}{path}", **options) as response:
             text = await response.text()
             if "\r\n" in text:
                 return response.status, [json.loads(line) for line in text.splitlines()]
@@ -68,16 +68,6 @@ class Site:
         return f"{self.registry.address}/{rest}"
 
 
-@web.middleware
-async def _edge(request: web.Request, handler: Any) -> web.StreamResponse:
-    major, minor = request.headers["X-Version"].split(".")
-    request["api_version"] = (int(major), int(minor))
-    try:
-        return await handler(request)  # type: ignore[no-any-return]
-    except BarqueError as error:
-        return web.json_response({"message": error.message}, status=error.status)
-
-
 @pytest.fixture
 async def site(tmp_path: Path) -> AsyncIterator[Site]:
     async with faulty_registry() as registry, world(tmp_path) as here, _serve(here, registry) as found:
@@ -91,19 +81,19 @@ async def _serve(here: World, registry: FaultyRegistry) -> AsyncIterator[Site]:
     async def prove(credentials: Credentials) -> str:
         return await login(here.transport, credentials)
 
-    app = web.Application(middlewares=[_edge])
-    runner = web.AppRunner(app, access_log=None, handler_cancellation=True, shutdown_timeout=0.1)
-    async with aiohttp.ClientSession() as session:
-        found = Site(here, registry, session)
-        app.add_routes(routes(ImageService(here.images, here.names, here.snapshots, here.puller, here.pusher, found,
-                                           found.collect, found.emit), prove))
-        await runner.setup()
+    found = Site(here, registry)
+    service = ImageService(here.images, here.names, here.snapshots, here.puller, here.pusher, found, found.collect,
+                           found.emit)
+    # As the daemon serves it: a client that goes away cancels its request.
+    runner = web.AppRunner(build(routes(service, prove)), access_log=None, handler_cancellation=True,
+                           shutdown_timeout=0.1)
+    await runner.setup()
+    try:
         await web.TCPSite(runner, "127.0.0.1", 0).start()
-        session._base_url = aiohttp.client.URL(f"http://127.0.0.1:{runner.addresses[0][1]}")
-        try:
+        async with aiohttp.ClientSession(f"http://127.0.0.1:{runner.addresses[0][1]}") as found.session:
             yield found
-        finally:
-            await runner.cleanup()
+    finally:
+        await runner.cleanup()
 
 
 async def test_pull_streams_and_tells(site: Site) -> None:
