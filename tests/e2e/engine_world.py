@@ -1,4 +1,6 @@
-"""One engine for a test module: a registry with a busybox image, a daemon that has it as its mirror, docker's own CLI."""
+"""One engine for a test module: a registry with a busybox image, a daemon that has it as its mirror, docker's own
+CLI.
+"""
 
 from __future__ import annotations
 
@@ -137,7 +139,8 @@ class EngineWorld:
     def start(self) -> None:
         """Returns when the API answers."""
         command = [sys.executable, "-m", "barque.daemon", "--data-root", str(self.root / "data"), "--exec-root",
-                   str(self.root / "run"), "-H", f"unix://{self.socket}", "--config-file", str(self.root / "daemon.json"),
+                   str(self.root / "run"), "-H", f"unix://{self.socket}", "--config-file",
+                   str(self.root / "daemon.json"),
                    "--registry-mirror", self.mirror, "--bip", "172.31.99.1/24", *self.flags]
         (self.root / "daemon.json").write_text("{}")
         with open(self.root / "log", "ab") as log:

@@ -42,7 +42,8 @@ def test_kill_9_leaves_containers_running_and_the_next_daemon_adopts_them(world:
     assert world.inspect("on", "{{.State.Running}} {{.State.Pid}}") == f"true {pid}"
     assert world.inspect("ends", "{{.State.Status}} {{.State.ExitCode}}") == "exited 9"
     assert world.ok("exec", "on", "echo", "in") == "in"
-    events = world.ok("events", "--since", str(ticks_at_restart), "--until", str(time.time() + 1), "--filter", "event=die",
+    events = world.ok("events", "--since", str(ticks_at_restart), "--until", str(time.time() + 1), "--filter",
+                      "event=die",
                       "--format", "{{.Actor.Attributes.name}} {{.Actor.Attributes.exitCode}}").split("\n")
     assert "ends 9" in events
     numbers = [int(line.split()[1]) for line in world.ok("logs", "on").split("\n")]
@@ -57,7 +58,8 @@ def test_kill_9_leaves_containers_running_and_the_next_daemon_adopts_them(world:
 
 
 def test_a_stop_of_the_daemon_stops_containers_and_policies_bring_them_back(world: EngineWorld) -> None:
-    for name, policy in (("no", "no"), ("always", "always"), ("unless", "unless-stopped"), ("stopped", "unless-stopped")):
+    for name, policy in (("no", "no"), ("always", "always"), ("unless", "unless-stopped"), ("stopped",
+                                                                                            "unless-stopped")):
         world.ok("run", "-d", "--name", name, "--restart", policy, "--stop-timeout", "1", "busybox", "sleep", "1000")
     world.ok("kill", "stopped")
     assert world.end() == 0

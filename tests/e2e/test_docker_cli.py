@@ -116,7 +116,8 @@ def talk(world: EngineWorld, script: list[tuple[bytes, bytes]], *arguments: str)
 
 
 def test_terminal(world: EngineWorld) -> None:
-    output, code = talk(world, [(b"# ", b"tty; echo $TERM\n"), (b"xterm\r\n", b"exit 4\n")], "run", "--rm", "-it", "busybox",
+    output, code = talk(world, [(b"# ", b"tty; echo $TERM\n"), (b"xterm\r\n", b"exit 4\n")], "run", "--rm", "-it",
+                        "busybox",
                         "sh")
     assert b"/dev/pts/0" in output
     assert code == 4
@@ -134,7 +135,8 @@ def test_exec_on_a_terminal_and_detach(world: EngineWorld) -> None:
 
 def test_exec(world: EngineWorld) -> None:
     world.ok("run", "-d", "--name", "ex", "busybox", "sleep", "1000")
-    assert world.ok("exec", "-u", "bob", "-w", "/tmp", "-e", "B=2", "ex", "sh", "-c", "echo $(id -un) $PWD $B") == "bob /tmp 2"
+    assert world.ok("exec", "-u", "bob", "-w", "/tmp", "-e", "B=2", "ex", "sh", "-c",
+                    "echo $(id -un) $PWD $B") == "bob /tmp 2"
     assert world.ok("exec", "-i", "ex", "cat", stdin="typed") == "typed"
     done = world.docker("exec", "ex", "nosuch")
     assert done.code == 127
@@ -177,10 +179,12 @@ def wait_for_log(world: EngineWorld, name: str, text: str) -> None:
 
 
 def test_logs(world: EngineWorld) -> None:
-    world.ok("run", "-d", "--name", "logs", "busybox", "sh", "-c", "for i in 1 2 3; do echo $i; echo e$i >&2; sleep 0.2; done")
+    world.ok("run", "-d", "--name", "logs", "busybox", "sh", "-c",
+             "for i in 1 2 3; do echo $i; echo e$i >&2; sleep 0.2; done")
     followed = world.docker("logs", "-f", "logs")
     assert (followed.out, followed.err) == ("1\n2\n3\n", "e1\ne2\ne3\n")
-    assert world.docker("logs", "--tail", "2", "logs").out + world.docker("logs", "--tail", "2", "logs").err == "3\ne3\n"
+    assert world.docker("logs", "--tail", "2", "logs").out + world.docker("logs", "--tail", "2",
+                                                                          "logs").err == "3\ne3\n"
     stamped = world.ok("logs", "-t", "--tail", "2", "logs")
     assert stamped.split()[0].endswith("Z")
     assert world.ok("logs", "--since", "2100-01-01", "logs") == ""
@@ -219,7 +223,8 @@ def test_volumes(world: EngineWorld, tmp_path: Path) -> None:
     assert (tmp_path / "new" / "f").read_text() == "x\n"
     assert world.ok("run", "--rm", "-v", "vol:/data", "busybox", "cat", "/data/from-image") == "image"
     world.ok("run", "--rm", "-v", "vol:/data", "busybox", "sh", "-c", "echo y > /data/y")
-    assert world.ok("run", "--rm", "-v", "vol:/v:ro", "busybox", "sh", "-c", "cat /v/y; touch /v/z 2>/dev/null || echo ro"
+    assert world.ok("run", "--rm", "-v", "vol:/v:ro", "busybox", "sh", "-c",
+                    "cat /v/y; touch /v/z 2>/dev/null || echo ro"
                     ) == "y\nro"
     world.ok("volume", "rm", "vol")
     before = world.ok("volume", "ls", "-q")
@@ -237,7 +242,8 @@ def test_images(world: EngineWorld) -> None:
 def test_events_tell_the_story(world: EngineWorld) -> None:
     since = str(time.time())
     world.ok("run", "--rm", "--name", "told", "busybox", "true")
-    lines = world.ok("events", "--since", since, "--until", str(time.time() + 1), "--filter", "container=told", "--format",
+    lines = world.ok("events", "--since", since, "--until", str(time.time() + 1), "--filter", "container=told",
+                     "--format",
                      "{{.Action}}").split("\n")
     assert lines == ["create", "attach", "start", "die", "destroy"]
 
@@ -279,7 +285,8 @@ def test_restart_policy(world: EngineWorld) -> None:
 
 def test_shared_namespaces(world: EngineWorld) -> None:
     world.ok("run", "-d", "--name", "pause", "--ipc", "shareable", "busybox", "sleep", "1000")
-    shared = world.ok("run", "--rm", "--network", "container:pause", "--ipc", "container:pause", "--pid", "container:pause",
+    shared = world.ok("run", "--rm", "--network", "container:pause", "--ipc", "container:pause", "--pid",
+                      "container:pause",
                       "busybox", "sh", "-c", "hostname; ps | grep -c 'sleep 1000'; readlink /proc/self/ns/net")
     own = world.ok("exec", "pause", "sh", "-c", "hostname; readlink /proc/self/ns/net").split()
     assert shared.split()[0] == own[0]
