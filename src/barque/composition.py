@@ -142,7 +142,7 @@ async def open_engine(stack: AsyncExitStack, config: Config, layout: Layout, zyg
     images = open_images(stack, config, Stores(db, content, snapshots, leases), supervisor, registry, bus,
                          proxies(environment))
     context = Context(config=config, host=look_around(), registry=registry, images=images.resolver, snapshots=snapshots,
-                      leases=leases, volumes=volumes, networks=network, supervisor=supervisor, emit=bus.emit,
+                      volumes=volumes, networks=network, supervisor=supervisor, emit=bus.emit,
                       containers_dir=layout.containers)
     stack.push_async_callback(context.tasks.close)
     await network.reconcile(await reconcile.adopt_all(context))
