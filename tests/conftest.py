@@ -9,7 +9,9 @@ from __future__ import annotations
 import ctypes
 import fnmatch
 import os
+import shutil
 import subprocess
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -27,6 +29,10 @@ _skipped: set[str] = set()
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    if config.option.basetemp is None:
+        # Short, since sockets have paths of 107 bytes at most, and not shared, since pytest tidies up what it shares.
+        config.option.basetemp = tempfile.mkdtemp(prefix="brq-")
+        config.add_cleanup(lambda: shutil.rmtree(config.option.basetemp, ignore_errors=True))
     if os.geteuid() == 0 and not config.option.collectonly:
         libc = ctypes.CDLL(None, use_errno=True)
         if libc.unshare(CLONE_NEWNET | CLONE_NEWNS) != 0 or libc.mount(None, b"/", None, MS_REC_PRIVATE, None) != 0:
@@ -81,17 +87,16 @@ def _own_cgroups() -> set[str]:
 def _processes() -> set[str]:
     """Processes of this run that name us; the network namespace tells them from another run's."""
     found, own = set(), os.readlink("/proc/self/ns/net")
-    for entry in os.scandir("/proc"):
-        if not entry.name.isdigit() or int(entry.name) == os.getpid():
-            continue
+    for pid in filter(str.isdigit, os.listdir("/proc")):
         try:
-            line = Path(entry.path, "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
-            parent = Path(entry.path, "stat").read_text().rsplit(")", 1)[1].split()[1]
-            same_run = os.readlink(f"{entry.path}/ns/net") == own
-        except (FileNotFoundError, ProcessLookupError):
+            line = Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+            parent = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[1]
+            same_run = os.readlink(f"/proc/{pid}/ns/net") == own and int(pid) != os.getpid()
+        except (FileNotFoundError, ProcessLookupError, PermissionError):
+            # Gone meanwhile, or with more capabilities than this run has: not started by it.
             continue
         if same_run and "barque" in line and "pytest" not in line:
-            found.add(f"process {entry.name} (parent {parent}): {line.strip()}")
+            found.add(f"process {pid} (parent {parent}): {line.strip()}")
     return found
 
 
