@@ -18,6 +18,7 @@ from barque.api.listeners import Listener
 from barque.api.routes import attach, containers, execs, lifecycle, networks, system
 from barque.api.routes import volumes as volume_routes
 from barque.api.server import ApiServer, tls_context
+from barque.composition_images import Stores, open_images
 from barque.config import Config
 from barque.engine import host as hosts
 from barque.engine import system as system_model
@@ -25,11 +26,10 @@ from barque.engine.containers import defaults, reconcile, shutdown
 from barque.engine.containers.context import Context
 from barque.engine.containers.execs import Execs
 from barque.engine.containers.model import Container
-from barque.engine.containers.ports import ImageResolver
 from barque.engine.containers.registry import Registry
 from barque.engine.events import EventBus
 from barque.engine.networks import NetworkService
-from barque.engine.system import Images, load_id
+from barque.engine.system import load_id
 from barque.engine.volumes import Volumes
 from barque.network.model import DEFAULT_POOLS, AddressPool, NetworkSettings, Sandbox
 from barque.network.stack import Network
@@ -46,6 +46,12 @@ from barque.sys import caps
 log = logging.getLogger("barque.daemon")
 
 
+def proxies(environment: Mapping[str, str]) -> dict[str, str]:
+    """The proxies that the service's environment names; curl's and docker's variables."""
+    return {key: environment.get(f"{name}_PROXY") or environment.get(f"{name.lower()}_proxy") or ""
+            for key, name in (("http", "HTTP"), ("https", "HTTPS"), ("no", "NO"))}
+
+
 def sandboxes(registry: Registry) -> list[tuple[str, Sandbox]]:
     """Every container that has a network now, by name."""
     return [(live.container.name, live.container.sandbox) for live in registry if live.container.sandbox is not None]
@@ -60,13 +66,6 @@ class VolumeUsers:
     def users_of(self, name: str) -> Sequence[str]:
         return [live.id for live in self._registry
                 if any(point.type == "volume" and point.name == name for point in live.container.mounts)]
-
-
-@dataclass(frozen=True)
-class ImageParts:
-    resolver: ImageResolver
-    service: Images
-    routes: list[web.RouteDef]
 
 
 class ContainerLayers(Snapshots):
@@ -136,13 +135,14 @@ async def open_engine(stack: AsyncExitStack, config: Config, layout: Layout, zyg
     bus = EventBus()
     registry = Registry(Documents(db, "containers", Container))
     network = await Network.open(network_settings(config))
-    stack.push_async_callback(network.close)
+    stack.push_async_callback(_close_network, network, registry)
     users = VolumeUsers(registry)
     volumes = Volumes(layout, db, supervisor, users, bus.emit)
     await volumes.clean()
-    images = open_images(config, content, snapshots, leases, db, supervisor, bus)
+    images = open_images(stack, config, Stores(db, content, snapshots, leases), supervisor, registry, bus,
+                         proxies(environment))
     context = Context(config=config, host=look_around(), registry=registry, images=images.resolver, snapshots=snapshots,
-                      leases=leases, volumes=volumes, networks=network, supervisor=supervisor, emit=bus.emit,
+                      volumes=volumes, networks=network, supervisor=supervisor, emit=bus.emit,
                       containers_dir=layout.containers)
     stack.push_async_callback(context.tasks.close)
     await network.reconcile(await reconcile.adopt_all(context))
@@ -153,6 +153,11 @@ async def open_engine(stack: AsyncExitStack, config: Config, layout: Layout, zyg
                              system_model.VolumeUsage(volumes, users))]
     server = await serve(stack, context, others, sockets)
     return Engine(context, server)
+
+
+async def _close_network(network: Network, registry: Registry) -> None:
+    """Links and rules go with the last container; those that run on keep theirs."""
+    await network.close(remove=not any(live.facts.alive for live in registry))
 
 
 async def serve(stack: AsyncExitStack, context: Context, others: Sequence[web.RouteDef],

@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable, Iterable
 from aiohttp import web
 
 from barque.api.errors import errors, failure
+from barque.api.hijack import keep
 from barque.config import VERSION
 
 MIN_VERSION = (1, 24)
@@ -44,13 +45,13 @@ def version_error(version: tuple[int, int]) -> str | None:
 async def versions(request: web.Request, handler: Handler) -> web.StreamResponse:
     asked = request.match_info.get("api_version")
     if asked is None:
-        request["api_version"] = MAX_VERSION
+        keep(request, "api_version", MAX_VERSION)
         return await handler(request)
     major, _, minor = asked.partition(".")
     version = (int(major[:6]), int(minor[:6]))
     if (problem := version_error(version)) is not None:
         return failure(400, problem)
-    request["api_version"] = version
+    keep(request, "api_version", version)
     return await handler(request)
 
 

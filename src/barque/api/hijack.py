@@ -25,7 +25,6 @@ from aiohttp import web
 from aiohttp.abc import AbstractStreamWriter
 from aiohttp.web_protocol import RequestHandler
 from aiohttp.web_server import Server
-from multidict import CIMultiDict
 
 RAW = "application/vnd.docker.raw-stream"
 MULTIPLEXED = "application/vnd.docker.multiplexed-stream"
@@ -100,8 +99,14 @@ class HijackableHandler(RequestHandler):
             return True
         return super().eof_received()
 
-    def release(self) -> None:
-        """The request was answered as any other: what came behind it is the next one."""
+    async def finish_response(self, request: web.BaseRequest, resp: web.StreamResponse,
+                              start_time: float | None) -> tuple[web.StreamResponse, bool]:
+        """A request that was not hijacked after all is answered as any other: what came behind it is the next one."""
+        if self._holding and not isinstance(resp, Hijacked):
+            self._release()
+        return await super().finish_response(request, resp, start_time)
+
+    def _release(self) -> None:
         self._holding = False
         early, self._early = b"".join(self._early), []
         if self.transport is not None:
@@ -183,5 +188,6 @@ class Hijacked(web.StreamResponse):
         return True
 
 
-def answer_headers(source: CIMultiDict[str]) -> dict[str, str]:
-    return {name: value for name, value in source.items() if name.lower() not in ("content-type", "content-length")}
+def keep(request: web.Request, key: str, value: object) -> None:
+    """``request[key] = value``, without aiohttp's warning that it would rather see a typed key."""
+    request._state[key] = value

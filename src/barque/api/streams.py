@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator
 
 from aiohttp import web
 
+from barque.api.hijack import keep
 from barque.errors import BarqueError
 from barque.oci import go_json
 
@@ -13,7 +14,7 @@ from barque.oci import go_json
 async def begin(request: web.Request, content_type: str = "application/json") -> web.StreamResponse:
     """Send the header now."""
     response = web.StreamResponse(headers={"Content-Type": content_type})
-    request["response"] = response
+    keep(request, "response", response)
     await response.prepare(request)
     await response.write(b"")
     return response

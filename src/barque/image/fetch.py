@@ -8,6 +8,7 @@ when every digest was verified and every layer is committed.
 from __future__ import annotations
 
 import asyncio
+import os
 from dataclasses import dataclass, replace
 
 from barque.errors import DataLoss, InvalidArgument, NotFound, PermissionDenied
@@ -128,6 +129,31 @@ class Puller:
         except RegistryRefused as error:
             raise for_pull(error, ref) from error
 
+    async def tags(self, ref: Reference, credentials: Credentials | None) -> list[str]:
+        """All tags of a repository; raises as :meth:`pull`."""
+        try:
+            return await self._registry.attempt(ref, credentials, "pull", lambda repository: repository.tags())
+        except RegistryRefused as error:
+            raise for_pull(error, ref) from error
+
+    async def describe(self, ref: Reference, credentials: Credentials | None) -> tuple[Descriptor, list[Platform]]:
+        """What the registry has under ``ref``, without pulling it: its descriptor, and for which platforms it is."""
+        async def use(repository: Repository) -> tuple[Descriptor, list[Platform]]:
+            body, content_type, digest = await repository.manifest(ref.selector)
+            document = parse(body, content_type)
+            descriptor = Descriptor(media_type=media_type_of(document, content_type), digest=str(digest),
+                                    size=len(body))
+            if isinstance(document, Index):
+                return descriptor, [entry.platform for entry in document.manifests if entry.platform]
+            config = await repository.small_blob(document.config.checked_digest)
+            found = go_json.decode(config, Platform)
+            return descriptor, [found] if found.os or found.architecture else []
+
+        try:
+            return await self._registry.attempt(ref, credentials, "pull", use)
+        except RegistryRefused as error:
+            raise for_pull(error, ref) from error
+
     async def _pull(self, repository: Repository, ref: Reference, platform: Platform | None,
                     report: Report) -> Pulled:
         async with self._leases.hold(f"pull {ref}") as lease:
@@ -136,7 +162,8 @@ class Puller:
             remote = await self._choose(repository, body, content_type, top, platform)
             image_id = remote.manifest.config.checked_digest
             config = await self._config(repository, lease, remote.manifest.config)
-            await self._layers(repository, lease, remote.manifest, config, report)
+            known = any(row.id == image_id for row in await self._names.list())
+            await self._layers(repository, lease, remote.manifest, config, report, quiet=known)
             await self._content.put(lease, remote.descriptor.media_type, remote.body)
             target = with_id(_with_platform(remote.descriptor, config), image_id)
             for layer in remote.manifest.layers:
@@ -184,8 +211,11 @@ class Puller:
         return go_json.decode(await self._content.read(descriptor.digest, MAX_CONFIG), ImageConfig)
 
     async def _layers(self, repository: Repository, lease: Lease, manifest: Manifest, config: ImageConfig,
-                      report: Report) -> None:
-        """Fetch and unpack what is missing, all at once, and commit in one step."""
+                      report: Report, quiet: bool) -> None:
+        """Fetch and unpack what is missing, all at once, and commit in one step.
+
+        ``quiet``: layers that are there are not worth a word, since the whole image is.
+        """
         diff_ids = config.rootfs.diff_ids
         if config.rootfs.type != "layers" or (manifest.layers and not diff_ids):
             raise InvalidRootFs
@@ -204,7 +234,8 @@ class Puller:
                 parent = chain_id
                 if slot is None:
                     await self._hold_blob(lease, layer)
-                    bar.step("Already exists")
+                    if not quiet:
+                        bar.step("Already exists")
                     continue
                 slots.append(slot)
                 bar.step("Pulling fs layer")
@@ -233,10 +264,12 @@ class Puller:
             if ingest.exists:
                 await ingest.commit()
                 bar.step("Download complete")
-                return await unpack(self._workers, self._unpacks, self._content.path(layer.digest), layer, slot, bar)
+                with self._content.open(layer.digest) as file:
+                    return await unpack(self._workers, self._unpacks, file.fileno(), layer, slot, bar)
             download = Download(ingest, layer, bar, self._limits.attempts, self._limits.pause)
+            source = os.open(ingest.path, os.O_RDONLY | os.O_CLOEXEC)
             unpacking = asyncio.create_task(
-                unpack(self._workers, self._unpacks, ingest.path, layer, slot, bar, download))
+                unpack(self._workers, self._unpacks, source, layer, slot, bar, download))
             try:
                 if self._downloads.locked():
                     bar.step("Waiting")
@@ -251,6 +284,7 @@ class Puller:
                 return await unpacking
             finally:
                 await stop([unpacking])
+                os.close(source)
 
 
 def _with_platform(descriptor: Descriptor, config: ImageConfig) -> Descriptor:

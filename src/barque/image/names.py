@@ -79,10 +79,14 @@ class ImageNames:
         """Hold an image without any name (a build's result, or the rest of an untag)."""
         await self._db.write(lambda connection: _insert(connection, _DANGLING + target.annotations[IMAGE_ID], target))
 
-    async def remove(self, *names: str) -> None:
-        """Drop the names in one step, whatever that makes of their images."""
-        await self._db.write(lambda connection: connection.executemany(
-            "DELETE FROM images WHERE name = ?", [(name,) for name in names]))
+    async def remove(self, *names: str, keep: Descriptor | None = None) -> None:
+        """Drop the names in one step; ``keep`` goes on as a dangling image."""
+        def drop(connection: sqlite3.Connection) -> None:
+            connection.executemany("DELETE FROM images WHERE name = ?", [(name,) for name in names])
+            if keep is not None:
+                _insert(connection, _DANGLING + keep.annotations[IMAGE_ID], keep)
+
+        await self._db.write(drop)
 
     async def remove_image(self, image_id: str) -> None:
         """Drop every name of the image in one step."""

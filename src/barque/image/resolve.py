@@ -33,16 +33,20 @@ class NotAnImage(DataLoss):
 class ResolvedImage:
     """``size``: bytes of file contents of all layers. ``names`` are rows, sorted. ``updated``: ns since 1970."""
 
-    id: Digest
+    id: str
     config: ImageConfig
     manifest: Manifest
     target: Descriptor
-    chain: tuple[Digest, ...]
+    chain: tuple[str, ...]
     names: tuple[NamedImage, ...]
     layer_sizes: tuple[int, ...]
 
     @property
-    def chain_id(self) -> Digest | None:
+    def short_id(self) -> str:
+        return Digest(self.id).hex[:12]
+
+    @property
+    def chain_id(self) -> str | None:
         """``None`` for an image without layers."""
         return self.chain[-1] if self.chain else None
 
@@ -95,12 +99,12 @@ class Images:
         if target.digest not in self._known:
             self._known[target.digest] = await self._read(target)
         manifest, config = self._known[target.digest]
-        chain = tuple(chain_ids(config.rootfs.diff_ids))
+        chain = tuple(str(chain_id) for chain_id in chain_ids(config.rootfs.diff_ids))
         sizes = []
         for chain_id in chain:
             layer = await self._snapshots.layer(chain_id)
             sizes.append(layer.size if layer else 0)
-        return ResolvedImage(rows[0].id, config, manifest, target, chain, tuple(rows), tuple(sizes))
+        return ResolvedImage(str(rows[0].id), config, manifest, target, chain, tuple(rows), tuple(sizes))
 
     async def _read(self, target: Descriptor) -> tuple[Manifest, ImageConfig]:
         document = parse_manifest(await self._content.read(target.digest, MAX_MANIFEST_SIZE), target.media_type)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from aiohttp import web
 
 from barque.api import app, relay
-from barque.api.hijack import MULTIPLEXED, RAW, Hijacked
+from barque.api.hijack import MULTIPLEXED, RAW, Hijacked, keep
 from barque.api.requests import flag
 from barque.engine.containers import logs
 from barque.engine.containers.attach import Attachment
@@ -30,7 +30,7 @@ def routes(ctx: Context, *, experimental: bool) -> list[web.RouteDef]:
                                 ) if flag(request, "stream") else None
         hijacked = Hijacked(request, content_type(tty=live.container.config.tty, version=request["api_version"]),
                             app.headers(experimental))
-        request["response"] = hijacked
+        keep(request, "response", hijacked)
         if flag(request, "logs"):
             async for piece in logs.stream(live, logs.Query(stdout=stdout, stderr=stderr)):
                 hijacked.writer.write(piece)

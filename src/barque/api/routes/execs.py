@@ -5,7 +5,7 @@ from __future__ import annotations
 from aiohttp import web
 
 from barque.api import app, relay, requests
-from barque.api.hijack import Hijacked
+from barque.api.hijack import Hijacked, keep
 from barque.api.routes.attach import content_type
 from barque.api.routes.lifecycle import size
 from barque.api.schema.containers import ExecStartBody
@@ -32,7 +32,7 @@ def routes(execs: Execs, *, experimental: bool) -> list[web.RouteDef]:
             await execs.start(item, attached=False, tty=tty, console_size=console)
             return web.Response(status=200)
         hijacked = Hijacked(request, content_type(tty=tty, version=request["api_version"]), app.headers(experimental))
-        request["response"] = hijacked
+        keep(request, "response", hijacked)
         await _run(execs, item, hijacked, console)
         return hijacked
 

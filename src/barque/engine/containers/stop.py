@@ -74,9 +74,9 @@ async def _killed(live: Live, waiter: asyncio.Future[Outcome]) -> None:
         async with asyncio.timeout(_KILL_PATIENCE):
             await waiter
     except TimeoutError:
-        raise Internal(f"Container {live.id} PID {live.facts.pid} is zombie and can not be killed. Use the "
-                       "--init option when creating containers to run an init inside the container that forwards signals and "
-                       "reaps processes") from None
+        raise Internal(f"Container {live.id} PID {live.facts.pid} is zombie and can not be killed. Use the --init "
+                       "option when creating containers to run an init inside the container that forwards signals "
+                       "and reaps processes") from None
 
 
 async def stop(ctx: Context, ref: str, timeout: int | None, signal: str) -> None:

@@ -9,6 +9,7 @@ from barque.engine.containers.model import Container, MountPoint
 from barque.engine.containers.options import HostConfig, ThrottleDevice, words
 from barque.errors import InvalidArgument, Unsupported
 from barque.oci import runtime_spec as oci
+from barque.runtime.capabilities import docker_caps
 
 #: Read by the runtime: the user as docker writes it, extra groups, and whether the working directory is to be made.
 USER = "org.barque.user"
@@ -120,31 +121,13 @@ def merge_env(lower: list[str], upper: list[str]) -> list[str]:
 
 
 def capability_names(host: HostConfig, available: tuple[str, ...]) -> list[str]:
-    """The capabilities that the process keeps; raises InvalidArgument for a name that does not exist."""
+    """The capabilities that the process keeps; a privileged one has all that this daemon can give (``available``).
+
+    Raises InvalidArgument for a name that does not exist.
+    """
     if host.privileged:
         return list(available)
-    add, drop = _normalise(words(host.cap_add), "CapAdd", available), _normalise(words(host.cap_drop), "CapDrop",
-                                                                                 available)
-    if "ALL" in add:
-        kept = [name for name in available if name not in drop]
-    elif "ALL" in drop:
-        kept = [name for name in add if name != "ALL"]
-    else:
-        kept = [name for name in defaults.CAPABILITIES if name not in drop]
-        kept += [name for name in add if name not in kept and name not in drop]
-    return kept
-
-
-def _normalise(names: list[str], option: str, available: tuple[str, ...]) -> list[str]:
-    result = []
-    for name in names:
-        upper = name.upper()
-        full = upper if upper == "ALL" or upper.startswith("CAP_") else f"CAP_{upper}"
-        full = "ALL" if full == "CAP_ALL" else full
-        if full != "ALL" and full not in available:
-            raise InvalidArgument(f'invalid {option}: unknown capability: "{full}"')
-        result.append(full)
-    return result
+    return docker_caps(words(host.cap_add), words(host.cap_drop))
 
 
 def _rlimits(host: HostConfig, defaults_: dict[str, tuple[int, int]]) -> list[oci.Rlimit]:

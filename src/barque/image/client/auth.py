@@ -45,14 +45,17 @@ def decode_header(value: str | None) -> Credentials | None:
     if not value:
         return None
     try:
-        data = base64.urlsafe_b64decode(value.replace("+", "-").replace("/", "_") + "=" * (-len(value) % 4))
+        plain = value.rstrip("=").replace("-", "+").replace("_", "/")
+        data = base64.b64decode(plain + "=" * (-len(plain) % 4), validate=True)
     except (binascii.Error, ValueError):
         raise InvalidArgument("invalid X-Registry-Auth header: not base64") from None
     return decode_body(data)
 
 
 def decode_body(data: bytes) -> Credentials | None:
-    """The JSON of an AuthConfig; raises InvalidArgument."""
+    """The JSON of an AuthConfig; raises InvalidArgument. Some clients say ``null`` for none."""
+    if data.strip() == b"null":
+        return None
     found = go_json.decode(data or b"{}", Credentials)
     if found.auth and not found.has_password:
         try:

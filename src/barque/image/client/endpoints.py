@@ -8,7 +8,7 @@ from typing import TypeVar
 
 from barque.errors import BarqueError
 from barque.image.client.auth import Credentials
-from barque.image.client.errors import RegistryRefused, RegistryUnreachable
+from barque.image.client.errors import RegistryUnreachable
 from barque.image.client.hosts import Endpoint
 from barque.image.client.repository import Repository
 from barque.image.client.transport import Transport
@@ -19,46 +19,41 @@ T = TypeVar("T")
 
 
 class Registry:
-    """Opens repositories; remembers which scheme an insecure registry turned out to speak."""
+    """Opens repositories at the endpoints of a registry."""
 
     def __init__(self, transport: Transport) -> None:
         self.transport = transport
-        self._plain: set[str] = set()
 
     async def attempt(self, ref: Reference, credentials: Credentials | None, actions: str,
                       use: Callable[[Repository], Awaitable[T]]) -> T:
-        """The first success of ``use`` over the endpoints.
-
-        After a mirror any failure leads on to the next endpoint; after the registry itself only the lack of an
-        answer does, so that plain HTTP is tried where HTTPS did not work.
-        """
+        """The first success of ``use``: over the mirrors in order, whatever goes wrong there, then the registry."""
         endpoints = await self.transport.hosts.endpoints(ref.domain, push="push" in actions)
-        failure: BarqueError | None = None
-        for endpoint in self._ordered(endpoints):
+        mirrors = [endpoint for endpoint in endpoints if endpoint.mirror]
+        for endpoint in mirrors:
             try:
-                result = await use(Repository(self.transport, endpoint, ref.path, credentials, actions))
-            except RegistryUnreachable as error:
-                log.info("next endpoint after %s", error)
-                failure = error
+                return await use(Repository(self.transport, endpoint, ref.path, credentials, actions))
             except BarqueError as error:
-                if isinstance(error, RegistryRefused):
-                    self._remember(endpoint)
-                if not endpoint.mirror:
-                    raise
                 log.info("mirror %s failed, next endpoint: %s", endpoint.url, error)
-                failure = error
-            else:
-                self._remember(endpoint)
-                return result
-        assert failure is not None, "a registry has at least one endpoint"
-        raise failure
+        endpoint = await self._speaking(endpoints[len(mirrors):])
+        try:
+            return await use(Repository(self.transport, endpoint, ref.path, credentials, actions))
+        except RegistryUnreachable:
+            self.transport.speaking.pop(endpoint.host, None)  # it may come back with the other scheme
+            raise
 
-    def _ordered(self, endpoints: list[Endpoint]) -> list[Endpoint]:
-        """HTTPS first, unless this process has seen the host answer plain HTTP to it."""
-        if len(endpoints) == 2 and endpoints[1].plain and endpoints[1].host in self._plain:
-            return [endpoints[1], endpoints[0]]
-        return endpoints
-
-    def _remember(self, endpoint: Endpoint) -> None:
-        if endpoint.plain and not endpoint.mirror:
-            self._plain.add(endpoint.host)
+    async def _speaking(self, endpoints: list[Endpoint]) -> Endpoint:
+        """The endpoint of one registry that answers: HTTPS before plain HTTP. Raises RegistryUnreachable."""
+        if len(endpoints) == 1:
+            return endpoints[0]
+        host = endpoints[0].host
+        for endpoint in endpoints if host not in self.transport.speaking else []:
+            last = endpoint is endpoints[-1]
+            try:
+                async with self.transport.send(endpoint, "GET", f"{endpoint.url}/v2/", {}, once=not last):
+                    self.transport.speaking[host] = endpoint
+                    break
+            except RegistryUnreachable as error:
+                if last:
+                    raise
+                log.info("next endpoint after %s", error)
+        return self.transport.speaking[host]

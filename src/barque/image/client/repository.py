@@ -6,8 +6,10 @@ import re
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
+from urllib.parse import urljoin
 
 import aiohttp
+import msgspec
 
 from barque.errors import DataLoss
 from barque.image.client.auth import Challenge, Credentials, parse_challenges
@@ -20,6 +22,7 @@ from barque.image.client.errors import (
 from barque.image.client.hosts import Endpoint
 from barque.image.client.token import Tokens
 from barque.image.client.transport import ERROR_BODY, Transport
+from barque.oci import go_json
 from barque.oci import media_types as mt
 from barque.oci.digest import Digest
 from barque.oci.manifest import MAX_MANIFEST_SIZE
@@ -27,11 +30,16 @@ from barque.oci.manifest import MAX_MANIFEST_SIZE
 ACCEPT = ", ".join((mt.OCI_INDEX, mt.OCI_MANIFEST, mt.DOCKER_MANIFEST_LIST, mt.DOCKER_MANIFEST))
 #: Image configurations are read whole into memory up to here, in bytes.
 MAX_CONFIG = 8 << 20
+_NEXT = re.compile(r'<([^>]+)>\s*;\s*rel="?next"?')
 _RANGE = re.compile(r"bytes ([0-9]+)-", re.ASCII)
 
 
 class TooLarge(DataLoss):
     text = "{what}: more than {limit} bytes"
+
+
+class _Tags(msgspec.Struct):
+    tags: list[str] = []
 
 
 class Repository:
@@ -137,6 +145,18 @@ class Repository:
             if error.http_status == 404:
                 return False
             raise
+
+    async def tags(self) -> list[str]:
+        """All tags, page by page."""
+        found: list[str] = []
+        url: str | None = self.url("tags/list?n=1000")
+        while url is not None:
+            async with self.request("GET", url) as response:
+                page = go_json.decode(await _read(response, MAX_CONFIG, "tags"), _Tags)
+                found += page.tags
+                following = _NEXT.search(response.headers.get("Link", ""))
+            url = urljoin(url, following[1]) if following and page.tags else None
+        return found
 
     @asynccontextmanager
     async def blob(self, digest: Digest, offset: int = 0) -> AsyncIterator[tuple[int, aiohttp.StreamReader]]:

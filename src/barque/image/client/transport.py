@@ -60,6 +60,8 @@ class Transport:
     def __init__(self, hosts: HostConfig, retry: RetryPolicy | None = None) -> None:
         self.hosts = hosts
         self.retry = retry or RetryPolicy()
+        #: Which endpoint of a registry that may be insecure turned out to answer, by host.
+        self.speaking: dict[str, Endpoint] = {}
         self._session: aiohttp.ClientSession | None = None
         self._tls: dict[tuple[str, bool], ssl.SSLContext] = {}
 
@@ -104,7 +106,8 @@ class Transport:
             try:
                 response = await self._follow(endpoint, method, URL(url, encoded=True), headers, body)
             except (aiohttp.ClientConnectorError, ssl.SSLError) as error:
-                raise unreachable(method, url, error) from error  # nobody there, or no trust: trying again is no use
+                # Nobody there, or no trust: trying again is no use. dockerd meets this at its ping of /v2/.
+                raise unreachable("GET", f"{endpoint.url}/v2/", error) from error
             except (aiohttp.ClientError, OSError, TimeoutError) as error:
                 if last:
                     raise unreachable(method, url, error) from error
