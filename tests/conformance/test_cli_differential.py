@@ -6,14 +6,18 @@ and how long ago something was, which passes between the two runs.
 
 from __future__ import annotations
 
+import fcntl
 import os
+import pty
 import re
+import select
 import shutil
 import signal
 import socket
 import subprocess
 import sys
 import tarfile
+import termios
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -24,7 +28,7 @@ pytestmark = [
     pytest.mark.root,
     pytest.mark.skipif(not (DOCKERD and DOCKER and BUSYBOX), reason="needs dockerd, docker and busybox"),
 ]
-APPLETS = ("sh", "echo", "cat", "true", "false", "sleep", "ls", "id", "env", "pwd", "head", "kill", "seq", "wc")
+APPLETS = ("sh", "echo", "cat", "true", "false", "sleep", "ls", "id", "env", "pwd", "head", "kill", "seq", "wc", "stty")
 Result = tuple[int, str, str]
 ID = re.compile(r"\b[0-9a-f]{64}\b")
 
@@ -226,3 +230,90 @@ def test_copies_are_the_same(engine: str, tmp_path: Path) -> None:
                       for path in out.rglob("*"))
         listings.append((codes, tree))
     assert listings[1] == listings[0]
+
+
+class Terminal:
+    """A program on a pseudo terminal of 24 by 80."""
+
+    def __init__(self, *command: str) -> None:
+        self.master, self.slave = pty.openpty()
+        self.resize(24, 80)
+        self.process = subprocess.Popen(command, stdin=self.slave, stdout=self.slave, stderr=self.slave,
+                                        start_new_session=True, preexec_fn=self._take)
+        self.seen = b""
+
+    def _take(self) -> None:
+        fcntl.ioctl(self.slave, termios.TIOCSCTTY, 0)
+
+    def resize(self, rows: int, columns: int) -> None:
+        termios.tcsetwinsize(self.slave, (rows, columns))
+
+    def expect(self, text: bytes) -> None:
+        while text not in self.seen:
+            if not select.select([self.master], [], [], 30)[0]:
+                raise AssertionError(f"no {text!r} in {self.seen!r}")
+            self.seen += os.read(self.master, 65536)
+        self.seen = self.seen.partition(text)[2]
+
+    def type(self, text: bytes) -> None:
+        os.write(self.master, text)
+
+    def end(self) -> tuple[int, bool]:
+        """(exit code, whether the terminal is as it was before)."""
+        code = self.process.wait(60)
+        cooked = bool(termios.tcgetattr(self.slave)[3] & termios.ICANON)
+        os.close(self.master)
+        os.close(self.slave)
+        return code, cooked
+
+
+def ours(engine: str, *arguments: str) -> Terminal:
+    return Terminal(sys.executable, "-m", "barque.cli.main", "-H", engine, *arguments)
+
+
+def test_terminal_size_input_and_exit_code(engine: str) -> None:
+    terminal = ours(engine, "run", "-it", "--rm", "busybox", "sh")
+    terminal.expect(b"/ # ")
+    terminal.type(b"stty size\r")
+    terminal.expect(b"24 80")
+    terminal.resize(30, 90)
+    terminal.expect(b"# ")
+    terminal.type(b"while [ \"$(stty size)\" != '30 90' ]; do true; done; echo re''sized\r")
+    terminal.expect(b"resized")
+    terminal.type(b"\x03exit 7\r")
+    assert terminal.end() == (7, True)
+
+
+def test_detach_and_attach_again(engine: str) -> None:
+    terminal = ours(engine, "run", "-it", "--name", "t1", "busybox", "sh")
+    terminal.expect(b"/ # ")
+    terminal.type(b"\x10\x11")
+    assert terminal.end() == (0, True)
+    terminal = ours(engine, "attach", "--detach-keys", "ctrl-a,d", "t1")
+    terminal.type(b"\recho at''tached\r")
+    terminal.expect(b"attached")
+    terminal.type(b"\x01d")
+    terminal.expect(b"read escape sequence")
+    assert terminal.end() == (1, True)
+    subprocess.run([str(DOCKER), "-H", engine, "rm", "-f", "t1"], capture_output=True, check=True)
+
+
+def test_the_terminal_comes_back_when_we_are_terminated(engine: str) -> None:
+    terminal = ours(engine, "run", "-it", "--rm", "--sig-proxy=false", "--name", "t2", "busybox", "sh")
+    terminal.expect(b"/ # ")
+    terminal.process.send_signal(signal.SIGTERM)
+    assert terminal.end() == (128 + signal.SIGTERM, True)
+    subprocess.run([str(DOCKER), "-H", engine, "rm", "-f", "t2"], capture_output=True, check=True)
+
+
+def test_signals_go_to_the_container(engine: str) -> None:
+    script = "trap 'echo got; exit 5' USR1; echo ready; while true; do sleep 0.05; done"
+    process = subprocess.Popen([sys.executable, "-m", "barque.cli.main", "-H", engine, "run", "--rm", "busybox", "sh",
+                                "-c",
+                                script], stdout=subprocess.PIPE)
+    assert process.stdout is not None
+    assert process.stdout.readline() == b"ready\n"
+    process.send_signal(signal.SIGUSR1)
+    assert process.stdout.read() == b"got\n"
+    assert process.wait(60) == 5
+    process.stdout.close()

@@ -11,7 +11,8 @@ import pytest
 import barque
 
 #: Each of these costs 3 to 200 ms, or pulls in one that does.
-HEAVY = {"aiohttp", "argparse", "asyncio", "collections", "dataclasses", "email", "enum", "functools", "http", "inspect",
+HEAVY = {"aiohttp", "argparse", "asyncio", "collections", "dataclasses", "email", "enum", "functools", "http",
+         "inspect",
          "json", "logging", "msgspec", "pathlib", "re", "signal", "socket", "ssl", "subprocess", "threading",
          "typing", "urllib"}
 RUN = """
