@@ -1,4 +1,4 @@
-"""What every test shares: a network namespace of the run's own, and the check that nothing is left behind.
+"""What every test shares: a network namespace of the run's own, the leak check and the list of expected skips.
 
 As root the whole run moves into a fresh network namespace, so that no test can touch the links, routes and rules of the
 machine nor send a packet beyond it.
@@ -7,29 +7,107 @@ machine nor send a packet beyond it.
 from __future__ import annotations
 
 import ctypes
+import fnmatch
 import os
 import subprocess
+import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 CLONE_NEWNET = 0x40000000
+TESTS = Path(__file__).parent
 AREAS_FOR_ROOT = ("kernel", "runtime", "api", "e2e", "contract", "crash", "conformance")
+#: How long a module's asynchronous teardown (namespaces die, processes are reaped) may take to finish, in seconds.
+SETTLE = 10.0
+_skipped: set[str] = set()
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    if os.geteuid() == 0:
+    if os.geteuid() == 0 and not config.option.collectonly:
         libc = ctypes.CDLL(None, use_errno=True)
         if libc.unshare(CLONE_NEWNET) != 0:
             raise pytest.UsageError("cannot make a network namespace: " + os.strerror(ctypes.get_errno()))
-        # sysfs shows the network namespace of whoever mounted it; the tests look at links with ip(8) instead.
+        # Without iproute2 the tests that need it say so themselves.
         if Path("/usr/sbin/ip").exists() or Path("/usr/bin/ip").exists():
             subprocess.run(["ip", "link", "set", "lo", "up"], check=True)
 
 
+def _area(path: Path) -> str:
+    return path.relative_to(TESTS).parts[0]
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    tests = Path(__file__).parent
     for item in items:
-        area = item.path.relative_to(tests).parts[0]
-        if area in AREAS_FOR_ROOT and os.geteuid() != 0:
+        if _area(item.path) in AREAS_FOR_ROOT and os.geteuid() != 0:
             item.add_marker(pytest.mark.skip(reason="needs root"))
+
+
+def pytest_runtest_logreport(report: pytest.TestReport) -> None:
+    if report.skipped and not hasattr(report, "wasxfail"):
+        _skipped.add(report.nodeid)
+
+
+def _expected_skips() -> list[str]:
+    lines = (TESTS / "skips.txt").read_text().splitlines()
+    return [line.split("#")[0].strip() for line in lines if line.split("#")[0].strip()]
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """A skip that nobody listed is a failure: else a broken set-up would look like a green run."""
+    patterns = _expected_skips()
+    surprises = sorted(name for name in _skipped if not any(fnmatch.fnmatchcase(name, p) for p in patterns))
+    if surprises and os.geteuid() == 0:
+        reporter = session.config.pluginmanager.get_plugin("terminalreporter")
+        if reporter is not None:
+            reporter.write_line("")
+            for name in surprises:
+                reporter.write_line(f"unexpected skip, list it in tests/skips.txt or mend it: {name}", red=True)
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+
+def _lines(*command: str) -> list[str]:
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    return done.stdout.splitlines() if done.returncode == 0 else []
+
+
+def _own_cgroups() -> set[str]:
+    return set(_lines("find", "/sys/fs/cgroup", "-type", "d", "-name", "*barque*"))
+
+
+def _processes() -> set[str]:
+    found = set()
+    for entry in os.scandir("/proc"):
+        if not entry.name.isdigit() or int(entry.name) == os.getpid():
+            continue
+        try:
+            line = Path(entry.path, "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+            parent = Path(entry.path, "stat").read_text().rsplit(")", 1)[1].split()[1]
+        except (FileNotFoundError, ProcessLookupError):
+            continue
+        if "barque" in line and "pytest" not in line:
+            found.add(f"process {entry.name} (parent {parent}): {line.strip()}")
+    return found
+
+
+def _world() -> set[str]:
+    """Everything outside this process that a test could leave behind."""
+    mounts = {f"mount {line.split()[4]}" for line in Path("/proc/self/mountinfo").read_text().splitlines()}
+    links = {f"link {line.split(':')[1].strip().split('@')[0]}" for line in _lines("ip", "-o", "link", "show")}
+    tables = {f"nft {line}" for line in _lines("nft", "list", "tables")}
+    return mounts | links | tables | _own_cgroups() | _processes()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def nothing_left_behind(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Compare mounts, links, rules, cgroups and processes before and after each module that works on the kernel."""
+    if _area(request.path) not in AREAS_FOR_ROOT or os.geteuid() != 0:
+        yield
+        return
+    before = _world()
+    yield
+    deadline = time.monotonic() + SETTLE
+    while (left := _world() - before) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not left, "left behind:\n" + "\n".join(sorted(left))

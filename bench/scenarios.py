@@ -1,0 +1,117 @@
+"""What is measured. A scenario runs on one engine and returns one figure; the harness alternates between engines."""
+
+from __future__ import annotations
+
+import time
+import urllib.request
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+from bench.engines import Engine
+
+
+@dataclass(frozen=True)
+class Images:
+    small: str
+    web: str
+    big: str
+    many: str
+
+
+@dataclass(frozen=True)
+class Scenario:
+    """``goal`` is the ratio barque/dockerd to reach; for rates (``more_is_better``) the ratio is turned round."""
+
+    name: str
+    unit: str
+    goal: float
+    measure: Callable[[Engine, Images], float]
+    more_is_better: bool = False
+    runs: int = 10
+
+
+def run_bridge(engine: Engine, images: Images) -> float:
+    return engine.timed("run", "--rm", images.small, "true")
+
+
+def run_none(engine: Engine, images: Images) -> float:
+    return engine.timed("run", "--rm", "--network", "none", images.small, "true")
+
+
+def exec_true(engine: Engine, images: Images) -> float:
+    name = "bench-exec"
+    if not engine.docker("ps", "-q", "-f", f"name={name}"):
+        engine.docker("run", "-d", "--name", name, images.small, "sleep", "100000")
+    return engine.timed("exec", name, "true")
+
+
+def first_response(engine: Engine, images: Images) -> float:
+    """From `run -d -p` until the first HTTP 200 through the published port."""
+    began = time.perf_counter()
+    ident = engine.docker("run", "-d", "-p", "127.0.0.1:18080:80", images.web, "httpd", "-f", "-p", "80", "-h", "/www")
+    while True:
+        try:
+            with urllib.request.urlopen("http://127.0.0.1:18080/", timeout=5) as answer:
+                assert answer.status == 200
+                break
+        except OSError:
+            if time.perf_counter() - began > 30:
+                raise
+            time.sleep(0.001)
+    took = time.perf_counter() - began
+    engine.docker("rm", "-f", ident)
+    return took
+
+
+def _cold_pull(engine: Engine, reference: str) -> float:
+    engine.docker("rmi", "-f", reference, check=False)
+    return engine.timed("pull", "-q", reference)
+
+
+def cold_pull(engine: Engine, images: Images) -> float:
+    return _cold_pull(engine, images.big)
+
+
+def cold_pull_many_files(engine: Engine, images: Images) -> float:
+    return _cold_pull(engine, images.many)
+
+
+def fifty_by_eight(engine: Engine, images: Images) -> float:
+    """Containers started per second, 50 of them by 8 clients at once."""
+    began = time.perf_counter()
+    with ThreadPoolExecutor(8) as pool:
+        ids = list(pool.map(lambda _: engine.docker("run", "-d", images.small, "sleep", "100000"), range(50)))
+    rate = len(ids) / (time.perf_counter() - began)
+    engine.docker("rm", "-f", *ids)
+    return rate
+
+
+def idle_memory(engine: Engine, images: Images) -> float:
+    """All processes of a freshly started engine, in MB."""
+    engine.remove_all()
+    engine.stop()
+    engine.start()
+    return engine.pss() / 1e6
+
+
+def memory_per_container(engine: Engine, images: Images) -> float:
+    """What the engine's processes grow by per running container, in MB."""
+    before, count = engine.pss(), 20
+    ids = [engine.docker("run", "-d", "--network", "none", images.small, "sleep", "100000") for _ in range(count)]
+    grown = engine.pss() - before
+    engine.docker("rm", "-f", *ids)
+    return grown / count / 1e6
+
+
+SCENARIOS = [
+    Scenario("run --rm true, bridge", "s", 0.30, run_bridge),
+    Scenario("run --rm true, network none", "s", 0.30, run_none),
+    Scenario("exec true", "s", 0.50, exec_true),
+    Scenario("run -d -p until HTTP 200", "s", 0.30, first_response),
+    Scenario("cold pull, 3 layers, 120 MB", "s", 0.60, cold_pull, runs=4),
+    Scenario("cold pull, 20k small files", "s", 0.60, cold_pull_many_files, runs=3),
+    Scenario("50 containers by 8 clients", "/s", 1.00, fifty_by_eight, more_is_better=True, runs=2),
+    Scenario("memory per container (PSS)", "MB", 0.50, memory_per_container, runs=1),
+    Scenario("idle memory, fresh (PSS)", "MB", 1.00, idle_memory, runs=1),
+]

@@ -1,0 +1,256 @@
+"""Creating a container: the caller's side, from a validated document to a first process that waits to be started.
+
+Synchronous, for a single-threaded caller. Nothing is left behind when it fails.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from functools import cache, partial
+from typing import NamedTuple
+
+import msgspec
+
+from barque.oci.mount import Mount
+from barque.oci.runtime_spec import OCI_VERSION, Linux, Resources, Spec
+from barque.runtime import hooks, init, plan, security, sync, validate
+from barque.runtime.cgroups import CgroupManager, host_layout
+from barque.runtime.failure import RuntimeFailure
+from barque.runtime.payload import CWD_ANNOTATION, Payload, compile_filter
+from barque.runtime.step import Step
+from barque.sys import idmap, namespaces, process
+
+__all__ = ["CreateRequest", "Created", "RuntimeFailure", "Stdio", "create"]
+
+_layout = cache(host_layout)
+
+#: Entered by the caller for the moment of the fork; the child is born into them.
+_BORN_INTO = ("network", "ipc", "uts", "cgroup", "pid", "time")
+
+
+class Stdio(NamedTuple):
+    """Descriptors of the caller to become 0, 1 and 2; ``None``: a terminal is made and its master handed back.
+
+    The caller keeps its own copies.
+    """
+
+    fds: tuple[int, int, int] | None
+
+
+class CreateRequest(msgspec.Struct):
+    """``rootfs`` is mounted at ``spec.root.path`` in the container's mount namespace; empty: that directory is used.
+
+    ``cgroup`` is made, given the document's limits, and removed again on failure; on success its owner is the caller.
+    ``pid_namespace_ready``: the caller has unshared CLONE_NEWPID, so its next child is process 1. ``gate``: a
+    listening SOCK_SEQPACKET that the start comes over instead of through :meth:`Created.start`.
+    """
+
+    id: str
+    bundle: str
+    spec: Spec
+    stdio: Stdio
+    cgroup: CgroupManager
+    rootfs: tuple[Mount, ...] = ()
+    preserve_fds: int = 0
+    pid_namespace_ready: bool = False
+    new_keyring: bool = True
+    gate: socket.socket | None = None
+
+
+class Created:
+    """A container whose first process waits. ``pid`` is the caller's number for it; ``console`` the terminal's master.
+
+    The descriptors are the caller's to close.
+    """
+
+    def __init__(self, child: process.Clone, channel: sync.CallerEnd, warnings: list[str], console: int | None,
+                 after_start: Callable[[], None]) -> None:
+        self.pid = child.pid
+        self.pidfd = child.pidfd
+        self.console = console
+        self.warnings = warnings
+        self._channel = channel
+        self._after_start = after_start
+
+    def start(self) -> None:
+        """Let the process exec; returns when the program runs. Raises RuntimeFailure; the process has ended then.
+
+        Hooks of ``poststart`` run afterwards; their failure is a warning, as runc has it.
+        """
+        try:
+            self._channel.order_start()
+            self._channel.wait_exec()
+        finally:
+            self._channel.close()
+        try:
+            self._after_start()
+        except RuntimeFailure as failure:
+            self.warnings.append(str(failure))
+
+    def close_channel(self) -> None:
+        """For a caller that leaves the start to a gate; without one the process gives up and ends."""
+        self._channel.close()
+
+
+def create(request: CreateRequest) -> Created:
+    """Make the namespaces, the cgroup and the first process; returns when all is done but the exec.
+
+    Raises RuntimeFailure, and the InvalidArgument of a document that cannot be honoured.
+    """
+    spec = request.spec
+    validate.check(spec)
+    assert spec.process is not None
+    linux = spec.linux or Linux()
+    payload = Payload(spec.process, spec.annotations, compile_filter(linux.seccomp),
+                      keyring=f"_ses.{request.id}" if request.new_keyring else None)
+    with ExitStack() as undo:
+        with _stage("cgroup"):
+            undo.callback(request.cgroup.destroy)
+            request.cgroup.create()
+            payload.warnings += request.cgroup.apply(_resources(linux))
+        steps, leaving = plan.build(spec, _root_path(request), request.rootfs, request.cgroup, _layout(),
+                                    make_cwd=spec.annotations.get(CWD_ANNOTATION) != "false")
+        sources = undo.enter_context(_prepared(steps))
+        order = init.Order(spec, payload, steps, leaving, request.stdio.fds, request.preserve_fds,
+                           partial(state_document, request))
+        caller, child = _fork(request, linux, order)
+        undo.callback(process.kill_and_reap, child)
+        undo.callback(caller.close)
+        sources.close()
+        try:
+            _join(request, linux, payload, child.pid, caller)
+        except RuntimeFailure:
+            if process.ended(child.pidfd):
+                # It failed first, and has said why.
+                caller.wait_ready()
+            raise
+        if order.outside_hooks:
+            caller.wait_namespaces()
+            state = state_document(request, "creating", child.pid)
+            hooks.run("prestart", order.hooks.prestart, state)
+            hooks.run("createRuntime", order.hooks.create_runtime, state)
+            caller.resume()
+        warnings, console = caller.wait_ready()
+        undo.pop_all()
+
+    def after_start() -> None:
+        hooks.run("poststart", order.hooks.poststart, state_document(request, "running", child.pid))
+
+    return Created(child, caller, warnings, console, after_start)
+
+
+def _resources(linux: Linux) -> Resources:
+    """The document's limits, with the devices that every container may use: config-linux.md#allowed-device-list.
+
+    As runc has it they come after the document's own rules, and where it has none everything else is denied.
+    """
+    wanted = linux.resources or Resources()
+    deny, *default = security.default_device_rules()
+    own = wanted.devices or [deny]
+    return msgspec.structs.replace(wanted, devices=own + [rule for rule in default if rule not in own])
+
+
+def _root_path(request: CreateRequest) -> str:
+    assert request.spec.root is not None
+    return os.path.join(request.bundle, request.spec.root.path)
+
+
+@contextmanager
+def _stage(stage: str) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise RuntimeFailure.of(stage, error) from None
+
+
+class _Sources:
+    def __init__(self, steps: Sequence[Step]) -> None:
+        self.steps = steps
+
+    def close(self) -> None:
+        for step in self.steps:
+            step.release()
+
+
+@contextmanager
+def _prepared(steps: Sequence[Step]) -> Iterator[_Sources]:
+    """Have the steps open what is the host's; the child inherits the descriptors, then they can be closed here."""
+    sources = _Sources(steps)
+    try:
+        for step in steps:
+            with _stage(step.describe()):
+                step.prepare()
+        yield sources
+    finally:
+        sources.close()
+
+
+def _fork(request: CreateRequest, linux: Linux, order: init.Order) -> tuple[sync.CallerEnd, process.Clone]:
+    """Clone the child into its namespaces; it runs init and never comes back here."""
+    kinds = {item.type: item.path for item in linux.namespaces}
+    flags = 0
+    for kind, path in kinds.items():
+        if not path and kind not in ("cgroup", "time") and not (kind == "pid" and request.pid_namespace_ready):
+            flags |= namespaces.FLAGS[kind]
+    caller_socket, child_socket = sync.pair()
+    with ExitStack() as stack:
+        stack.callback(child_socket.close)
+        with _stage("namespaces"):
+            cgroup_fd = request.cgroup.open_for_clone()
+            if cgroup_fd is not None:
+                stack.callback(os.close, cgroup_fd)
+            joins = []
+            for kind in _BORN_INTO:
+                if kinds.get(kind):
+                    fd = namespaces.open_namespace(kinds[kind], kind)
+                    stack.callback(os.close, fd)
+                    joins.append((kind, fd))
+            stack.enter_context(namespaces.visiting(joins))
+            if kinds.get("time") == "":
+                offsets = {clock: (value.secs, value.nanosecs) for clock, value in linux.time_offsets.items()}
+                stack.enter_context(namespaces.new_time(offsets))
+            child = process.clone(flags, cgroup_fd)
+        if child is None:
+            caller_socket.close()
+            init.run(order, sync.ChildEnd(child_socket, request.gate))
+    return sync.CallerEnd(caller_socket), child
+
+
+def _join(request: CreateRequest, linux: Linux, payload: Payload, pid: int, caller: sync.CallerEnd) -> None:
+    """What only the caller can do for the child: id maps, cgroup, OOM score."""
+    if any(item.type == "user" for item in linux.namespaces):
+        with _stage("user namespace"):
+            maps = [[(item.container_id, item.host_id, item.size) for item in side]
+                    for side in (linux.uid_mappings, linux.gid_mappings)]
+            idmap.write_maps(pid, *maps)
+        caller.go()
+    with _stage("cgroup"):
+        request.cgroup.add(pid)
+    payload.warnings += adjust_oom_score(pid, payload.process.oom_score_adj)
+    caller.go()
+
+
+def adjust_oom_score(pid: int, score: int | None) -> list[str]:
+    """Write ``score`` for ``pid``; without CAP_SYS_RESOURCE it can only go up, which is a warning and not an error."""
+    if score is None:
+        return []
+    with _stage("oom_score_adj"):
+        fd = os.open(f"/proc/{pid}/oom_score_adj", os.O_RDWR | os.O_CLOEXEC)
+        try:
+            if int(os.read(fd, 16)) == score:
+                return []
+            os.pwrite(fd, str(score).encode(), 0)
+        except PermissionError:
+            return [f"oom_score_adj stays as it is, no permission to lower it to {score}"]
+        finally:
+            os.close(fd)
+    return []
+
+
+def state_document(request: CreateRequest, status: str, pid: int) -> bytes:
+    """The state of the container as hooks get it (runtime.md#state)."""
+    return msgspec.json.encode({"ociVersion": OCI_VERSION, "id": request.id, "status": status, "pid": pid,
+                                "bundle": request.bundle, "annotations": request.spec.annotations})

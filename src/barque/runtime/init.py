@@ -1,0 +1,151 @@
+"""The child's side of create(): one straight way from the fork to the container's program."""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Callable, Sequence
+from typing import NamedTuple, NoReturn
+
+from barque.oci.runtime_spec import Hook, Hooks, Spec
+from barque.runtime import hooks
+from barque.runtime.failure import RuntimeFailure
+from barque.runtime.payload import Payload
+from barque.runtime.step import Context, Step
+from barque.runtime.sync import ChildEnd
+from barque.sys import prctl, process, tty
+
+_FAILED = 1
+
+
+class Order(NamedTuple):
+    """What the child is to do, decided by the caller. ``hook_state`` makes what hooks get: (status, pid)."""
+
+    spec: Spec
+    payload: Payload
+    steps: Sequence[Step]
+    leaving: Sequence[Step]
+    stdio: tuple[int, int, int] | None
+    preserve_fds: int
+    hook_state: Callable[[str, int], bytes]
+
+    @property
+    def hooks(self) -> Hooks:
+        return self.spec.hooks or Hooks()
+
+    @property
+    def outside_hooks(self) -> bool:
+        """Whether the caller has hooks to run while the host's root is still in place."""
+        return bool(self.hooks.prestart or self.hooks.create_runtime)
+
+    @property
+    def user_namespace(self) -> bool:
+        return self.spec.linux is not None and any(item.type == "user" for item in self.spec.linux.namespaces)
+
+
+class Progress:
+    """Where the child is: the stage that a failure is told with."""
+
+    stage = "init"
+
+
+def run(order: Order, channel: ChildEnd) -> NoReturn:
+    """Become the container's first process; a failure is told to the caller and ends the process."""
+    progress = Progress()
+    try:
+        _init(order, channel, progress)
+    except BaseException as error:
+        # Whatever it was: the child must never return into the caller's code.
+        channel.failed(RuntimeFailure.of(progress.stage, error))
+    finally:
+        os._exit(_FAILED)
+
+
+def _init(order: Order, channel: ChildEnd, at: Progress) -> None:
+    context = Context(channel)
+    payload = order.payload
+    separate(order.preserve_fds)
+    if order.user_namespace:
+        # Until the maps are written there is no root to be in here.
+        channel.wait_go()
+        become_namespace_root()
+
+    _execute(order.steps, context, at)
+    if order.outside_hooks:
+        channel.namespaces()
+        channel.wait_resume()
+    at.stage = "hook createContainer"
+    _run_hooks("createContainer", order.hooks.create_container, order, "creating")
+    _execute(order.leaving, context, at)
+
+    at.stage = "hostname"
+    if order.spec.hostname:
+        socket.sethostname(order.spec.hostname)
+    if order.spec.domainname:
+        prctl.set_domain_name(order.spec.domainname)
+    linux = order.spec.linux
+    if linux is not None and linux.personality is not None:
+        prctl.set_personality(prctl.PERSONALITIES[linux.personality.domain])
+
+    path = prepare(payload, context, order.stdio, at)
+
+    at.stage = "start"
+    channel.ready(payload.warnings, context.console[0] if context.console else None)
+    channel.wait_start()
+    at.stage = "hook startContainer"
+    _run_hooks("startContainer", order.hooks.start_container, order, "created")
+    at.stage = "exec"
+    payload.execute(path)
+
+
+def _run_hooks(stage: str, wanted: Sequence[Hook], order: Order, status: str) -> None:
+    """Hooks of the container's side: the pid in their state is the one that they themselves can see."""
+    if wanted:
+        hooks.run(stage, wanted, order.hook_state(status, os.getpid()))
+
+
+def _execute(steps: Sequence[Step], context: Context, at: Progress) -> None:
+    for step in steps:
+        at.stage = step.describe()
+        step.execute(context)
+
+
+def separate(preserve_fds: int) -> None:
+    """Cut the child off from the caller: hidden from others, its own session, no descriptor left for the program.
+
+    ``preserve_fds`` descriptors from 3 on stay (the caller made them inheritable or not).
+    """
+    prctl.set_dumpable(False)
+    os.setsid()
+    process.cloexec_from(3 + preserve_fds)
+    for fd in range(3, 3 + preserve_fds):
+        os.set_inheritable(fd, True)
+    os.umask(0)
+
+
+def become_namespace_root() -> None:
+    """Uid 0 of the user namespace, with the capabilities that its maker has anyway."""
+    os.setresgid(0, 0, 0)
+    os.setgroups([])
+    os.setresuid(0, 0, 0)
+    # Changing ids made the process dumpable according to fs.suid_dumpable.
+    prctl.set_dumpable(False)
+
+
+def prepare(payload: Payload, context: Context, stdio: tuple[int, int, int] | None, at: Progress) -> str:
+    """All that stands between a process in the right root and its exec; returns the path of the program."""
+    at.stage = "process"
+    payload.settle()
+    at.stage = "user"
+    payload.identify(context.root)
+    at.stage = "stdio"
+    box = payload.process.console_size
+    if context.console is not None and box is not None:
+        tty.set_size(context.console[1], box.height, box.width)
+    payload.place_stdio(stdio, context.console[1] if context.console else None)
+    at.stage = "cwd"
+    payload.enter_cwd(context.root)
+    at.stage = "user"
+    payload.drop_privileges()
+    at.stage = "exec"
+    return payload.find_program()

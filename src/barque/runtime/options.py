@@ -1,0 +1,100 @@
+"""Mount options of the OCI document (mount(8) words), sorted into what the kernel wants to hear where."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import NamedTuple
+
+from barque.sys import mounts
+
+_ATTRIBUTES = {
+    "ro": (mounts.ATTR_RDONLY, 0), "rw": (0, mounts.ATTR_RDONLY),
+    "nosuid": (mounts.ATTR_NOSUID, 0), "suid": (0, mounts.ATTR_NOSUID),
+    "nodev": (mounts.ATTR_NODEV, 0), "dev": (0, mounts.ATTR_NODEV),
+    "noexec": (mounts.ATTR_NOEXEC, 0), "exec": (0, mounts.ATTR_NOEXEC),
+    "noatime": (mounts.ATTR_NOATIME, mounts.ATTR_ATIME), "atime": (0, mounts.ATTR_ATIME),
+    "relatime": (0, mounts.ATTR_ATIME), "norelatime": (mounts.ATTR_STRICTATIME, mounts.ATTR_ATIME),
+    "strictatime": (mounts.ATTR_STRICTATIME, mounts.ATTR_ATIME), "nostrictatime": (0, mounts.ATTR_ATIME),
+    "nodiratime": (mounts.ATTR_NODIRATIME, 0), "diratime": (0, mounts.ATTR_NODIRATIME),
+    "nosymfollow": (mounts.ATTR_NOSYMFOLLOW, 0), "symfollow": (0, mounts.ATTR_NOSYMFOLLOW),
+}
+_PROPAGATIONS = {"private": mounts.PROPAGATION_PRIVATE, "slave": mounts.PROPAGATION_SLAVE,
+                 "shared": mounts.PROPAGATION_SHARED, "unbindable": mounts.PROPAGATION_UNBINDABLE}
+#: The default state in other words, and what no kernel heeds any more.
+_NOTHING = ("defaults", "async", "nomand", "nolazytime", "loud", "silent", "iversion", "noiversion")
+_REFUSED = ("remount", "tmpcopyup", "move")
+
+#: Most containers have the same few mounts.
+_CACHED = 256
+
+ATTRIBUTE_WORDS = tuple(_ATTRIBUTES)
+PROPAGATION_WORDS = (*_PROPAGATIONS, *(f"r{word}" for word in _PROPAGATIONS))
+
+
+class Propagation(NamedTuple):
+    kind: int
+    recursive: bool
+
+
+class Options(NamedTuple):
+    """``add``/``clear`` are attributes of the top mount, ``deep_*`` of all beneath too, ``data`` of the file system."""
+
+    add: int
+    clear: int
+    deep_add: int
+    deep_clear: int
+    bind: bool
+    recursive_bind: bool
+    propagations: tuple[Propagation, ...]
+    data: tuple[tuple[str, str | None], ...]
+    idmap: bool
+    recursive_idmap: bool
+
+    def has(self, key: str) -> bool:
+        return any(name == key for name, _ in self.data)
+
+
+def propagation(word: str) -> Propagation | None:
+    """``rslave`` and the like; ``None`` for any other word."""
+    if word in _PROPAGATIONS:
+        return Propagation(_PROPAGATIONS[word], False)
+    if word.startswith("r") and word[1:] in _PROPAGATIONS:
+        return Propagation(_PROPAGATIONS[word[1:]], True)
+    return None
+
+
+def parse(words: Sequence[str]) -> Options:
+    """Sort ``words``; a later word overrides an earlier one. Raises ValueError for what cannot be honoured."""
+    return _parse(tuple(words))
+
+
+@lru_cache(_CACHED)
+def _parse(words: tuple[str, ...]) -> Options:
+    masks = {"": [0, 0], "r": [0, 0]}
+    propagations: list[Propagation] = []
+    data: list[tuple[str, str | None]] = []
+    seen = set(words)
+    for word in words:
+        depth, attribute = ("", word) if word in _ATTRIBUTES else (word[:1], word[1:])
+        if attribute in _ATTRIBUTES and depth in masks:
+            add, clear = _ATTRIBUTES[attribute]
+            mask = masks[depth]
+            mask[0] = mask[0] & ~clear | add
+            mask[1] = mask[1] & ~add | clear
+        elif found := propagation(word):
+            propagations.append(found)
+        elif word in _REFUSED:
+            raise ValueError(f"mount option {word!r} is not supported")
+        elif word not in _NOTHING and word not in ("bind", "rbind", "idmap", "ridmap"):
+            key, equals, value = word.partition("=")
+            data.append((key, value if equals else None))
+    return Options(masks[""][0], masks[""][1], masks["r"][0], masks["r"][1], bool(seen & {"bind", "rbind"}),
+                   "rbind" in seen, tuple(propagations), tuple(data), bool(seen & {"idmap", "ridmap"}),
+                   "ridmap" in seen)
+
+
+def bind_leftovers(options: Options) -> list[str]:
+    """Words that mean nothing to a bind mount, which has no file system of its own to tell them to."""
+    return [key if value is None else f"{key}={value}" for key, value in options.data]
+

@@ -1,0 +1,134 @@
+"""Joining a running container: exec_process(), the counterpart of create()."""
+
+from __future__ import annotations
+
+import errno
+import os
+from contextlib import ExitStack
+from typing import NamedTuple, NoReturn
+
+from barque.oci.runtime_spec import Linux, Process, Spec
+from barque.runtime import init, sync, validate
+from barque.runtime.cgroups import CgroupManager
+from barque.runtime.create import Stdio, adjust_oom_score
+from barque.runtime.devices import open_terminal
+from barque.runtime.failure import RuntimeFailure
+from barque.runtime.payload import Payload, compile_filter
+from barque.runtime.step import Context
+from barque.sys import namespaces, process
+
+__all__ = ["Executed", "Target", "exec_process"]
+
+
+class Target(NamedTuple):
+    """A running container: its first process (caller's number and pidfd), its document and its cgroup."""
+
+    pid: int
+    pidfd: int
+    spec: Spec
+    cgroup: CgroupManager
+
+
+class Executed(NamedTuple):
+    """The program runs. ``pid`` is the caller's number for it; ``pidfd`` and ``console`` (the terminal's master) are
+    the caller's to close.
+    """
+
+    pid: int
+    pidfd: int
+    console: int | None
+    warnings: list[str]
+
+
+def exec_process(target: Target, spec: Process, stdio: Stdio, *, preserve_fds: int = 0) -> Executed:
+    """Run ``spec`` in the container, as a child of the caller; returns when the program runs.
+
+    ``spec.user.username`` is docker's raw ``user[:group]``, looked up in the container. Raises RuntimeFailure, also
+    (stage "enter") when the container has ended or is about to; and InvalidArgument for a process that makes no sense.
+    """
+    validate.check_process(spec)
+    linux = target.spec.linux or Linux()
+    payload = Payload(spec, {}, compile_filter(linux.seccomp), keyring=None)
+    caller_socket, child_socket = sync.pair()
+    caller = sync.CallerEnd(caller_socket)
+    with ExitStack() as undo:
+        undo.callback(caller.close)
+        with child_socket:
+            child = _fork(target, payload, stdio, preserve_fds, sync.ChildEnd(child_socket), caller)
+        undo.callback(process.kill_and_reap, child)
+        try:
+            target.cgroup.add(child.pid, beside=target.pid)
+        except OSError as error:
+            if process.ended(child.pidfd):
+                # It failed first, and has said why.
+                caller.wait_ready()
+            raise _dying(target, "cgroup", error) from None
+        payload.warnings += adjust_oom_score(child.pid, spec.oom_score_adj)
+        caller.go()
+        # Nobody decides anything between the two: the order to start may wait in the socket.
+        caller.order_start()
+        warnings, console = caller.wait_ready()
+        if console is not None:
+            undo.callback(os.close, console)
+        caller.wait_exec()
+        undo.pop_all()
+    caller.close()
+    return Executed(child.pid, child.pidfd, console, warnings)
+
+
+def _dying(target: Target, stage: str, error: OSError) -> RuntimeFailure:
+    if error.errno in (errno.ENOMEM, errno.ESRCH) and process.ended(target.pidfd):
+        return RuntimeFailure("enter", errno=errno.ESRCH, detail="cannot exec in a stopped container")
+    return RuntimeFailure.of(stage, error)
+
+
+def _fork(target: Target, payload: Payload, stdio: Stdio, preserve_fds: int, channel: sync.ChildEnd,
+          caller: sync.CallerEnd) -> process.Clone:
+    try:
+        with namespaces.visiting([("pid", target.pidfd)]):
+            child = process.clone(0)
+            if child is None:
+                caller.close()
+                _run(target, payload, stdio, preserve_fds, channel)
+    except OSError as error:
+        raise _dying(target, "enter", error) from None
+    return child
+
+
+def _run(target: Target, payload: Payload, stdio: Stdio, preserve_fds: int, channel: sync.ChildEnd) -> NoReturn:
+    """The child's side; ends in the program or, after telling the failure, in exit."""
+    progress = init.Progress()
+    try:
+        _enter(target, payload, stdio, preserve_fds, channel, progress)
+    except BaseException as error:
+        # Whatever it was: the child must never return into the caller's code.
+        channel.failed(RuntimeFailure.of(progress.stage, error))
+    finally:
+        os._exit(1)
+
+
+def _enter(target: Target, payload: Payload, stdio: Stdio, preserve_fds: int, channel: sync.ChildEnd,
+           at: init.Progress) -> None:
+    affinity = payload.process.exec_cpu_affinity
+    if affinity is not None and affinity.initial:
+        os.sched_setaffinity(0, validate.parse_cpus(affinity.initial))
+    init.separate(preserve_fds)
+    at.stage = "enter"
+    kinds = {item.type for item in (target.spec.linux or Linux()).namespaces} - {"pid"}
+    namespaces.setns(target.pidfd, sum(namespaces.FLAGS[kind] for kind in kinds))
+    if "user" in kinds:
+        init.become_namespace_root()
+    context = Context(channel)
+    context.root = os.open("/", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    if stdio.fds is None:
+        at.stage = "make the console"
+        context.console = open_terminal(context.root)
+    channel.wait_go()
+    if affinity is not None and affinity.final:
+        os.sched_setaffinity(0, validate.parse_cpus(affinity.final))
+    path = init.prepare(payload, context, stdio.fds, at)
+    at.stage = "start"
+    channel.ready(payload.warnings, context.console[0] if context.console else None)
+    channel.wait_start()
+    at.stage = "exec"
+    payload.execute(path)

@@ -1,0 +1,202 @@
+"""The container's root: mounting it, making it the root of the process, and what the whole tree of mounts is like."""
+
+from __future__ import annotations
+
+import errno
+import os
+
+from barque.oci.mount import Mount
+from barque.runtime import targets
+from barque.runtime.failure import RuntimeFailure
+from barque.runtime.options import Options, Propagation, parse
+from barque.runtime.step import ChildStep, Context, SourceStep
+from barque.sys import mounts
+
+_PAGE = 4096
+
+
+class DetachFromHost(ChildStep):
+    """Let nothing that is mounted from here on reach the namespace that this one was copied from."""
+
+    def __init__(self, propagation: Propagation | None) -> None:
+        self.propagation = propagation
+
+    def describe(self) -> str:
+        return "set the propagation of all mounts"
+
+    def execute(self, context: Context) -> None:
+        mounts.set_propagation_of_all(self.propagation.kind if self.propagation else mounts.PROPAGATION_SLAVE)
+
+
+class MountRoot(SourceStep):
+    """Mount the root file system at ``path`` (which must exist), or bind the directory there onto itself."""
+
+    def __init__(self, mount: Mount | None, path: str) -> None:
+        self.mount = mount
+        self.path = path
+
+    def describe(self) -> str:
+        return f"mount {self.mount.type if self.mount else 'root file system'} on {self.path}"
+
+    def prepare(self) -> None:
+        if self.mount is None:
+            self.source = mounts.clone_tree(self.path, recursive=True)
+        elif self.mount.type == "overlay":
+            self.source = open_overlay(self.mount)
+        else:
+            self.source = open_other(self.mount)
+
+    def execute(self, context: Context) -> None:
+        if self.source < 0 and self.mount is not None:
+            mount_overlay_by_string(self.mount, self.path)
+            context.root = os.open(self.path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        else:
+            # Not a link at the end: the place is the caller's own directory.
+            place = os.open(self.path, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+            mounts.attach(self.source, place)
+            os.close(place)
+            context.root = self.source
+        if self.mount is None:
+            mounts.set_attributes(context.root, propagation=mounts.PROPAGATION_SLAVE, recursive=True)
+        else:
+            mounts.set_attributes(context.root, propagation=mounts.PROPAGATION_PRIVATE)
+
+
+class MountInRoot(SourceStep):
+    """A further mount of the caller's beneath the root (type bind, overlay or any file system)."""
+
+    def __init__(self, mount: Mount) -> None:
+        self.mount = mount
+
+    def describe(self) -> str:
+        return f"mount {self.mount.type} on {self.mount.target}"
+
+    def prepare(self) -> None:
+        self.source = open_overlay(self.mount) if self.mount.type == "overlay" else open_other(self.mount)
+        if self.source < 0:
+            raise RuntimeFailure(self.describe(), errno=errno.ENOSYS,
+                                 detail="overlay mounts beneath the root need Linux 6.8")
+
+    def execute(self, context: Context) -> None:
+        target = targets.ensure_directory(context.root, self.mount.target)
+        mounts.set_attributes(self.source, propagation=mounts.PROPAGATION_PRIVATE, recursive=True)
+        mounts.attach(self.source, target)
+        os.close(target)
+
+
+class ReadonlyRoot(ChildStep):
+    """After everything was put in place: nothing more is written to the root itself."""
+
+    def describe(self) -> str:
+        return "make the root read-only"
+
+    def execute(self, context: Context) -> None:
+        mounts.set_attributes(context.root, add=mounts.ATTR_RDONLY)
+
+
+class Pivot(ChildStep):
+    """Make the container's root the root; the host's goes away, whatever descriptors say."""
+
+    def __init__(self, propagation: Propagation | None) -> None:
+        self.propagation = propagation
+
+    def describe(self) -> str:
+        return "pivot_root"
+
+    def execute(self, context: Context) -> None:
+        if self.propagation is not None and self.propagation.kind == mounts.PROPAGATION_SHARED:
+            # pivot_root refuses a shared parent; only the mount that holds the root needs to be private.
+            parent = os.open("..", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=context.root)
+            _make_private(parent)
+            os.close(parent)
+        os.fchdir(context.root)
+        mounts.pivot_to_cwd()
+        if self.propagation is not None:
+            # Of the root alone: the mounts beneath have had their own.
+            mounts.set_attributes(context.root, propagation=self.propagation.kind)
+
+
+def _make_private(directory: int) -> None:
+    """Make the mount that holds ``directory`` private, climbing to its top: attributes are set on mount roots only."""
+    current = os.dup(directory)
+    while True:
+        try:
+            mounts.set_attributes(current, propagation=mounts.PROPAGATION_PRIVATE)
+            os.close(current)
+            return
+        except OSError as error:
+            if error.errno != errno.EINVAL:
+                raise
+        above = os.open("..", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=current)
+        os.close(current)
+        current = above
+
+
+def open_overlay(mount: Mount) -> int:
+    """A detached overlay mount; -1 where this kernel takes only one string for all lower directories (before 6.8)."""
+    options = parse(mount.options)
+    parameters: list[tuple[str, str | None]] = [("source", "overlay")]
+    parameters += [("lowerdir+", lower) for lower in mount.lower]
+    if mount.upper:
+        parameters += [("upperdir", mount.upper), ("workdir", mount.work)]
+    try:
+        return mounts.make("overlay", [*parameters, *options.data], _attributes(options, mount))
+    except OSError as error:
+        if error.errno == errno.EINVAL and "lowerdir+" in str(error):
+            return -1
+        raise
+
+
+def open_other(mount: Mount) -> int:
+    """A detached mount of any other type; ``bind`` shows a directory of the host."""
+    options = parse(mount.options)
+    if mount.type == "bind" or options.bind:
+        source = mounts.clone_tree(mount.source, recursive=options.recursive_bind)
+        try:
+            mounts.set_attributes(source, add=options.add, clear=options.clear)
+        except OSError:
+            os.close(source)
+            raise
+        return source
+    return mounts.make(mount.type, [("source", mount.source), *options.data], _attributes(options, mount))
+
+
+def _attributes(options: Options, mount: Mount) -> int:
+    if mount.type == "overlay" and not mount.upper:
+        return options.add | mounts.ATTR_RDONLY
+    return options.add
+
+
+def mount_overlay_by_string(mount: Mount, path: str) -> None:
+    """The way of older kernels: one option string of at most a page.
+
+    Lower directories are named relative to what they have in common, which leaves room for hundreds of them; the
+    working directory moves there.
+    """
+    options = parse(mount.options)
+    target = os.path.abspath(path)
+    base = os.path.commonpath([*mount.lower, *([mount.upper, mount.work] if mount.upper else [])])
+    os.chdir(base)
+    words = ["lowerdir=" + ":".join(_escape(os.path.relpath(lower, base)) for lower in mount.lower)]
+    if mount.upper:
+        words += [f"upperdir={_escape_comma(os.path.relpath(mount.upper, base))}",
+                  f"workdir={_escape_comma(os.path.relpath(mount.work, base))}"]
+    words += [key if value is None else f"{key}={value}" for key, value in options.data]
+    data = ",".join(words)
+    if len(os.fsencode(data)) >= _PAGE:
+        raise RuntimeFailure("mount overlay", errno=errno.E2BIG,
+                             detail=f"{len(mount.lower)} layers are too many for this kernel (Linux 6.8 takes 500)")
+    mounts.mount_legacy("overlay", target, "overlay", data)
+    attributes = _attributes(options, mount)
+    if attributes:
+        fd = os.open(target, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        mounts.set_attributes(fd, add=attributes)
+        os.close(fd)
+
+
+def _escape(path: str) -> str:
+    return _escape_comma(path).replace(":", "\\:")
+
+
+def _escape_comma(path: str) -> str:
+    return path.replace("\\", "\\\\").replace(",", "\\,")

@@ -1,0 +1,219 @@
+"""Content-addressed blobs: ``content/blobs/<algorithm>/<hex>`` and a row for each in ``blobs``.
+
+A blob without a row is garbage, a row without its file is damage. Bytes are verified before they get their name.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import logging
+import os
+import sqlite3
+import time
+from dataclasses import dataclass, field
+from typing import BinaryIO
+
+import msgspec
+
+from barque.errors import DataLoss, InvalidArgument, NotFound
+from barque.oci.descriptor import Descriptor
+from barque.oci.digest import Digest
+from barque.store.db import Database
+from barque.store.ingest import Ingest
+from barque.store.layout import Layout
+from barque.store.leases import Lease
+from barque.store.locks import KeyedLocks
+
+log = logging.getLogger("barque.store.content")
+_BLOCK = 1 << 20
+
+
+class BlobNotFound(NotFound):
+    text = "content digest {digest}: not found"
+
+
+class BlobTooLarge(InvalidArgument):
+    text = "content digest {digest}: {size} bytes are more than the limit of {limit}"
+
+
+class CorruptBlob(DataLoss):
+    text = "content digest {digest}: stored bytes are corrupt (got {actual}); pull or load the image again"
+
+
+@dataclass(frozen=True)
+class BlobInfo:
+    digest: str
+    size: int
+    media_type: str
+    created: int  # nanoseconds since 1970
+    labels: dict[str, str] = field(default_factory=dict)
+
+
+class ContentStore:
+    def __init__(self, layout: Layout, db: Database) -> None:
+        self._layout = layout
+        self._db = db
+        self._locks = KeyedLocks()
+
+    async def info(self, digest: str) -> BlobInfo | None:
+        """What the row says, or None. The bytes are not looked at."""
+        row = await self._db.read(lambda connection: connection.execute(
+            "SELECT * FROM blobs WHERE digest = ?", (digest,)).fetchone())
+        return _info(row) if row else None
+
+    def path(self, digest: str) -> str:
+        """Where the bytes are or would be; raises InvalidDigest."""
+        checked = Digest.parse(digest)
+        return os.path.join(self._layout.blobs, checked.algorithm, checked.hex)
+
+    def open(self, digest: str) -> BinaryIO:
+        """The bytes, not verified again: whoever unpacks them checks the digest of what comes out.
+
+        Raises :class:`BlobNotFound`.
+        """
+        try:
+            return open(self.path(digest), "rb")
+        except FileNotFoundError:
+            raise BlobNotFound(digest=digest) from None
+
+    async def read(self, digest: str, limit: int) -> bytes:
+        """All bytes, verified. A blob that fails is dropped, so that the next pull heals it.
+
+        Raises :class:`BlobNotFound`, :class:`BlobTooLarge` (more than ``limit`` bytes), :class:`CorruptBlob`.
+        """
+        def load() -> bytes:
+            with self.open(digest) as file:
+                size = os.fstat(file.fileno()).st_size
+                if size > limit:
+                    raise BlobTooLarge(digest=digest, size=size, limit=limit)
+                return file.read(limit + 1)
+
+        data = await asyncio.to_thread(load)
+        actual = Digest.of(data, Digest.parse(digest).algorithm)
+        if actual != digest:
+            await self._drop_corrupt(digest, actual)
+        return data
+
+    async def verify(self, digest: str, *, drop: bool = True) -> None:
+        """Hash the stored bytes, however many; raises as :meth:`read` does. ``drop``: a corrupt blob goes as well."""
+        def hashed() -> str:
+            state = hashlib.new(Digest.parse(digest).algorithm)
+            with self.open(digest) as file:
+                while block := file.read(_BLOCK):
+                    state.update(block)
+            return f"{state.name}:{state.hexdigest()}"
+
+        actual = await asyncio.to_thread(hashed)
+        if actual != digest:
+            if not drop:
+                raise CorruptBlob(digest=digest, actual=actual)
+            await self._drop_corrupt(digest, actual)
+
+    async def _drop_corrupt(self, digest: str, actual: str) -> None:
+        log.error("dropping corrupt blob %s: it has the digest %s", digest, actual)
+        await self.delete(digest)
+        raise CorruptBlob(digest=digest, actual=actual)
+
+    async def ingest(self, lease: Lease, expected: Descriptor) -> Ingest:
+        """Start or resume the blob that ``expected`` describes; use the result with ``async with``.
+
+        One writer per digest: a second asker waits for the first to leave its block, and then finds the blob there
+        (``exists``). Raises InvalidDigest, InvalidArgument for a negative size.
+        """
+        digest = expected.checked_digest
+        if expected.size < 0:
+            raise InvalidArgument(f"{digest}: negative size {expected.size}")
+        target = self.path(digest)
+        await self._locks.acquire(digest)
+        try:
+            exists = await self._usable(digest, expected.size)
+            os.makedirs(os.path.dirname(target), mode=0o700, exist_ok=True)
+            ingest = Ingest(expected, os.path.join(self._layout.ingest, f"{digest.algorithm}-{digest.hex}"), target,
+                            exists, lambda descriptor: self._record(lease, descriptor),
+                            lambda: self._locks.release(digest))
+            await ingest.start()
+        except BaseException:
+            self._locks.release(digest)
+            raise
+        return ingest
+
+    async def _usable(self, digest: str, size: int) -> bool:
+        """Whether the blob is stored with that size; a row whose file is lost or of another size is dropped."""
+        info = await self.info(digest)
+        if info is None:
+            return False
+        try:
+            found = os.stat(self.path(digest)).st_size
+        except FileNotFoundError:
+            found = -1
+        if found == info.size == size:
+            return True
+        if found == info.size:
+            raise InvalidArgument(f"{digest}: the descriptor says {size} bytes, the blob has {found}")
+        log.error("blob %s has %d bytes instead of %d: dropping it", digest, found, info.size)
+        await self._db.write(lambda connection: connection.execute("DELETE FROM blobs WHERE digest = ?", (digest,)))
+        return False
+
+    async def _record(self, lease: Lease, descriptor: Descriptor) -> None:
+        def insert(connection: sqlite3.Connection) -> None:
+            connection.execute("INSERT OR IGNORE INTO blobs (digest, size, media_type, created) VALUES (?, ?, ?, ?)",
+                               (descriptor.digest, descriptor.size, descriptor.media_type, time.time_ns()))
+            lease.add(connection, "blob", descriptor.digest)
+
+        await self._db.write(insert)
+
+    async def put(self, lease: Lease, media_type: str, data: bytes) -> Descriptor:
+        """Store ``data`` whole and return its descriptor; nothing happens to a blob that is there already."""
+        descriptor = Descriptor(media_type=media_type, digest=Digest.of(data), size=len(data))
+        async with await self.ingest(lease, descriptor) as ingest:
+            if ingest.offset < len(data):
+                await ingest.write(data[ingest.offset:])
+            return await ingest.commit()
+
+    async def delete(self, digest: str) -> None:
+        """Drop row and bytes, whoever refers to them; collection is the ordinary way. Fine when there is none."""
+        await self._db.write(lambda connection: connection.execute("DELETE FROM blobs WHERE digest = ?", (digest,)))
+        await self.unlink_unrecorded(digest)
+
+    async def unlink_unrecorded(self, digest: str) -> bool:
+        """Remove the bytes of a blob that has no row (any more); False where a row has come up meanwhile."""
+        await self._locks.acquire(digest)
+        try:
+            if await self.info(digest) is not None:
+                return False
+            try:
+                await asyncio.to_thread(os.unlink, self.path(digest))
+            except FileNotFoundError:
+                pass
+            return True
+        finally:
+            self._locks.release(digest)
+
+    async def walk(self) -> list[BlobInfo]:
+        """All blobs, ordered by digest."""
+        rows = await self._db.read(lambda connection: connection.execute(
+            "SELECT * FROM blobs ORDER BY digest").fetchall())
+        return [_info(row) for row in rows]
+
+    async def label(self, digest: str, key: str, value: str) -> None:
+        """Note a fact about a blob (such as the repository it came from); an empty value removes it.
+
+        Raises :class:`BlobNotFound`.
+        """
+        def update(connection: sqlite3.Connection) -> None:
+            row = connection.execute("SELECT * FROM blobs WHERE digest = ?", (digest,)).fetchone()
+            if row is None:
+                raise BlobNotFound(digest=digest)
+            labels = {**_info(row).labels, key: value}
+            if not value:
+                del labels[key]
+            connection.execute("UPDATE blobs SET labels = ? WHERE digest = ?",
+                               (msgspec.json.encode(labels).decode(), digest))
+
+        await self._db.write(update)
+
+
+def _info(row: tuple[str, int, str, int, str]) -> BlobInfo:
+    digest, size, media_type, created, labels = row
+    return BlobInfo(digest, size, media_type, created, msgspec.json.decode(labels, type=dict[str, str]))

@@ -1,0 +1,155 @@
+"""The one sqlite database of a data root: WAL, one writer thread, one reader thread.
+
+A transaction is a plain function of the connection that runs on one of the two threads, so that no two of them
+interleave and none of them can await in the middle.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Generic, TypeVar
+
+import msgspec
+
+from barque.errors import Conflict, DataLoss
+from barque.store.schema import migrate
+
+T = TypeVar("T")
+
+
+class BrokenDatabase(DataLoss):
+    text = "database {path}: {reason}"
+
+
+class Database:
+    """Made by :meth:`open`. Owned by the composition root; everyone else borrows it."""
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+        self._writer = ThreadPoolExecutor(1, thread_name_prefix="db-writer")
+        self._reader = ThreadPoolExecutor(1, thread_name_prefix="db-reader")
+        self._write_connection: sqlite3.Connection
+        self._read_connection: sqlite3.Connection
+
+    @classmethod
+    async def open(cls, path: str) -> Database:
+        """Open or make the database and migrate it; raises :class:`BrokenDatabase`, NewerDatabase, OSError."""
+        database = cls(path)
+        loop = asyncio.get_running_loop()
+        try:
+            database._write_connection = await loop.run_in_executor(database._writer, _connect, path, True)
+            database._read_connection = await loop.run_in_executor(database._reader, _connect, path, False)
+        except BaseException as error:
+            database._writer.shutdown()
+            database._reader.shutdown()
+            if isinstance(error, sqlite3.DatabaseError):
+                raise BrokenDatabase(path=path, reason=error) from error
+            raise
+        return database
+
+    async def write(self, fn: Callable[[sqlite3.Connection], T]) -> T:
+        """Run ``fn`` in one transaction on the writer thread; on return it is durable. An exception rolls it back.
+
+        Cancelling the caller does not cancel the transaction: it happens whole or not at all.
+        """
+        return await asyncio.get_running_loop().run_in_executor(
+            self._writer, _transaction, self._write_connection, "BEGIN IMMEDIATE", fn)
+
+    async def read(self, fn: Callable[[sqlite3.Connection], T]) -> T:
+        """Run ``fn`` on the reader thread over one consistent state, which has all writes that have returned."""
+        return await asyncio.get_running_loop().run_in_executor(
+            self._reader, _transaction, self._read_connection, "BEGIN", fn)
+
+    async def close(self) -> None:
+        loop = asyncio.get_running_loop()
+        await loop.run_in_executor(self._reader, self._read_connection.close)
+        await loop.run_in_executor(self._writer, self._write_connection.close)
+        self._reader.shutdown()
+        self._writer.shutdown()
+
+
+def _connect(path: str, writer: bool) -> sqlite3.Connection:
+    connection = sqlite3.connect(path, isolation_level=None, timeout=30)
+    try:
+        if writer:
+            connection.execute("PRAGMA journal_mode = WAL")
+            # FULL: fsync of the log at each commit. NORMAL would lose the last transactions in a power cut.
+            connection.execute("PRAGMA synchronous = FULL")
+            connection.execute("PRAGMA foreign_keys = ON")
+            migrate(connection)
+        else:
+            connection.execute("PRAGMA query_only = ON")
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+def _transaction(connection: sqlite3.Connection, begin: str, fn: Callable[[sqlite3.Connection], T]) -> T:
+    connection.execute(begin)
+    try:
+        result = fn(connection)
+        connection.execute("COMMIT")
+    except BaseException:
+        if connection.in_transaction:
+            connection.execute("ROLLBACK")
+        raise
+    return result
+
+
+class NameTaken(Conflict):
+    """``fields``: name, holder (the id of the document that has the name)."""
+
+    text = "name {name!r} is already in use by {holder}"
+
+    @property
+    def holder(self) -> str:
+        return str(self.fields["holder"])
+
+
+class Documents(Generic[T]):
+    """A table of JSON documents: ``id`` is the key, ``name`` unique where given. ``kind`` is a msgspec.Struct."""
+
+    _TABLES = frozenset({"containers", "volumes", "networks"})
+
+    def __init__(self, db: Database, table: str, kind: type[T]) -> None:
+        if table not in self._TABLES:
+            raise ValueError(f"no table of documents: {table}")
+        self._db = db
+        self._table = table
+        self._encode = msgspec.json.Encoder().encode
+        self._decode = msgspec.json.Decoder(kind).decode
+
+    async def put(self, id: str, name: str | None, document: T) -> None:
+        """Insert or replace the document ``id``; raises :class:`NameTaken` where another one has the name."""
+        data = self._encode(document)
+
+        def put(connection: sqlite3.Connection) -> None:
+            holder = connection.execute(
+                f"SELECT id FROM {self._table} WHERE name = ? AND id != ?", (name, id)).fetchone()  # noqa: S608
+            if holder:
+                raise NameTaken(name=name, holder=holder[0])
+            connection.execute(
+                f"INSERT INTO {self._table} VALUES (?, ?, ?) ON CONFLICT (id) DO UPDATE "  # noqa: S608
+                "SET name = excluded.name, document = excluded.document", (id, name, data))
+
+        await self._db.write(put)
+
+    async def get(self, id: str) -> T | None:
+        row = await self._db.read(lambda connection: connection.execute(
+            f"SELECT document FROM {self._table} WHERE id = ?", (id,)).fetchone())  # noqa: S608
+        return self._decode(row[0]) if row else None
+
+    async def delete(self, id: str) -> None:
+        """Remove the document; nothing happens where there is none."""
+        await self._db.write(lambda connection: connection.execute(
+            f"DELETE FROM {self._table} WHERE id = ?", (id,)))  # noqa: S608
+
+    async def all(self) -> list[tuple[str, T]]:
+        """All documents with their ids, ordered by id."""
+        rows = await self._db.read(lambda connection: connection.execute(
+            f"SELECT id, document FROM {self._table} ORDER BY id").fetchall())  # noqa: S608
+        return [(id, self._decode(document)) for id, document in rows]

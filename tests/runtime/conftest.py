@@ -1,0 +1,155 @@
+"""Bundles to run, the runtimes to run them with, and the check that a test leaves nothing on the machine."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from barque.runtime.default_spec import default_document
+
+BUSYBOX = "/bin/busybox"
+CGROUPS = Path("/sys/fs/cgroup")
+_numbers = itertools.count()
+
+
+@pytest.fixture(scope="session")
+def busybox_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A root file system of busybox alone, to be copied or used as a lower layer."""
+    if not os.path.exists(BUSYBOX):
+        pytest.skip("needs busybox-static")
+    root = tmp_path_factory.mktemp("busybox")
+    root.chmod(0o755)
+    (root / "bin").mkdir()
+    shutil.copy(BUSYBOX, root / "bin/busybox")
+    applets = subprocess.run([BUSYBOX, "--list"], capture_output=True, text=True, check=True).stdout.split()
+    for name in applets:
+        if name != "busybox":
+            (root / "bin" / name).symlink_to("busybox")
+    for name in ("etc", "tmp", "root"):
+        (root / name).mkdir()
+    (root / "tmp").chmod(0o1777)
+    (root / "etc/passwd").write_text("root:x:0:0:root:/root:/bin/sh\nworker:x:1000:1001:w:/home/worker:/bin/sh\n")
+    (root / "etc/group").write_text("root:x:0:\nworkers:x:1001:\naudio:x:29:worker\n")
+    return root
+
+
+class Bundle:
+    """A bundle on disk; change ``spec`` (a plain tree) and call save()."""
+
+    def __init__(self, path: Path, root: Path) -> None:
+        self.path = path
+        self.rootfs = path / "rootfs"
+        shutil.copytree(root, self.rootfs, symlinks=True)
+        self.spec: dict[str, Any] = default_document()
+        self.cgroup = f"/barque-test-{os.getpid()}-{next(_numbers)}"
+        self.spec["process"]["terminal"] = False
+        self.spec["root"]["readonly"] = False
+        self.linux["cgroupsPath"] = self.cgroup
+
+    @property
+    def process(self) -> dict[str, Any]:
+        return self.spec["process"]
+
+    @property
+    def linux(self) -> dict[str, Any]:
+        return self.spec["linux"]
+
+    def save(self, *args: str) -> None:
+        if args:
+            self.process["args"] = list(args)
+        (self.path / "config.json").write_text(json.dumps(self.spec))
+
+
+@pytest.fixture
+def bundle(tmp_path: Path, busybox_root: Path) -> Bundle:
+    tmp_path.chmod(0o755)
+    path = tmp_path / "bundle"
+    path.mkdir()
+    return Bundle(path, busybox_root)
+
+
+class Runtime:
+    """One runtime's command line over a state directory of its own."""
+
+    def __init__(self, name: str, root: Path) -> None:
+        self.name = name
+        self.root = root
+        program = [sys.executable, "-m", "barque.runtime.main"] if name == "barque-runtime" else [name]
+        self.base = [*program, "--root", str(root)]
+
+    def __call__(self, *args: str, **options: Any) -> subprocess.CompletedProcess[str]:
+        options.setdefault("stdin", subprocess.DEVNULL)
+        return subprocess.run([*self.base, *args], capture_output=True, text=True, check=False, timeout=30, **options)
+
+    def ok(self, *args: str, **options: Any) -> str:
+        done = self(*args, **options)
+        assert done.returncode == 0, done.stderr
+        return str(done.stdout)
+
+    def detached(self, *args: str) -> None:
+        """For create and run -d, whose container would keep captured pipes open."""
+        done = subprocess.run([*self.base, *args], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
+                              stderr=subprocess.DEVNULL, check=False, timeout=30)
+        assert done.returncode == 0
+
+    def run(self, bundle: Bundle, *args: str, **options: Any) -> subprocess.CompletedProcess[str]:
+        """Run the bundle with ``args`` to its end."""
+        bundle.save(*args)
+        return self("run", "--bundle", str(bundle.path), "run-test", **options)
+
+    def output(self, bundle: Bundle, *args: str, **options: Any) -> str:
+        done = self.run(bundle, *args, **options)
+        assert done.returncode == 0, done.stderr
+        return str(done.stdout)
+
+    def state(self, container: str) -> dict[str, Any]:
+        tree: dict[str, Any] = json.loads(self.ok("state", container))
+        return tree
+
+
+def _make(name: str, root: Path) -> Iterator[Runtime]:
+    if name != "barque-runtime" and shutil.which(name) is None:
+        pytest.skip(f"needs {name}")
+    runtime = Runtime(name, root)
+    yield runtime
+    for container in runtime.ok("list", "-q").split():
+        runtime("delete", "--force", container)
+
+
+@pytest.fixture(params=["barque-runtime", "runc"])
+def runtime(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Runtime]:
+    """The same expectations hold for both."""
+    yield from _make(request.param, tmp_path / "state")
+
+
+@pytest.fixture
+def barque(tmp_path: Path) -> Iterator[Runtime]:
+    """Ours alone, for what runc does otherwise or not at all."""
+    yield from _make("barque-runtime", tmp_path / "state")
+
+
+def _traces() -> dict[str, object]:
+    cgroups = sorted(str(path) for tree in CGROUPS.iterdir() if tree.is_dir()
+                     for path in [tree, *tree.iterdir()] if f"barque-test-{os.getpid()}-" in path.name)
+    mounts = [line.split(" ", 1)[1] for line in Path("/proc/self/mountinfo").read_text().splitlines()]
+    children = Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()
+    namespaces = {name: os.readlink(f"/proc/self/ns/{name}") for name in os.listdir("/proc/self/ns")}
+    return {"cgroups": cgroups, "mounts": mounts, "children": children, "namespaces": namespaces,
+            "fds": len(os.listdir("/proc/self/fd"))}
+
+
+@pytest.fixture(autouse=True)
+def no_traces() -> Iterator[None]:
+    """Mounts, processes, cgroups, namespaces and descriptors are the same after a test as before."""
+    before = _traces()
+    yield
+    assert _traces() == before

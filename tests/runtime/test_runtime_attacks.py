@@ -1,0 +1,240 @@
+"""Attacks on the runtime, run for real: what an image or a neighbour may try, and the flaw that each one once was."""
+
+from __future__ import annotations
+
+import os
+import select
+import shutil
+import socket
+import subprocess
+import sys
+import threading
+import time
+
+import pytest
+
+from barque.runtime import targets
+from barque.runtime.failure import RuntimeFailure
+from barque.sys.libc import libc
+
+RENAME_EXCHANGE = 2
+
+
+def bind(destination, source, *options):
+    return {"destination": destination, "type": "bind", "source": str(source), "options": ["bind", *options]}
+
+
+@pytest.fixture
+def victim(tmp_path):
+    """A directory of the host that no container may reach."""
+    path = tmp_path / "victim"
+    path.mkdir()
+    (path / "secret").write_text("of the host\n")
+    return path
+
+
+@pytest.mark.parametrize("link", ["absolute", "dotdot"])
+def test_mount_targets_stay_in_the_root(barque, bundle, victim, tmp_path, link):
+    """CVE-2018-15664, CVE-2021-30465: a target that leads out by a symbolic link is looked up within the root."""
+    way_out = str(victim) if link == "absolute" else "../" * 20 + str(victim).lstrip("/")
+    (bundle.rootfs / "leads-out").symlink_to(way_out)
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data/planted").write_text("planted\n")
+    bundle.spec["mounts"].append(bind("/leads-out/made", tmp_path / "data"))
+    assert barque.output(bundle, "cat", f"{victim}/made/planted") == "planted\n"
+    assert os.listdir(victim) == ["secret"]
+
+
+def test_a_mount_target_that_changes_all_the_time(tmp_path, victim):
+    """CVE-2021-30465, the race: another container swaps a directory for a link while the target is being made."""
+    root = tmp_path / "root"
+    (root / "swap").mkdir(parents=True)
+    (root / "other").symlink_to(victim)
+    stop = threading.Event()
+
+    def swap() -> None:
+        while not stop.is_set():
+            libc.renameat2(-100, os.fsencode(root / "swap"), -100, os.fsencode(root / "other"), RENAME_EXCHANGE)
+
+    thread = threading.Thread(target=swap)
+    thread.start()
+    root_fd = os.open(root, os.O_PATH)
+    try:
+        for number in range(300):
+            try:
+                os.close(targets.ensure_directory(root_fd, f"swap/d{number}/e"))
+            except (FileNotFoundError, FileExistsError, NotADirectoryError):
+                continue
+    finally:
+        stop.set()
+        thread.join()
+        os.close(root_fd)
+    assert os.listdir(victim) == ["secret"]
+
+
+@pytest.mark.parametrize("kind", ["proc", "sysfs"])
+def test_proc_and_sys_must_be_ordinary_directories(runtime, bundle, kind):
+    """CVE-2019-19921: an image whose /proc is a link sends the runtime's own writes elsewhere."""
+    name = {"proc": "proc", "sysfs": "sys"}[kind]
+    (bundle.rootfs / "elsewhere").mkdir()
+    (bundle.rootfs / name).symlink_to("elsewhere")
+    done = runtime.run(bundle, "true")
+    assert done.returncode != 0
+    assert "must be mounted on" in done.stderr
+
+
+@pytest.mark.parametrize("destination", ["/proc", "/proc/self", "/proc/sys/kernel", "/proc/1/attr", "/innocent"])
+def test_nothing_covers_proc(barque, bundle, tmp_path, destination):
+    """CVE-2019-16884, CVE-2023-28642, CVE-2025-52881: files of /proc replaced by ones that the image controls."""
+    (tmp_path / "fake").mkdir()
+    (bundle.rootfs / "innocent").symlink_to("proc/self")
+    bundle.spec["mounts"].append(bind(destination, tmp_path / "fake"))
+    done = barque.run(bundle, "true")
+    assert done.returncode != 0
+    assert "cannot be mounted because it is" in done.stderr
+
+
+def test_files_of_proc_that_lxcfs_replaces(runtime, bundle, tmp_path):
+    (tmp_path / "meminfo").write_text("replaced\n")
+    bundle.spec["mounts"].append(bind("/proc/meminfo", tmp_path / "meminfo"))
+    assert runtime.output(bundle, "cat", "/proc/meminfo") == "replaced\n"
+
+
+@pytest.mark.parametrize("mounted", [True, False])
+def test_dev_as_a_symbolic_link(barque, bundle, victim, mounted):
+    """CVE-2026-41579: devices made, and opened, wherever the image's /dev leads."""
+    (bundle.rootfs / "dev").symlink_to(victim)
+    if not mounted:
+        bundle.spec["mounts"] = [item for item in bundle.spec["mounts"] if not item["destination"].startswith("/dev")]
+    done = barque.run(bundle, "true")
+    assert done.returncode != 0
+    assert "symbolic link" in done.stderr
+    assert os.listdir(victim) == ["secret"]
+
+
+def test_devices_that_the_image_brought_are_not_trusted(barque, bundle):
+    """CVE-2025-31133, CVE-2025-52565: a file in the place of a device is covered by the real one."""
+    bundle.spec["mounts"] = [item for item in bundle.spec["mounts"] if not item["destination"].startswith("/dev")]
+    (bundle.rootfs / "dev").mkdir()
+    (bundle.rootfs / "dev/null").write_text("not the null device\n")
+    (bundle.rootfs / "dev/zero").symlink_to("/etc/passwd")
+    done = barque.run(bundle, "true")
+    assert done.returncode != 0
+    assert "/dev/zero of the container is a symbolic link" in done.stderr
+    (bundle.rootfs / "dev/zero").unlink()
+    assert barque.output(bundle, "stat", "-c", "%t:%T", "/dev/null") == "1:3\n"
+
+
+def test_masked_paths_do_not_use_the_containers_null(barque, bundle, tmp_path):
+    """CVE-2025-31133: /dev/null of the container is a link when the masks are put in place."""
+    (tmp_path / "dev").mkdir()
+    (tmp_path / "dev/null").symlink_to("/etc/passwd")
+    bundle.spec["mounts"] = [item for item in bundle.spec["mounts"] if not item["destination"].startswith("/dev")]
+    bundle.spec["mounts"].append(bind("/dev", tmp_path / "dev"))
+    assert barque.output(bundle, "cat", "/proc/timer_list") == ""
+
+
+@pytest.mark.parametrize("number", range(3, 12))
+def test_the_working_directory_is_never_a_leaked_descriptor(barque, bundle, number):
+    """CVE-2024-21626: WORKDIR /proc/self/fd/N, with N open on a directory of the host."""
+    bundle.process["cwd"] = f"/proc/self/fd/{number}"
+    root = os.open("/", os.O_RDONLY)
+    bundle.save("ls")
+    try:
+        done = subprocess.run([*barque.base, "run", "--bundle", str(bundle.path), "leak"], pass_fds=(root,),
+                              capture_output=True, text=True, check=False, timeout=30, stdin=subprocess.DEVNULL)
+    finally:
+        os.close(root)
+    assert done.returncode != 0
+    assert done.stdout == ""
+
+
+def test_exec_into_a_leaked_descriptor(barque, bundle):
+    """The same by exec, whose process has the host's directories open at its start."""
+    bundle.save("sleep", "1000")
+    barque.detached("run", "--detach", "--bundle", str(bundle.path), "leak")
+    for number in range(3, 12):
+        done = barque("exec", "--cwd", f"/proc/self/fd/{number}", "leak", "ls")
+        assert done.returncode != 0
+        assert done.stdout == ""
+
+
+def test_the_interpreter_cannot_be_overwritten(barque, bundle, tmp_path):
+    """CVE-2019-5736: a container keeps /proc/PID/exe of a joining process and reopens it for writing afterwards.
+
+    The attacker has CAP_SYS_PTRACE, as a container may, so that it gets hold of the file at all.
+    """
+    names = ["CAP_SYS_PTRACE", "CAP_DAC_OVERRIDE"]
+    bundle.process["capabilities"] = {"bounding": names, "permitted": names, "effective": names}
+    shutil.copy(sys.executable, bundle.rootfs / "python")
+    attack = """
+found=
+while [ -z "$found" ]; do
+    for p in /proc/[0-9]*; do
+        pid=${p#/proc/}
+        [ "$pid" = 1 ] && continue
+        case "$(readlink $p/exe)" in */busybox|"") continue;; esac
+        if exec 9<$p/exe; then found=1; break; fi
+    done
+done 2>/dev/null
+echo held
+read gone
+for try in 1 2 3; do
+    if (exec 8>/proc/self/fd/9) 2>/tmp/why; then echo WRITABLE; else cat /tmp/why; fi
+done
+"""
+    bundle.save("sh", "-c", attack)
+    container = subprocess.Popen([*barque.base, "run", "--bundle", str(bundle.path), "attack"], text=True,
+                                 stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    assert container.stdin and container.stdout
+    deadline = time.monotonic() + 60
+    while not select.select([container.stdout], [], [], 0)[0]:
+        assert time.monotonic() < deadline
+        barque("exec", "attack", "true")
+    answer, _ = container.communicate("gone\n", timeout=30)
+    assert "held" in answer
+    assert "WRITABLE" not in answer
+    assert answer.count("Read-only file system") == 3
+
+
+def test_a_fifo_as_passwd_does_not_hang(barque, bundle):
+    """CVE-2024-9676: reading it would wait for ever."""
+    (bundle.rootfs / "etc/passwd").unlink()
+    os.mkfifo(bundle.rootfs / "etc/passwd")
+    bundle.spec["annotations"] = {"org.barque.user": "worker"}
+    assert "/etc/passwd of the container is not a regular file" in barque.run(bundle, "true").stderr
+
+
+def test_a_link_as_passwd_is_not_followed(barque, bundle, victim):
+    (bundle.rootfs / "etc/passwd").unlink()
+    (bundle.rootfs / "etc/passwd").symlink_to("/etc/group")
+    bundle.spec["annotations"] = {"org.barque.user": "root"}
+    assert "cannot read /etc/passwd of the container" in barque.run(bundle, "true").stderr
+
+
+def test_an_endless_passwd_is_not_read(barque, bundle):
+    with open(bundle.rootfs / "etc/passwd", "wb") as file:
+        file.truncate(1 << 40)
+    bundle.spec["annotations"] = {"org.barque.user": "worker"}
+    assert "/etc/passwd of the container is too large" in barque.run(bundle, "true").stderr
+
+
+def test_sysctls_do_not_leave_their_directory(barque, bundle):
+    for key in ("net.ipv4/../../../../etc/passwd", "net.../../kernel/core_pattern", "kernel.core_pattern"):
+        bundle.linux["sysctl"] = {key: "x"}
+        assert barque.run(bundle, "true").returncode != 0
+
+
+def test_the_runtimes_socket_is_not_reachable_from_inside(barque, bundle):
+    """CVE-2020-15257: an abstract socket of the runtime, seen through a shared network namespace."""
+    bundle.linux["namespaces"] = [item for item in bundle.linux["namespaces"] if item["type"] != "network"]
+    bundle.save("cat", "/proc/net/unix")
+    before = socket.socket(socket.AF_UNIX)
+    before.close()
+    assert "@" not in barque.output(bundle, "cat", "/proc/net/unix")
+
+
+def test_a_failure_says_what_and_where():
+    failure = RuntimeFailure.of("mount x", OSError(13, "Permission denied in open_tree", "/x"))
+    assert (failure.stage, failure.syscall, failure.errno, failure.path) == ("mount x", "open_tree", 13, "/x")
+    assert RuntimeFailure.from_dict(failure.to_dict()).to_dict() == failure.to_dict()

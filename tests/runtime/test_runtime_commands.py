@@ -1,0 +1,211 @@
+"""The commands of the OCI runtime: same expectations for ours and for runc."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+
+
+def wait_for_status(runtime, container: str, status: str) -> None:
+    deadline = time.monotonic() + 10
+    while runtime.state(container)["status"] != status:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def has_ended(pid: int) -> bool:
+    """Gone, or a zombie that whoever adopted it has yet to reap."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] in "ZX"
+    except (FileNotFoundError, ProcessLookupError):
+        return True
+
+
+def test_run_passes_output_and_exit_code(runtime, bundle):
+    done = runtime.run(bundle, "sh", "-c", "echo out; echo err >&2; exit 7")
+    assert (done.returncode, done.stdout, done.stderr) == (7, "out\n", "err\n")
+    assert runtime.ok("list", "-q") == ""
+
+
+def test_run_passes_standard_input(runtime, bundle):
+    bundle.save("cat")
+    done = subprocess.run([*runtime.base, "run", "--bundle", str(bundle.path), "cat"], input="through\n",
+                          capture_output=True, text=True, check=True, timeout=30)
+    assert done.stdout == "through\n"
+
+
+def test_death_by_signal_is_128_plus_its_number(runtime, bundle):
+    bundle.linux["namespaces"] = [item for item in bundle.linux["namespaces"] if item["type"] != "pid"]
+    assert runtime.run(bundle, "sh", "-c", "kill -9 $$").returncode == 137
+
+
+def test_life_from_create_to_delete(runtime, bundle, tmp_path):
+    bundle.save("sh", "-c", "trap 'exit 0' TERM; while :; do sleep 1; done")
+    runtime.detached("create", "--bundle", str(bundle.path), "--pid-file", str(tmp_path / "pid"), "life")
+    state = runtime.state("life")
+    assert state["status"] == "created"
+    assert state["bundle"] == str(bundle.path)
+    assert int((tmp_path / "pid").read_text()) == state["pid"]
+    runtime.ok("start", "life")
+    assert runtime.state("life")["status"] == "running"
+    again = runtime("start", "life")
+    assert again.returncode == 1
+    assert "cannot start an already running container" in again.stderr
+    refused = runtime("delete", "life")
+    assert refused.returncode == 1
+    assert "not stopped" in refused.stderr
+    runtime.ok("kill", "life", "TERM")
+    wait_for_status(runtime, "life", "stopped")
+    assert runtime("kill", "life", "TERM").returncode == 1
+    runtime.ok("delete", "life")
+    gone = runtime("state", "life")
+    assert gone.returncode == 1
+    assert "container does not exist" in gone.stderr
+
+
+def test_delete_force_ends_a_running_container(runtime, bundle):
+    bundle.save("sleep", "1000")
+    runtime.detached("run", "--detach", "--bundle", str(bundle.path), "forced")
+    pid = runtime.state("forced")["pid"]
+    runtime.ok("delete", "--force", "forced")
+    assert has_ended(pid)
+    runtime.ok("delete", "--force", "forced")
+
+
+def test_delete_of_a_created_container(runtime, bundle):
+    bundle.save("true")
+    runtime.detached("create", "--bundle", str(bundle.path), "unstarted")
+    runtime.ok("delete", "unstarted")
+    assert runtime.ok("list", "-q") == ""
+
+
+def test_an_id_is_taken_once(runtime, bundle):
+    bundle.save("true")
+    runtime.detached("create", "--bundle", str(bundle.path), "twice")
+    again = runtime("create", "--bundle", str(bundle.path), "twice")
+    assert again.returncode == 1
+    assert "container with given ID already exists" in again.stderr
+    assert runtime.state("twice")["status"] == "created"
+
+
+@pytest.mark.parametrize("container", ["../up", "a/b", ""])
+def test_ids_are_no_paths(runtime, bundle, container):
+    bundle.save("true")
+    assert runtime("create", "--bundle", str(bundle.path), container).returncode != 0
+
+
+@pytest.mark.parametrize(("program", "text"), [
+    ("absent", 'exec: "absent": executable file not found in $PATH'),
+    ("/absent", 'exec: "/absent": stat /absent: no such file or directory'),
+    ("/etc/passwd", 'exec: "/etc/passwd": permission denied')])
+def test_a_program_that_cannot_run_fails_the_creation(runtime, bundle, program, text):
+    done = runtime.run(bundle, program)
+    assert done.returncode == 1
+    assert text in done.stderr.replace('\\"', '"')
+    assert runtime.ok("list", "-q") == ""
+
+
+def test_exec_of_a_directory(barque, bundle):
+    assert 'exec: "/etc": is a directory' in barque.run(bundle, "/etc").stderr.replace('\\"', '"')
+
+
+def test_no_bundle_no_container(runtime, tmp_path):
+    done = runtime("run", "--bundle", str(tmp_path), "none")
+    assert done.returncode == 1
+    assert "config.json not found" in done.stderr
+
+
+def test_errors_go_to_the_log_as_json(runtime, bundle, tmp_path):
+    log = tmp_path / "log.json"
+    bundle.save("absent")
+    done = subprocess.run([*runtime.base, "--log", str(log), "--log-format", "json", "run", "--bundle",
+                           str(bundle.path), "logged"], capture_output=True, text=True, check=False, timeout=30)
+    assert done.returncode == 1
+    last = json.loads(log.read_text().splitlines()[-1])
+    assert last["level"] == "error"
+    assert "executable file not found in $PATH" in last["msg"]
+
+
+def test_exec_runs_beside_the_first_process(runtime, bundle):
+    bundle.save("sleep", "1000")
+    runtime.detached("run", "--detach", "--bundle", str(bundle.path), "beside")
+    done = runtime("exec", "--env", "GIVEN=1", "--cwd", "/tmp", "--user", "1000:1001", "beside", "sh", "-c",
+                   "id -u; id -g; pwd; echo $GIVEN; tr '\\0' ' ' </proc/1/cmdline; exit 5")
+    assert done.returncode == 5
+    assert done.stdout.split() == ["1000", "1001", "/tmp", "1", "sleep", "1000"]
+    where = runtime.ok("exec", "beside", "cat", "/proc/self/cgroup")
+    assert where == runtime.ok("exec", "beside", "cat", "/proc/1/cgroup")
+    pids = json.loads(runtime.ok("ps", "--format", "json", "beside"))
+    assert pids == [runtime.state("beside")["pid"]]
+
+
+def test_exec_needs_a_program_and_a_living_container(runtime, bundle):
+    bundle.save("sleep", "1000")
+    runtime.detached("run", "--detach", "--bundle", str(bundle.path), "dead")
+    done = runtime("exec", "dead", "absent")
+    assert done.returncode == 255
+    assert "executable file not found in $PATH" in done.stderr
+    runtime.ok("kill", "dead", "KILL")
+    wait_for_status(runtime, "dead", "stopped")
+    assert "cannot exec in a stopped container" in runtime("exec", "dead", "true").stderr
+
+
+def test_exec_takes_a_process_document(runtime, bundle, tmp_path):
+    bundle.save("sleep", "1000")
+    runtime.detached("run", "--detach", "--bundle", str(bundle.path), "document")
+    process = {**bundle.process, "args": ["sh", "-c", "echo $X; id -u; id -g"], "env": ["PATH=/bin", "X=y"],
+               "user": {"uid": 12, "gid": 34}}
+    (tmp_path / "process.json").write_text(json.dumps(process))
+    assert runtime.ok("exec", "--process", str(tmp_path / "process.json"), "document").split() == ["y", "12", "34"]
+
+
+def test_pause_stops_and_resume_continues(runtime, bundle):
+    bundle.save("sleep", "1000")
+    runtime.detached("run", "--detach", "--bundle", str(bundle.path), "paused")
+    runtime.ok("pause", "paused")
+    assert runtime.state("paused")["status"] == "paused"
+    assert "paused" in runtime("exec", "paused", "true").stderr
+    runtime.ok("resume", "paused")
+    assert runtime.state("paused")["status"] == "running"
+
+
+def test_update_changes_a_limit(runtime, bundle):
+    bundle.save("sleep", "1000")
+    runtime.detached("run", "--detach", "--bundle", str(bundle.path), "limited")
+    runtime.ok("update", "--pids-limit", "77", "limited")
+    stats = json.loads(runtime.ok("events", "--stats", "limited"))
+    assert stats["type"] == "stats"
+    assert stats["data"]["pids"]["limit"] == 77
+
+
+def test_the_forms_of_list(runtime, bundle):
+    bundle.save("sleep", "1000")
+    runtime.detached("run", "--detach", "--bundle", str(bundle.path), "listed")
+    [entry] = json.loads(runtime.ok("list", "--format", "json"))
+    assert (entry["id"], entry["status"], entry["bundle"]) == ("listed", "running", str(bundle.path))
+    title, row = runtime.ok("list").splitlines()
+    assert title.split() == ["ID", "PID", "STATUS", "BUNDLE", "CREATED", "OWNER"]
+    assert row.split()[:3] == ["listed", str(entry["pid"]), "running"]
+
+
+def test_spec_writes_a_document_that_runs(barque, bundle):
+    barque.ok("spec", "--bundle", str(bundle.path))
+    assert barque("spec", "--bundle", str(bundle.path)).returncode == 1
+    bundle.spec = json.loads((bundle.path / "config.json").read_text())
+    bundle.process["terminal"] = False
+    bundle.linux["cgroupsPath"] = bundle.cgroup
+    assert barque.output(bundle, "hostname") == "barque\n"
+
+
+def test_what_is_not_supported_is_refused(barque, bundle):
+    bundle.save("true")
+    for words in (["--no-pivot"], ["--nonsense"]):
+        done = barque("run", "--bundle", str(bundle.path), *words, "refused")
+        assert done.returncode == 1
+    assert "is not supported" in barque("checkpoint", "x").stderr
+    assert Path(barque.root).exists() is False or os.listdir(barque.root) == []

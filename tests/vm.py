@@ -1,0 +1,231 @@
+"""A small virtual machine for what this host's kernel does not have: pure cgroup v2 above all.
+
+Debian's cloud kernel under QEMU's emulation, and an initramfs made here: busybox, the interpreter that runs the tests
+with its standard library, the packages that are asked for, this checkout's ``src`` and ``tests``. No network, no disk;
+the serial console carries the output back. Typical use::
+
+    guest = Guest(tmp_path)
+    guest.add_package("msgspec")
+    result = guest.run("python -m pytest tests/kernel/guest_cgroup_v2.py", timeout=300)
+    assert result.code == 0, result.output
+
+The kernel package is fetched with ``apt-get download`` into a cache of the user's and never installed.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import re
+import shutil
+import stat
+import subprocess
+import sys
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "barque-tests"
+#: What pytest imports.
+PYTEST = ("pytest", "_pytest", "py", "pluggy", "iniconfig", "packaging", "pygments")
+_META_PACKAGE = "linux-image-cloud-amd64"
+_DONE = re.compile(r"^BARQUE-GUEST-EXIT (\d+)", re.MULTILINE)
+#: Parts of the standard library that only weigh.
+_LEAVE_OUT = ("test", "idlelib", "tkinter", "turtledemo", "ensurepip", "lib2to3", "site-packages", "config-3.*")
+
+_INIT = """#!/bin/busybox sh
+/bin/busybox mkdir -p /proc /sys /dev /tmp /run /sbin /usr/bin
+/bin/busybox --install -s /bin
+mount -t proc proc /proc
+mount -t sysfs sysfs /sys
+mount -t devtmpfs devtmpfs /dev
+mkdir -p /dev/pts /dev/shm
+mount -t devpts devpts /dev/pts
+mount -t tmpfs tmpfs /tmp
+mount -t tmpfs tmpfs /run
+mount -t cgroup2 cgroup2 /sys/fs/cgroup
+ip link set lo up 2>/dev/null
+for module in $(cat /modules); do insmod "$module" || echo "cannot load $module"; done
+[ -x /lib/systemd/systemd ] && exec /lib/systemd/systemd --show-status=no
+exec sh /session
+"""
+
+_SESSION = """export PATH=/bin:/sbin:/usr/bin HOME=/tmp
+export PYTHONDONTWRITEBYTECODE=1 PYTHONPATH=/barque/src:/barque/packages
+cd /barque
+sh /command </dev/null
+echo "BARQUE-GUEST-EXIT $?"
+poweroff -f
+"""
+
+_SYSTEMD_UNITS = {
+    "default.target": "[Unit]\nRequires=guest.service\n",
+    "guest.service": "[Unit]\nDefaultDependencies=no\n[Service]\nExecStart=/bin/sh /session\n"
+                     "StandardOutput=tty\nStandardError=tty\nTTYPath=/dev/ttyS0\n",
+}
+
+
+@dataclass(frozen=True)
+class Result:
+    """``code`` is the command's exit code, ``None`` when the machine never got that far; ``output`` the console."""
+
+    code: int | None
+    output: str
+
+
+class GuestUnavailable(Exception):
+    """This host lacks what the machine is made of; the message names the packages."""
+
+
+class Guest:
+    """One machine to be; its files are collected below ``directory``."""
+
+    def __init__(self, directory: Path, memory_mib: int = 640) -> None:
+        for tool, package in (("qemu-system-x86_64", "qemu-system-x86"), ("busybox", "busybox-static"),
+                              ("apt-get", "apt"), ("cpio", "cpio"), ("depmod", "kmod")):
+            if shutil.which(tool, path=os.environ.get("PATH", "") + ":/sbin:/usr/sbin") is None:
+                raise GuestUnavailable(f"the virtual machine needs {tool} (package {package})")
+        self._directory = directory
+        self._memory = memory_mib
+        self._root = directory / "root"
+        self._kernel, self._modules = _kernel()
+        self._wanted: list[str] = []
+        self._populate()
+
+    def add(self, guest_path: str, content: bytes | Path, mode: int = 0o644) -> None:
+        """Put a file (bytes, or a copy of a host's file or directory) at the absolute ``guest_path``."""
+        target = self._root / guest_path.lstrip("/")
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if isinstance(content, bytes):
+            target.write_bytes(content)
+            target.chmod(mode)
+        elif content.is_dir():
+            shutil.copytree(content, target, dirs_exist_ok=True, symlinks=True)
+        else:
+            shutil.copy2(content, target)
+        self._add_libraries([target] if target.is_file() else target.rglob("*"))
+
+    def add_program(self, path: str) -> None:
+        """A host's program at its own path, with the libraries that it needs."""
+        self.add(path, Path(path).resolve())
+
+    def add_package(self, name: str) -> None:
+        """An importable package or module of this interpreter."""
+        spec = importlib.util.find_spec(name)
+        assert spec is not None, f"{name} cannot be imported here"
+        if spec.submodule_search_locations:
+            self.add(f"/barque/packages/{name}", Path(next(iter(spec.submodule_search_locations))))
+        else:
+            assert spec.origin is not None
+            self.add(f"/barque/packages/{Path(spec.origin).name}", Path(spec.origin))
+
+    def add_module(self, name: str) -> None:
+        """A kernel module (such as ``overlay``) to be loaded at boot, after those that it depends on."""
+        index = dict(line.split(":", 1) for line in (self._modules / "modules.dep").read_text().splitlines())
+        path = next(path for path in index if re.sub(r"\.ko(\.\w+)?$", "", Path(path).name) == name.replace("_", "-")
+                    or re.sub(r"\.ko(\.\w+)?$", "", Path(path).name) == name)
+        for needed in [*reversed(index[path].split()), path]:
+            if needed not in self._wanted:
+                self._wanted.append(needed)
+                self.add(f"/modules.d/{needed}", self._modules / needed)
+
+    def add_systemd(self) -> None:
+        """Let systemd be the guest's init; the command is then one of its services."""
+        if not Path("/lib/systemd/systemd").exists():
+            raise GuestUnavailable("a guest with systemd needs it on this host (package systemd)")
+        self.add_program("/lib/systemd/systemd")
+        for name, text in _SYSTEMD_UNITS.items():
+            self.add(f"/etc/systemd/system/{name}", text.encode())
+
+    def run(self, command: str, timeout: float) -> Result:
+        """Boot, run the shell ``command`` in /barque (``python`` is the interpreter), power off."""
+        self.add("/command", command.encode() + b"\n")
+        self.add("/modules", "\n".join(f"/modules.d/{name}" for name in self._wanted).encode() + b"\n")
+        image = self._directory / "initramfs.cpio"
+        names = subprocess.run(["find", ".", "-print0"], cwd=self._root, capture_output=True, check=True).stdout
+        with image.open("wb") as out:
+            subprocess.run(["cpio", "--null", "-o", "--quiet", "-H", "newc", "-R", "0:0"], cwd=self._root, input=names,
+                           stdout=out, check=True)
+        # KVM is not used on purpose: nested, it may hang instead of failing.
+        machine = ["qemu-system-x86_64", "-accel", "tcg", "-cpu", "max", "-m", str(self._memory), "-smp", "2",
+                   "-display", "none", "-serial", "stdio", "-monitor", "none", "-nic", "none", "-no-reboot",
+                   "-kernel", str(self._kernel), "-initrd", str(image),
+                   "-append", "console=ttyS0 quiet loglevel=1 panic=-1 mitigations=off swapaccount=1"]
+        try:
+            done = subprocess.run(machine, stdin=subprocess.DEVNULL, capture_output=True, timeout=timeout, check=False)
+            output = done.stdout + done.stderr
+        except subprocess.TimeoutExpired as expired:
+            output = (expired.stdout or b"") + b"\n(the machine was stopped: too slow)"
+        finally:
+            image.unlink()
+        text = output.decode(errors="replace").replace("\r", "")
+        match = _DONE.search(text)
+        return Result(int(match[1]) if match else None, text)
+
+    def _populate(self) -> None:
+        self.add("/init", _INIT.encode(), 0o755)
+        self.add("/session", _SESSION.encode())
+        busybox = shutil.which("busybox")
+        assert busybox is not None
+        self.add("/bin/busybox", Path(busybox))
+        interpreter = Path(sys.base_prefix) / "bin" / f"python3.{sys.version_info.minor}"
+        self.add(str(interpreter), interpreter)
+        (self._root / "bin").mkdir(exist_ok=True)
+        (self._root / "bin/python").symlink_to(interpreter)
+        library = Path(os.__file__).parent
+        target = self._root / str(library).lstrip("/")
+        shutil.copytree(library, target, symlinks=True, ignore=shutil.ignore_patterns(*_LEAVE_OUT))
+        self._add_libraries((target / "lib-dynload").glob("*.so"))
+        for name in ("src", "tests"):
+            shutil.copytree(ROOT / name, self._root / "barque" / name,
+                            ignore=shutil.ignore_patterns("__pycache__", "*.egg-info"))
+        shutil.copy2(ROOT / "pyproject.toml", self._root / "barque")
+
+    def _add_libraries(self, paths: Iterable[Path]) -> None:
+        """Copy what the dynamic loader would load for each ELF file of ``paths``."""
+        elves = [str(path) for path in paths if path.is_file() and not path.is_symlink() and _is_elf(path)]
+        if not elves:
+            return
+        listing = subprocess.run(["ldd", *elves], capture_output=True, text=True, check=False).stdout
+        for found in set(re.findall(r"(?:=> |^\s+)(/\S+) \(0x", listing, re.MULTILINE)):
+            target = self._root / found.lstrip("/")
+            if not target.exists():
+                target.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copy2(found, target)
+
+
+def _is_elf(path: Path) -> bool:
+    with path.open("rb") as file:
+        return file.read(4) == b"\x7fELF" and stat.S_ISREG(path.stat().st_mode) and path.suffix != ".ko"
+
+
+def _kernel() -> tuple[Path, Path]:
+    """(image, module directory) of the cloud kernel, from the cache or fetched into it."""
+    wanted = CACHE / "kernel"
+    if not list(wanted.glob("boot/vmlinuz-*")):
+        fetch = CACHE / f"fetch.{os.getpid()}"
+        fetch.mkdir(parents=True, exist_ok=True)
+        try:
+            _download(fetch)
+            if not wanted.exists():
+                (fetch / "tree").rename(wanted)
+        finally:
+            shutil.rmtree(fetch)
+    image = next(wanted.glob("boot/vmlinuz-*"))
+    return image, wanted / "lib/modules" / image.name.removeprefix("vmlinuz-")
+
+
+def _download(fetch: Path) -> None:
+    asked = subprocess.run(["apt-cache", "depends", _META_PACKAGE], capture_output=True, text=True, check=False)
+    match = re.search(r"Depends: (linux-image-\S+)", asked.stdout)
+    if match is None:
+        raise GuestUnavailable(f"the package index does not know {_META_PACKAGE}: run apt-get update")
+    got = subprocess.run(["apt-get", "download", "-q", match[1]], cwd=fetch, capture_output=True, text=True,
+                         check=False)
+    packages = list(fetch.glob("*.deb"))
+    if got.returncode or not packages:
+        raise GuestUnavailable(f"cannot fetch {match[1]}: {got.stderr.strip()}")
+    subprocess.run(["dpkg-deb", "-x", str(packages[0]), str(fetch / "tree")], check=True)
+    version = match[1].removeprefix("linux-image-")
+    subprocess.run(["/sbin/depmod", "-b", str(fetch / "tree"), version], check=True)
