@@ -43,7 +43,9 @@ def engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     host = f"unix://{directory}/docker.sock"
     with (directory / "log").open("wb") as log:
         process = subprocess.Popen(
-            [str(DOCKERD), "--data-root", str(directory / "root"), "--exec-root", str(directory / "exec"), "-H", host,
+            # In a network namespace of its own, since dockerd leaves its bridge and its tables behind.
+            ["unshare", "--net", str(DOCKERD), "--data-root", str(directory / "root"), "--exec-root",
+             str(directory / "exec"), "-H", host,
              "--pidfile", str(directory / "pid"), "--bip", "10.99.0.1/24"], stdout=log, stderr=log,
             env={**os.environ, "NOTIFY_SOCKET": str(directory / "notify")}, start_new_session=True)
     try:
