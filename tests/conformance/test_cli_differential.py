@@ -319,3 +319,26 @@ def test_signals_go_to_the_container(engine: str) -> None:
     assert process.stdout.read() == b"got\n"
     assert process.wait(60) == 5
     process.stdout.close()
+
+
+FAR = """#!/bin/sh
+# Stands in for ssh: what it was asked to run there runs here.
+echo "$@" > {log}
+while [ "$1" != -- ]; do shift; done
+shift 2
+exec sh -c "$*"
+"""
+
+
+def test_an_engine_behind_ssh(engine: str, tmp_path: Path) -> None:
+    """The real client on both ends of the pipe, with its streams and half-closes."""
+    for name, text in (("ssh", FAR.format(log=tmp_path / "log")),
+                       ("barque", f'#!/bin/sh\nexec {sys.executable} -m barque.cli.main "$@"\n')):
+        (tmp_path / name).write_text(text)
+        (tmp_path / name).chmod(0o755)
+    environ = {**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}", "DOCKER_CONFIG": "/nonexistent"}
+    host = f"ssh://me@far:2222{engine.removeprefix('unix://')}"
+    done = subprocess.run([sys.executable, "-m", "barque.cli.main", "-H", host, "run", "--rm", "-i", "busybox", "cat"],
+                          input=b"through the pipe", capture_output=True, env=environ, timeout=60, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (0, b"through the pipe", b"")
+    assert (tmp_path / "log").read_text().startswith("-o ConnectTimeout=30 -T -l me -p 2222 -- far sh -c ")
