@@ -147,7 +147,8 @@ def test_refusals(serve: Callable[[list[bytes]], Engine]) -> None:
 
 def test_nobody_there(tmp_path: Path) -> None:
     engine = Engine(parse_host(f"unix://{tmp_path}/none"), {})
-    with pytest.raises(Unreachable, match="Cannot connect to the Barque daemon at unix://.*/none. Is barqued running?"):
+    with pytest.raises(Unreachable,
+                       match=r"Cannot connect to the Barque daemon at unix://.*/none. Is barqued running?"):
         engine.ping()
 
 

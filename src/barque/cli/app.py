@@ -44,6 +44,10 @@ class App:
         self._engine: Engine | None = None
         self.host_was_chosen = True
 
+    @property
+    def debug(self) -> bool:
+        return bool(self.options["debug"]) or self.options["log-level"] == "debug"
+
     # -- output
 
     def out(self, text: str) -> None:
@@ -123,7 +127,8 @@ class App:
         if self._engine is None:
             headers = {str(k): str(v) for k, v in self.config.table("HttpHeaders").items()} if self.has_config() else {}
             endpoint = self._endpoint()
-            self._engine = Engine(endpoint, headers, self.environ.get("DOCKER_API_VERSION", "").lstrip("v"))
+            pinned = self.environ.get("DOCKER_API_VERSION", "").lstrip("v")
+            self._engine = Engine(endpoint, headers, pinned, self.err if self.debug else None)
             if not self.host_was_chosen:
                 self._start_daemon_if_absent(endpoint)
         return self._engine

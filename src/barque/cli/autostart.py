@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import select
 import socket
@@ -22,27 +23,37 @@ LOG = f"{STATE}/barqued.log"
 PIDFILE = "/run/barque/barqued.pid"
 #: Longest time that a daemon may take until it answers, seconds.
 DEADLINE = 30.0
+_PROGRAM = "import sys; from barque.daemon import main; sys.exit(main())"
 
 
 def start_daemon(app: App, endpoint: Endpoint) -> None:
     """Start ``barqued`` in a session of its own and return once it answers; raises :class:`CommandError`.
 
-    Two that start one at the same time are both right: the loser's daemon finds the state directory locked and ends,
-    and the socket answers nevertheless.
+    Of two that want one at the same time the second waits at the lock, and finds the first one's daemon.
     """
     os.makedirs(STATE, mode=0o700, exist_ok=True)
+    with open(LOG, "ab") as log:
+        fcntl.flock(log, fcntl.LOCK_EX)
+        try:
+            endpoint.connect().close()
+        except OSError:
+            _start(app, endpoint, log.fileno())
+
+
+def _start(app: App, endpoint: Endpoint, log: int) -> None:
     os.makedirs(os.path.dirname(PIDFILE), mode=0o755, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix="barque-") as directory, socket.socket(socket.AF_UNIX,
-                                                                                   socket.SOCK_DGRAM) as ready:
+    with (tempfile.TemporaryDirectory(prefix="barque-") as directory,
+          socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as ready):
         ready.bind(f"{directory}/ready")
-        environ = {**os.environ, "NOTIFY_SOCKET": f"{directory}/ready"}
-        log = os.open(LOG, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+        # The log is opened anew: the descriptor that holds the lock must not live on in the daemon.
+        output = os.open(f"/proc/self/fd/{log}", os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC)
         try:
             process = subprocess.Popen(
-                [sys.executable, "-m", "barque.daemon", "--pidfile", PIDFILE], stdin=subprocess.DEVNULL, stdout=log,
-                stderr=log, start_new_session=True, cwd="/", env=environ)
+                [sys.executable, "-c", _PROGRAM, "--pidfile", PIDFILE], stdin=subprocess.DEVNULL, stdout=output,
+                stderr=output, start_new_session=True, cwd="/",
+                env={**os.environ, "NOTIFY_SOCKET": f"{directory}/ready"})
         finally:
-            os.close(log)
+            os.close(output)
         app.err(f"No engine was running: started barqued in the background (log {LOG}; stop it with: "
                 f"kill $(cat {PIDFILE}))")
         _wait(endpoint, process, ready)

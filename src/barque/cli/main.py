@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from barque.cli.command import Command
 
 VERSION_FLAG = "version"
+LEVELS = ("debug", "info", "warn", "error", "fatal")
 
 
 def global_flags() -> list[Flag]:
@@ -23,7 +24,7 @@ def global_flags() -> list[Flag]:
         Flag("config", "", STRING, "Directory of the client configuration (default ~/.docker)"),
         Flag("context", "c", STRING, "Context to use, instead of DOCKER_HOST and the context chosen with "
                                      f'"{PROGRAM} context use"'),
-        Flag("debug", "D", BOOL, "Say more about failures"),
+        Flag("debug", "D", BOOL, "Show every request, and where a failure came from"),
         Flag("host", "H", LIST, "Socket of the daemon to talk to"),
         Flag("log-level", "l", STRING, 'Logging level ("debug", "info", "warn", "error", "fatal")', "info"),
         Flag("tls", "", BOOL, "Use TLS; implied by --tlsverify"),
@@ -65,6 +66,9 @@ def _main(words: list[str]) -> int:
 
         print(f"Barque version {__version__}")
         return 0
+    if options["log-level"] not in LEVELS:
+        _complain(f"Unable to parse logging level: {options['log-level']}")
+        return 1
     app = App(options, dict(os.environ))
     return _dispatch(app, options.arguments)
 
@@ -108,7 +112,7 @@ def execute(app: App, command: Command, path: str, words: list[str]) -> int:
         return 1
     except Exception as error:
         # The boundary of the program: a failure to read or write a file is a message, not a traceback.
-        if not isinstance(error, OSError) or isinstance(error, BrokenPipeError) or app.options["debug"]:
+        if not isinstance(error, OSError) or isinstance(error, BrokenPipeError) or app.debug:
             raise
         app.flush()
         _complain(f"{error.filename}: {error.strerror}" if error.filename else str(error.strerror or error))

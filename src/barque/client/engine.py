@@ -9,7 +9,7 @@ from barque.client.http import query_string
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
     from typing import Any
 
     from barque.client.http import Connection, Response
@@ -51,15 +51,18 @@ def version_tuple(text: str) -> tuple[int, int]:
 
 
 class Engine:
-    """One engine at ``endpoint``. ``pinned`` fixes the API version and switches the negotiation off."""
+    """One engine at ``endpoint``. ``pinned`` fixes the API version and switches the negotiation off,
+    ``trace`` is told about every exchange."""
 
-    def __init__(self, endpoint: Endpoint, headers: dict[str, str], pinned: str = "") -> None:
+    def __init__(self, endpoint: Endpoint, headers: dict[str, str], pinned: str = "",
+                 trace: Callable[[str], None] | None = None) -> None:
         self.endpoint = endpoint
         self.version = pinned or API_VERSION
         self.server_headers: dict[str, str] = {}
         self._negotiated = bool(pinned)
         self._headers = headers
         self._idle: Connection | None = None
+        self._trace = trace
 
     # -- connections
 
@@ -119,13 +122,16 @@ class Engine:
                 connection.send(method, target, fields, body)
             except (BrokenPipeError, ConnectionResetError):
                 pass  # a server that refuses early has said why, which is still to be read
-            return connection.response(method)
+            response = connection.response(method)
         except OSError as error:
             connection.close()
             raise Unreachable(self.endpoint.url, error) from None
         except BaseException:
             connection.close()
             raise
+        if self._trace is not None:
+            self._trace(f"{method} {target} -> {response.status}")
+        return response
 
     # -- requests
 

@@ -45,7 +45,8 @@ def _history(app: App, values: Values) -> int:
     items = app.engine.get(f"/images/{values.arguments[0]}/history", query)
     form = choose(values["format"], quiet=values["quiet"], quiet_form="{{.ID}}")
     trunc, human = not values["no-trunc"], values["human"]
-    write_rows(app, [_row(item, trunc=trunc, human=human) for item in items], form, _TABLE, _HEADERS,
+    table = _TABLE if human else _TABLE.replace("Since", "At")
+    write_rows(app, [_row(item, trunc=trunc, human=human) for item in items], form, table, _HEADERS,
                "*image.historyContext")
     return 0
 

@@ -7,6 +7,7 @@ from barque.cli.commands.formats import inspect_format_flag
 from barque.cli.commands.pull import platform_document
 from barque.cli.errors import CommandError
 from barque.cli.flags import BOOL, STRING, Flag
+from barque.cli.format.values import Document
 from barque.client.engine import ApiError
 
 TYPE_CHECKING = False
@@ -18,17 +19,17 @@ if TYPE_CHECKING:
     from barque.cli.flags import Values
 
 #: Fields that an engine leaves out where they are empty, which templates may nevertheless ask for.
-_ABSENT = {"State": {"Health": None}, "Config": {"Healthcheck": None, "StopTimeout": None}}
+_ABSENT = {"State": ("Health",), "Config": ("Healthcheck", "StopTimeout")}
 
 
 def _complete(item: Any) -> Any:
-    """A copy with the optional fields in place, as docker's own types have them."""
+    """A copy whose optional fields may be asked for, as those of docker's own types."""
     if not isinstance(item, dict):
         return item
     out = dict(item)
     for key, fields in _ABSENT.items():
         if isinstance(out.get(key), dict):
-            out[key] = {**fields, **out[key]}
+            out[key] = Document(out[key], fields)
     return out
 
 

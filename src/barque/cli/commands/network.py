@@ -9,7 +9,7 @@ from barque.cli.commands.formats import choose, format_flag, write_rows
 from barque.cli.errors import CommandError
 from barque.cli.flags import BOOL, FILTER, Flag
 from barque.cli.format.table import Row, label_getter
-from barque.cli.format.units import short_id
+from barque.cli.format.units import natural_key, short_id
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -44,16 +44,11 @@ def _row(item: dict[str, Any], *, trunc: bool) -> Row:
     })
 
 
-def _natural(name: str) -> list[tuple[int, int, str]]:
-    import re
-
-    return [(0, int(part), "") if part.isdigit() else (1, 0, part) for part in re.split(r"(\d+)", name) if part]
-
-
 def _ls(app: App, values: Values) -> int:
     items = app.engine.get("/networks", {"filters": filters(values["filter"])})
     form = choose(app.default_format("networksFormat", values["format"]), quiet=values["quiet"], quiet_form="{{.ID}}")
-    rows = [_row(item, trunc=not values["no-trunc"]) for item in sorted(items, key=lambda item: _natural(item["Name"]))]
+    rows = [_row(item, trunc=not values["no-trunc"]) for item in sorted(items,
+                                                                        key=lambda item: natural_key(item["Name"]))]
     write_rows(app, rows, form, _TABLE, _HEADERS, "*network.networkContext")
     return 0
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from barque.cli.command import Command
 from barque.cli.errors import CommandError
+from barque.cli.format.units import natural_key
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -14,13 +15,6 @@ if TYPE_CHECKING:
 def _place(binding: dict[str, str]) -> str:
     address, port = binding.get("HostIp", ""), binding.get("HostPort", "")
     return f"[{address}]:{port}" if ":" in address else f"{address}:{port}"
-
-
-def _natural(text: str) -> list[tuple[int, int, str]]:
-    """Sort key that orders numbers inside the text by their value."""
-    import re
-
-    return [(0, int(part), "") if part.isdigit() else (1, 0, part) for part in re.split(r"(\d+)", text) if part]
 
 
 def _port(app: App, values: Values) -> int:
@@ -40,7 +34,7 @@ def _port(app: App, values: Values) -> int:
     else:
         lines = [f"{key} -> {_place(binding)}" for key, bindings in mapped.items() for binding in bindings or ()]
     if lines:
-        app.line("\n".join(sorted(lines, key=_natural)))
+        app.line("\n".join(sorted(lines, key=natural_key)))
     return 0
 
 

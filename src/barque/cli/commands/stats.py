@@ -76,23 +76,24 @@ def stats_row(container: str, sample: dict[str, Any] | None, *, trunc: bool) -> 
 
 
 class _Source:
-    """The sample stream of one container."""
+    """A stream of JSON lines that is read as it becomes readable. ``sample`` is the last document."""
 
     def __init__(self, name: str, response: Response) -> None:
         self.name = name
         self.response = response
+        self.fd = response.connection.sock.fileno()
         self.sample: dict[str, Any] | None = None
         self._chunks = response.chunks()
         self._rest = b""
 
-    def read(self) -> bool:
-        """Take what arrived; False at the end."""
+    def read(self) -> list[dict[str, Any]] | None:
+        """The documents that arrived; None at the end."""
         chunk = next(self._chunks, b"")
         *lines, self._rest = (self._rest + chunk).split(b"\n")
-        for line in lines:
-            if line.strip():
-                self.sample = fastjson.loads(line)
-        return bool(chunk)
+        documents = [fastjson.loads(line) for line in lines if line.strip()]
+        if documents:
+            self.sample = documents[-1]
+        return documents if chunk else None
 
 
 def _names(app: App, values: Values) -> list[str]:
@@ -137,8 +138,8 @@ def _stats(app: App, values: Values) -> int:
     poll = select.poll()
     if not values.arguments:
         query = {"filters": fastjson.dumps({"type": {"container": True}, "event": {"start": True, "die": True}})}
-        events = app.engine.stream("GET", "/events", query)
-        poll.register(events.connection.sock.fileno(), select.POLLIN)
+        events = _Source("", app.engine.stream("GET", "/events", query))
+        poll.register(events.fd, select.POLLIN)
     for name in _names(app, values):
         _open(app, name, sources, poll)
     try:
@@ -150,28 +151,26 @@ def _stats(app: App, values: Values) -> int:
 
 
 def _open(app: App, name: str, sources: dict[int, _Source], poll: select.poll) -> None:
-    response = app.engine.stream("GET", f"/containers/{name}/stats", {"stream": "1"})
-    fd = response.connection.sock.fileno()
-    sources[fd] = _Source(name, response)
-    poll.register(fd, select.POLLIN)
+    source = _Source(name, app.engine.stream("GET", f"/containers/{name}/stats", {"stream": "1"}))
+    sources[source.fd] = source
+    poll.register(source.fd, select.POLLIN)
 
 
-def _follow(app: App, values: Values, sources: dict[int, _Source], poll: select.poll, events: Response | None) -> None:
+def _follow(app: App, values: Values, sources: dict[int, _Source], poll: select.poll, events: _Source | None) -> None:
     """Redraw at most twice a second, as samples and starting containers come in."""
     import time
 
-    changes = events.documents() if events is not None else None
-    events_fd = events.connection.sock.fileno() if events is not None else -1
     drawn = 0.0
-    while sources or changes is not None:
+    while sources or events is not None:
         for fd, _ in poll.poll(int(_INTERVAL * 1000)):
-            if fd == events_fd and changes is not None:
-                event = next(changes, None)
-                if event is None:
+            if events is not None and fd == events.fd:
+                arrived = events.read()
+                if arrived is None:
                     return
-                if event.get("Action") == "start":
-                    _open(app, event["Actor"]["ID"], sources, poll)
-            elif fd in sources and not sources[fd].read():
+                for event in arrived:
+                    if event.get("Action") == "start":
+                        _open(app, event["Actor"]["ID"], sources, poll)
+            elif fd in sources and sources[fd].read() is None:
                 poll.unregister(fd)
                 sources.pop(fd).response.close()
         if time.monotonic() - drawn >= _INTERVAL:

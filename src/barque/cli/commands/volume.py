@@ -6,11 +6,10 @@ from barque.cli.app import filters
 from barque.cli.command import Command
 from barque.cli.commands.each import each
 from barque.cli.commands.formats import choose, format_flag, write_rows
-from barque.cli.commands.network import _natural
 from barque.cli.errors import CommandError
 from barque.cli.flags import BOOL, BYTES, FILTER, LIST, MAP, STRING, Flag
 from barque.cli.format.table import Row, label_getter
-from barque.cli.format.units import human_size
+from barque.cli.format.units import human_size, natural_key
 from barque.cli.spec import checks
 from barque.client.engine import ApiError
 
@@ -45,7 +44,7 @@ def _ls(app: App, values: Values) -> int:
         raise CommandError("--cluster is not available: there are no cluster volumes")
     answer = app.engine.get("/volumes", {"filters": filters(values["filter"])})
     form = choose(app.default_format("volumesFormat", values["format"]), quiet=values["quiet"], quiet_form="{{.Name}}")
-    items = sorted(answer.get("Volumes") or [], key=lambda item: _natural(item["Name"]))
+    items = sorted(answer.get("Volumes") or [], key=lambda item: natural_key(item["Name"]))
     write_rows(app, [volume_row(item) for item in items], form, "{{.Driver}}\t{{.Name}}", HEADERS, TYPE)
     return 0
 

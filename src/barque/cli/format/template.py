@@ -7,7 +7,7 @@ with a ``fields`` dict (rows), whose missing fields are errors while a dict's mi
 from __future__ import annotations
 
 from barque.cli.format.lexer import pieces, tokens
-from barque.cli.format.values import FUNCTIONS, MISSING, TemplateError, show, truth
+from barque.cli.format.values import FUNCTIONS, MISSING, Document, TemplateError, show, truth
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -64,6 +64,8 @@ class _Run:
         if isinstance(value, dict):
             if name in value:
                 return value[name]
+            if isinstance(value, Document) and name in value.optional:
+                return None
             if self.strict:
                 raise TemplateError(f'{where} map has no entry for key "{name}"')
             return MISSING

@@ -228,3 +228,10 @@ def short_id(text: str) -> str:
     if ":" in text:
         text = text.partition(":")[2]
     return text[:12]
+
+
+def natural_key(text: str) -> list[tuple[int, int, str]]:
+    """Sort key that orders numbers inside a text by their value: v2 before v10."""
+    import re
+
+    return [(0, int(part), "") if part.isdigit() else (1, 0, part) for part in re.split(r"(\d+)", text) if part]

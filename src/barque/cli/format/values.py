@@ -24,6 +24,14 @@ class Missing:
 MISSING = Missing()
 
 
+class Document(dict[str, object]):
+    """A map some of whose keys may be absent: those are nil, not an error."""
+
+    def __init__(self, items: dict[str, object], optional: tuple[str, ...]) -> None:
+        super().__init__(items)
+        self.optional = optional
+
+
 def show(value: Any) -> str:
     """As fmt.Print does."""
     if value is None:

@@ -104,11 +104,12 @@ def _health(values: Values) -> dict[str, Any] | None:
 
 def _host_config(values: Values) -> dict[str, Any]:
     security, masked, readonly = _security(list(values["security-opt"]))
+    added, dropped = capabilities(values["cap-add"], values["cap-drop"])
     host: dict[str, Any] = {
         "ContainerIDFile": values["cidfile"], "LogConfig": _logging(values), "NetworkMode": network.mode(values),
         "RestartPolicy": restart_policy(values["restart"]), "AutoRemove": values["rm"],
         "VolumeDriver": values["volume-driver"], "VolumesFrom": list(values["volumes-from"]) or None,
-        "CapAdd": list(values["cap-add"]) or None, "CapDrop": list(values["cap-drop"]) or None,
+        "CapAdd": added or None, "CapDrop": dropped or None,
         "CgroupnsMode": _mode(values, "cgroupns", ("", "private", "host"), "CGROUP"),
         "Dns": list(values["dns"]), "DnsOptions": list(values["dns-option"]), "DnsSearch": list(values["dns-search"]),
         "ExtraHosts": list(values["add-host"]) or None, "GroupAdd": list(values["group-add"]) or None,
@@ -128,6 +129,17 @@ def _host_config(values: Values) -> dict[str, Any]:
     if "init" in values.changed:
         host["Init"] = values["init"]
     return host
+
+
+def capabilities(add: list[str], drop: list[str]) -> tuple[list[str], list[str]]:
+    """Both lists in canonical spelling (``CAP_NET_ADMIN``, ``ALL``), sorted; what is added is not dropped."""
+    def canonical(names: list[str]) -> set[str]:
+        full = {name.strip().upper() for name in names}
+        full = {name if name == "ALL" or name.startswith("CAP_") else f"CAP_{name}" for name in full}
+        return {"ALL"} if "ALL" in full else full
+
+    added = canonical(add)
+    return sorted(added), sorted(canonical(drop) - added)
 
 
 def _mode(values: Values, flag: str, known: tuple[str, ...], what: str, *, joins: bool = False) -> str:
