@@ -110,7 +110,7 @@ class RealWorld(World):
                         "user": {"uid": 0, "gid": 0}},
             "root": {"path": str(self.rootfs)},
             "mounts": MOUNTS,
-            "linux": {"cgroupsPath": f"/barque-test-{os.getpid()}-{bundle.parent.name[:12]}",
+            "linux": {"cgroupsPath": f"/barque-supervise-{os.getpid()}-{bundle.parent.name[:12]}",
                       "namespaces": [{"type": kind} for kind in ("pid", "mount", "ipc", "uts", "network", "cgroup")]},
         }
 
