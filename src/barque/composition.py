@@ -15,7 +15,7 @@ from aiohttp import web
 
 from barque.api import app, listeners
 from barque.api.listeners import Listener
-from barque.api.routes import attach, containers, execs, lifecycle, networks, system
+from barque.api.routes import attach, containers, execs, lifecycle, networks, system, unsupported
 from barque.api.routes import volumes as volume_routes
 from barque.api.server import ApiServer, tls_context
 from barque.composition_images import Stores, open_images
@@ -165,7 +165,7 @@ async def serve(stack: AsyncExitStack, context: Context, others: Sequence[web.Ro
     config = context.config
     routes = [*containers.routes(context), *lifecycle.routes(context),
               *attach.routes(context, experimental=config.experimental),
-              *execs.routes(Execs(context), experimental=config.experimental), *others]
+              *execs.routes(Execs(context), experimental=config.experimental), *others, *unsupported.routes()]
     server = ApiServer(app.build(routes, experimental=config.experimental))
     stack.push_async_callback(server.close)
     await server.start(sockets, tls_context(config.tls) if config.tls.enabled else None)

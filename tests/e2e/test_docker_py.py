@@ -11,6 +11,10 @@ from docker.errors import APIError, ContainerError, ImageNotFound, NotFound
 
 from tests.e2e.engine_world import EngineWorld, engine_world
 
+# docker-py leaves the sockets of hijacked connections to the garbage collector.
+pytestmark = [pytest.mark.filterwarnings("ignore::ResourceWarning"),
+              pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")]
+
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EngineWorld]:
@@ -46,11 +50,16 @@ def test_a_running_container(client: docker.DockerClient) -> None:
         sock = container.attach_socket(params={"stdin": 1, "stdout": 1, "stream": 1})
         raw: socket.socket = getattr(sock, "_sock", sock)
         raw.sendall(b"typed\n")
-        raw.shutdown(socket.SHUT_WR)
         received = b""
-        while data := raw.recv(4096):
+        while len(received) < 14 and (data := raw.recv(4096)):
             received += data
         assert received == b"\x01\0\0\0\0\0\0\x06typed\n"
+        # The input of a container that others may attach to does not end with one client's; its connection does.
+        raw.shutdown(socket.SHUT_WR)
+        assert raw.recv(4096) == b""
+        container.reload()
+        assert container.status == "running"
+        raw.close()
         sock.close()
         stats = container.stats(stream=False)
         assert stats["id"] == container.id
@@ -72,4 +81,5 @@ def test_the_engine_tells_of_itself(client: docker.DockerClient) -> None:
     assert client.info()["OSType"] == "linux"
     assert client.version()["MinAPIVersion"] == "1.24"
     assert {"bridge", "host", "none"} <= {network.name for network in client.networks.list()}
-    assert client.df()["Images"]
+    if client.api._version != "1.24":
+        assert client.df()["Images"]

@@ -99,6 +99,10 @@ def _mount_socket(app: App, body: dict[str, Any]) -> None:
     body["HostConfig"].setdefault("Mounts", []).append(mount)
 
 
+class ApiErrorText(CommandError):
+    """A failure found here that is reported like the engine's."""
+
+
 class _IdFile:
     """``--cidfile``: made before the container, so that a file that exists is found out early; removed if unused."""
 
@@ -110,10 +114,10 @@ class _IdFile:
         try:
             os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666))
         except FileExistsError:
-            raise CommandError("container ID file found, make sure the other container isn't running or delete "
+            raise ApiErrorText("container ID file found, make sure the other container isn't running or delete "
                                + path) from None
         except OSError as error:
-            raise CommandError("failed to create the container ID file: "
+            raise ApiErrorText("failed to create the container ID file: "
                                f"open {path}: {(error.strerror or '').lower()}") from None
 
     def write(self, container_id: str) -> None:
@@ -144,10 +148,6 @@ def _reference(text: str) -> Any:
         return reference.parse(text)
     except reference.InvalidReference as error:
         raise ApiErrorText(str(error)) from None
-
-
-class ApiErrorText(CommandError):
-    """A failure found here that is reported like the engine's."""
 
 
 def create(app: App, values: Values, body: dict[str, Any]) -> str:

@@ -95,7 +95,15 @@ class Execs:
 
     async def start(self, item: Exec, *, attached: bool, tty: bool,
                     console_size: tuple[int, int] | None) -> Streams | None:
-        """Run it; gives the streams where ``attached``. Raises ExecRefused where the command cannot be executed."""
+        """Run it; gives the streams where ``attached``. Raises ExecRefused where the command cannot be executed.
+
+        A client that goes away meanwhile does not leave it half started.
+        """
+        work = self._start(item, attached=attached, tty=tty, console_size=console_size)
+        return await self._ctx.tasks.shielded(work, f"exec {item.id[:12]}")
+
+    async def _start(self, item: Exec, *, attached: bool, tty: bool,
+                     console_size: tuple[int, int] | None) -> Streams | None:
         monitor = item.live.monitor
         if monitor is None:
             raise machine.NotRunning(id=item.live.id)
