@@ -120,21 +120,26 @@ class FilesystemBlobs:
         """
         content = self._content(digest)
         link = self._link(repository, digest)
-        if os.path.exists(link):
-            os.unlink(link)
-        elif os.path.exists(content):
-            self._make_link(content, repository, digest)
+        if not os.path.exists(link) and self._share(content, repository, digest):
             os.unlink(path)
             return
-        durable.make_directories(os.path.dirname(content))
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-        try:
-            os.fsync(fd)
-        finally:
-            os.close(fd)
+        for directory in (os.path.dirname(content), os.path.dirname(link)):
+            durable.make_directories(directory)
+        durable.sync_file(path)
+        # The second name comes first: a deletion elsewhere drops a content that has one name only.
+        spare = f"{link}.{secrets.token_hex(8)}"
+        os.link(path, spare)
         os.rename(path, content)
-        durable.sync_directory(os.path.dirname(content))
-        self._make_link(content, repository, digest)
+        os.rename(spare, link)
+        for directory in (os.path.dirname(content), os.path.dirname(link)):
+            durable.sync_directory(directory)
+
+    def _share(self, content: str, repository: str, digest: Digest) -> bool:
+        try:
+            self._make_link(content, repository, digest)
+        except FileNotFoundError:
+            return False
+        return True
 
     def _make_link(self, source: str, repository: str, digest: Digest) -> None:
         link = self._link(repository, digest)
