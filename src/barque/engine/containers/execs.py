@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import shlex
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import msgspec
@@ -22,6 +23,8 @@ from barque.supervise.messages import ExecOrder
 
 #: An exec that has ended can be looked at for so long (seconds).
 KEPT = 300.0
+#: How long the end of a process may come after the end of its output (seconds).
+END_PATIENCE = 10.0
 
 
 class NoSuchExec(NotFound):
@@ -56,6 +59,13 @@ class Exec:
     started: bool = False
     exit_code: int | None = None
     monitor: Monitor | None = None
+    ended: asyncio.Event = field(default_factory=asyncio.Event)
+
+    async def wait_ended(self) -> None:
+        """Until the exit code is known; not for ever, since the output has ended already."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(END_PATIENCE):
+                await self.ended.wait()
 
 
 class Execs:
@@ -136,6 +146,7 @@ class Execs:
         finally:
             item.running = False
             item.pid = 0
+            item.ended.set()
             self._forget_later(item)
         self._ctx.event(item.live, "exec_die", execID=item.id, exitCode=str(item.exit_code))
 
