@@ -9,7 +9,7 @@ import os
 import socket
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from functools import cache, partial
+from functools import partial
 from typing import NamedTuple
 
 import msgspec
@@ -18,15 +18,13 @@ from barque.oci.mount import Mount
 from barque.oci.runtime_spec import OCI_VERSION, Linux, Resources, Spec
 from barque.runtime import hooks, init, plan, security, sync, validate
 from barque.runtime.birth import birthplace
-from barque.runtime.cgroups import CgroupManager, host_layout
+from barque.runtime.cgroups import CgroupManager, known_layout
 from barque.runtime.failure import RuntimeFailure
 from barque.runtime.payload import CWD_ANNOTATION, Payload, compile_filter
 from barque.runtime.step import Step
 from barque.sys import idmap, namespaces, process
 
 __all__ = ["CreateRequest", "Created", "RuntimeFailure", "Stdio", "create"]
-
-_layout = cache(host_layout)
 
 #: Entered by the caller for the moment of the fork; the child is born into them.
 _BORN_INTO = ("network", "ipc", "uts", "cgroup", "pid", "time")
@@ -112,7 +110,7 @@ def create(request: CreateRequest) -> Created:
             undo.callback(request.cgroup.destroy)
             request.cgroup.create()
             payload.warnings += request.cgroup.apply(_resources(linux))
-        steps, leaving = plan.build(spec, _root_path(request), request.rootfs, request.cgroup, _layout(),
+        steps, leaving = plan.build(spec, _root_path(request), request.rootfs, request.cgroup, known_layout(),
                                     make_cwd=spec.annotations.get(CWD_ANNOTATION) != "false")
         sources = undo.enter_context(_prepared(steps))
         order = init.Order(spec, payload, steps, leaving, request.stdio.fds, request.preserve_fds,
