@@ -241,7 +241,7 @@ class Puller:
                 bar.step("Pulling fs layer")
                 tasks.append(asyncio.create_task(self._layer(repository, lease, layer, slot, bar)))
             unpacked = await results(tasks)
-            await self._snapshots.commit(list(zip(slots, unpacked, strict=True)))
+            await self._snapshots.commit(list(zip(slots, unpacked, strict=True)), stored=True)
         finally:
             await stop(tasks)
             for slot in slots:
