@@ -11,6 +11,7 @@ import logging
 import os
 import sqlite3
 import time
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import BinaryIO
 
@@ -212,6 +213,22 @@ class ContentStore:
                                (msgspec.json.encode(labels).decode(), digest))
 
         await self._db.write(update)
+
+    async def relabel(self, digests: Iterable[str], change: Callable[[dict[str, str]], dict[str, str]]) -> None:
+        """Let ``change`` make new labels of the old ones of each of these blobs; passes over what is not stored."""
+        wanted = tuple(digests)
+
+        def pending(connection: sqlite3.Connection) -> list[tuple[str, str]]:
+            found = []
+            for digest in wanted:
+                row = connection.execute("SELECT * FROM blobs WHERE digest = ?", (digest,)).fetchone()
+                if row is not None and (labels := change(_info(row).labels)) != _info(row).labels:
+                    found.append((msgspec.json.encode(labels).decode(), digest))
+            return found
+
+        if await self._db.read(pending):
+            await self._db.write(lambda connection: connection.executemany(
+                "UPDATE blobs SET labels = ? WHERE digest = ?", pending(connection)))
 
 
 def _info(row: tuple[str, int, str, int, str]) -> BlobInfo:
