@@ -134,8 +134,8 @@ def _wait(port: int, process: subprocess.Popen[bytes]) -> None:
 
 def barque(work: Path, port: int) -> Server:
     code = "import sys; from barque.registry.server import main; sys.exit(main(sys.argv[1:]))"
-    process = subprocess.Popen([sys.executable, "-c", code, "--addr", f"127.0.0.1:{port}", "--root", f"{work}/barque",
-                                "--log-level", "error"], stderr=subprocess.DEVNULL)
+    process = subprocess.Popen([sys.executable, "-c", code, "serve", "--addr", f"127.0.0.1:{port}",
+                                "--root", f"{work}/barque", "--log-level", "error"], stderr=subprocess.DEVNULL)
     _wait(port, process)
     return Server("barque", port, process)
 
@@ -313,7 +313,8 @@ def main() -> int:
             if options.only in case.name:
                 _compare(case, pair, options.runs)
         for server in pair:
-            print(f"{server.name}: peak memory {idle[server.name]:.0f} MB after seeding, {server.peak():.0f} MB at the end")
+            print(f"{server.name}: peak memory {idle[server.name]:.0f} MB after seeding, "
+                  f"{server.peak():.0f} MB at the end")
     return 0
 
 
