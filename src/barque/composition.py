@@ -15,7 +15,7 @@ from aiohttp import web
 
 from barque.api import app, listeners
 from barque.api.listeners import Listener
-from barque.api.routes import attach, containers, execs, lifecycle, networks, system
+from barque.api.routes import attach, containers, execs, lifecycle, networks, system, unsupported
 from barque.api.routes import volumes as volume_routes
 from barque.api.server import ApiServer, tls_context
 from barque.composition_images import Stores, open_images
@@ -135,14 +135,14 @@ async def open_engine(stack: AsyncExitStack, config: Config, layout: Layout, zyg
     bus = EventBus()
     registry = Registry(Documents(db, "containers", Container))
     network = await Network.open(network_settings(config))
-    stack.push_async_callback(network.close)
+    stack.push_async_callback(_close_network, network, registry)
     users = VolumeUsers(registry)
     volumes = Volumes(layout, db, supervisor, users, bus.emit)
     await volumes.clean()
     images = open_images(stack, config, Stores(db, content, snapshots, leases), supervisor, registry, bus,
                          proxies(environment))
     context = Context(config=config, host=look_around(), registry=registry, images=images.resolver, snapshots=snapshots,
-                      leases=leases, volumes=volumes, networks=network, supervisor=supervisor, emit=bus.emit,
+                      volumes=volumes, networks=network, supervisor=supervisor, emit=bus.emit,
                       containers_dir=layout.containers)
     stack.push_async_callback(context.tasks.close)
     await network.reconcile(await reconcile.adopt_all(context))
@@ -155,12 +155,17 @@ async def open_engine(stack: AsyncExitStack, config: Config, layout: Layout, zyg
     return Engine(context, server)
 
 
+async def _close_network(network: Network, registry: Registry) -> None:
+    """Links and rules go with the last container; those that run on keep theirs."""
+    await network.close(remove=not any(live.facts.alive for live in registry))
+
+
 async def serve(stack: AsyncExitStack, context: Context, others: Sequence[web.RouteDef],
                 sockets: Sequence[Listener]) -> ApiServer:
     config = context.config
     routes = [*containers.routes(context), *lifecycle.routes(context),
               *attach.routes(context, experimental=config.experimental),
-              *execs.routes(Execs(context), experimental=config.experimental), *others]
+              *execs.routes(Execs(context), experimental=config.experimental), *others, *unsupported.routes()]
     server = ApiServer(app.build(routes, experimental=config.experimental))
     stack.push_async_callback(server.close)
     await server.start(sockets, tls_context(config.tls) if config.tls.enabled else None)

@@ -138,6 +138,9 @@ async def test_driver_options_become_a_mount(setting: tuple[Volumes, World]) -> 
     volume = await setting[0].ensure("tmp", options={"type": "tmpfs", "device": "tmpfs", "o": "size=1m,uid=5"})
     assert volume.backing == Mount(type="tmpfs", source="tmpfs", target=volume.mountpoint, options=("size=1m", "uid=5"))
     await setting[0].copy_up("tmp", Mount(type="overlay"), "/srv")
+    filled = await setting[0].ensure("filled")
+    Path(filled.mountpoint, "mine").write_bytes(b"")
+    await setting[0].copy_up("filled", Mount(type="overlay"), "/srv")
 
 
 async def test_other_drivers(setting: tuple[Volumes, World]) -> None:

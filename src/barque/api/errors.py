@@ -11,6 +11,7 @@ from aiohttp import web
 from barque.api.hijack import Hijacked
 from barque.errors import BarqueError
 from barque.oci import go_json
+from barque.runtime.failure import RuntimeFailure
 
 log = logging.getLogger("barque.api")
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -31,6 +32,9 @@ async def errors(request: web.Request, handler: Handler) -> web.StreamResponse:
         if error.status >= 500:
             log.error("%s %s: %s", request.method, request.path, error.message)
         return _answer(request, error.status, error.message)
+    except RuntimeFailure as error:
+        log.error("%s %s: %s", request.method, request.path, error)
+        return _answer(request, 500, str(error))
     except web.HTTPException as error:
         if error.status == 404:
             return failure(404, "page not found")

@@ -152,7 +152,6 @@ class Hijacked(web.StreamResponse):
             raise ConnectionResetError("the client has gone")
         loop = asyncio.get_running_loop()
         self._handler = handler
-        self._task: asyncio.Task[Any] | None = None
         early, eof = handler.take_early()
         self.reader = asyncio.StreamReader(READ_LIMIT, loop)
         protocol = _HijackedProtocol(self.reader, handler)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from collections.abc import Awaitable, Callable
 
 from barque.errors import InvalidArgument
 
@@ -54,11 +55,16 @@ class Escape:
         return bytes(result), False
 
 
-async def pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    """Copy until the end of ``reader``; the end is passed on as a half-close."""
+Ending = Callable[[], Awaitable[object]]
+
+
+async def pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, ending: Ending | None = None) -> None:
+    """Copy until the end of ``reader``; the end is passed on as a half-close, once ``ending`` has come."""
     while data := await reader.read(CHUNK):
         writer.write(data)
         await writer.drain()
+    if ending is not None:
+        await ending()
     if writer.can_write_eof():
         writer.write_eof()
 
@@ -78,9 +84,12 @@ async def _pump_input(reader: asyncio.StreamReader, writer: asyncio.StreamWriter
 
 async def relay(client: tuple[asyncio.StreamReader, asyncio.StreamWriter],
                 process: tuple[asyncio.StreamReader, asyncio.StreamWriter], *, stdin: bool,
-                escape: Escape | None) -> bool:
-    """Until the process's output ends, the client is gone, or it detaches (True then). Closes the process's side."""
-    output = asyncio.ensure_future(pump(process[0], client[1]))
+                escape: Escape | None, ending: Ending | None = None) -> bool:
+    """Until the process's output ends, the client is gone, or it detaches (True then). Closes the process's side.
+
+    The client learns of the end of the output when ``ending`` has come: then it asks how the process ended.
+    """
+    output = asyncio.ensure_future(pump(process[0], client[1], ending))
     source = asyncio.ensure_future(_pump_input(client[0], process[1], escape) if stdin else _until_gone(client[0]))
     try:
         await asyncio.wait({output, source}, return_when=asyncio.FIRST_COMPLETED)

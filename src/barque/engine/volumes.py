@@ -241,7 +241,8 @@ class Volumes:
         Nothing happens to a volume with content, with a backing mount, or where the image has no such directory.
         """
         volume = await self.get(name)
-        if volume.backing is None:
+        # Asked here too, since each start of a container asks, and a worker costs more than a look.
+        if volume.backing is None and not await asyncio.to_thread(os.listdir, volume.mountpoint):
             await copy_up(self._workers, image_mount.lower, path, volume.mountpoint)
 
     async def clean(self) -> None:

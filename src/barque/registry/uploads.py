@@ -20,6 +20,8 @@ from barque.registry.storage.base import BlobStorage, Upload, WrongDigest
 
 #: Bytes handed to the storage at a time: hashing and writing them takes longer than the trip to a thread.
 _BATCH = 1 << 20
+#: How long the status of an upload waits for a transfer that is under way, in seconds.
+_SETTLE = 2.0
 _CONTENT_RANGE = re.compile(r"(?:bytes[ =])?([0-9]+)-([0-9]+)(?:/[0-9*]+)?\Z", re.ASCII)
 
 
@@ -109,7 +111,12 @@ class UploadRoutes:
 
     async def status(self, request: web.Request) -> web.Response:
         repository, upload = await self._session(request)
-        return self._progress(repository, upload, 204)
+        try:
+            # A transfer that has just broken is still being written down: its client asks where to go on.
+            async with asyncio.timeout(_SETTLE), upload.lock:
+                return self._progress(repository, upload, 204)
+        except TimeoutError:
+            return self._progress(repository, upload, 204)
 
     async def append(self, request: web.Request) -> web.Response:
         repository, upload = await self._session(request)

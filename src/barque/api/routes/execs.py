@@ -60,6 +60,6 @@ async def _run(execs: Execs, item: Exec, hijacked: Hijacked, console: tuple[int,
         return
     if streams is not None:
         escape = relay.Escape(keys) if tty and item.options.attach_stdin else None
-        if await relay.relay((hijacked.reader, hijacked.writer), streams, stdin=item.options.attach_stdin,
-                             escape=escape):
+        client = (hijacked.reader, hijacked.writer)
+        if await relay.relay(client, streams, stdin=item.options.attach_stdin, escape=escape, ending=item.wait_ended):
             execs.detached(item)

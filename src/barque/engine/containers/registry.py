@@ -65,7 +65,13 @@ class PendingAttach:
 
     async def streams(self) -> Streams | None:
         """None where the container went away or could not be started."""
-        return await self._streams
+        try:
+            return await self._streams
+        except asyncio.CancelledError:
+            # The start may have connected this very moment: a stream that nobody reads would hold the process up.
+            if self._streams.done() and not self._streams.cancelled() and (streams := self._streams.result()):
+                streams[1].close()
+            raise
 
 
 @dataclass(eq=False)

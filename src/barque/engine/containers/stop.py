@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 
 from barque.engine.containers import machine
 from barque.engine.containers.cgroup import container_cgroup
@@ -11,6 +12,7 @@ from barque.engine.containers.machine import Status
 from barque.engine.containers.registry import Live, Outcome
 from barque.engine.signals import DEFAULT_STOP, parse_signal
 from barque.errors import Conflict, Internal, NotModified
+from barque.runtime.failure import RuntimeFailure
 
 DEFAULT_TIMEOUT = 10
 #: How long SIGKILL may take before it is an error (a process in uninterruptible sleep).
@@ -47,7 +49,12 @@ async def deliver(ctx: Context, live: Live, number: int) -> None:
     monitor = live.monitor
     if monitor is None:
         return
-    await monitor.signal(number)
+    try:
+        await monitor.signal(number)
+    except RuntimeFailure as failure:
+        if failure.errno != errno.ESRCH:
+            raise
+        return  # it has ended by itself; the news is on its way
     if live.facts.status is Status.PAUSED:
         await unpause(ctx, live.id)
     ctx.event(live, "kill", signal=str(number))

@@ -65,24 +65,30 @@ class FilesystemBlobs:
         second push is how a client heals a blob that went bad on disk.
         """
         content = self._content(digest)
-        if not os.path.exists(self._link(repository, digest)):
-            # A collection may remove the content between a look and the link: then the upload's own bytes serve.
-            with contextlib.suppress(FileNotFoundError):
-                self._make_link(content, repository, digest)
-                os.unlink(path)
-                return
-        durable.make_directories(os.path.dirname(content))
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-        try:
-            os.fsync(fd)
-        finally:
-            os.close(fd)
+        link = self._link(repository, digest)
+        if not os.path.exists(link) and self._share(content, repository, digest):
+            os.unlink(path)
+            return
+        for directory in (os.path.dirname(content), os.path.dirname(link)):
+            durable.make_directories(directory)
+        durable.sync_file(path)
         os.utime(path)
         failpoints.hit("registry.blob.synced")
+        # The second name comes first: a deletion elsewhere drops a content that has one name only.
+        spare = f"{os.path.dirname(link)}/.{secrets.token_hex(8)}"
+        os.link(path, spare)
         os.rename(path, content)
-        durable.sync_directory(os.path.dirname(content))
         failpoints.hit("registry.blob.stored")
-        self._make_link(content, repository, digest)
+        os.rename(spare, link)
+        for directory in (os.path.dirname(content), os.path.dirname(link)):
+            durable.sync_directory(directory)
+
+    def _share(self, content: str, repository: str, digest: Digest) -> bool:
+        try:
+            self._make_link(content, repository, digest)
+        except FileNotFoundError:
+            return False
+        return True
 
     def _make_link(self, source: str, repository: str, digest: Digest) -> None:
         """Put ``source`` in the place of the repository's blob, in one step; FileNotFoundError if it is gone."""

@@ -11,12 +11,16 @@ from barque.oci.digest import ALGORITHMS, Digest
 from barque.registry.storage.base import Entry
 
 
-def sync_directory(path: str) -> None:
-    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+def sync_file(path: str) -> None:
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
         os.fsync(fd)
     finally:
         os.close(fd)
+
+
+#: A directory's entries are made durable in the same way (fsync(2)).
+sync_directory = sync_file
 
 
 def make_directories(path: str) -> None:
