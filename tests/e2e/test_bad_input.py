@@ -246,6 +246,7 @@ def test_taken_port_of_a_container(world: EngineWorld) -> None:
     done = world.docker("run", "--rm", "-p", f"{port}:80", "busybox", "true")
     assert done.code == 125
     assert "port is already allocated" in done.err
+    assert "Error waiting for container" not in done.err
     world.ok("rm", "-f", "first")
     assert world.docker("run", "--rm", "-p", f"{port}:80", "busybox", "true").code == 0
 

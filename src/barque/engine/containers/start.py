@@ -139,7 +139,8 @@ async def _record_failure(ctx: Context, live: Live, error: Exception) -> None:
     await ctx.registry.set_facts(live, machine.start_failed(live.facts, code, message))
     if isinstance(error, StartRefused):
         ctx.event(live, "die", exitCode=str(code), execDuration="0")
-    live.resolve(live.exits, Outcome(code, message))
+    # Without the message: the caller of start has it, and docker's client would print it a second time.
+    live.resolve(live.exits, Outcome(code))
     if live.container.host_config.auto_remove and not live.keep:
         exits.remove_soon(ctx, live)
 
