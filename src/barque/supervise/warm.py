@@ -11,7 +11,7 @@ from __future__ import annotations
 import msgspec
 
 from barque.oci.runtime_spec import OCI_VERSION, Capabilities, Linux, Mount, Namespace, Process, Root, Spec
-from barque.runtime import capabilities, cgroups, plan, security, seccomp_profile, validate
+from barque.runtime import capabilities, cgroups, plan, seccomp_profile, security, validate
 from barque.runtime.default_spec import default_mounts
 from barque.runtime.payload import Payload, compile_filter
 from barque.supervise import messages as m

@@ -15,8 +15,8 @@ Driver = Literal["cgroupfs", "systemd"]
 __all__ = ["UNIFIED", "CgroupManager", "Driver", "InvalidResources", "Layout", "host_layout", "known_layout", "load",
            "manager"]
 
-#: The host's layout as it was at the first call, for a process that stays in its own cgroup: hierarchies do not come and
-#: go while containers are made.
+#: The host's layout as it was at the first call, for a process that stays in its own cgroup: hierarchies do not come
+#: and go while containers are made.
 known_layout = cache(host_layout)
 
 
