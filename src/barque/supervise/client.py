@@ -12,6 +12,7 @@ from typing import TypeVar
 import msgspec
 
 from barque.errors import Internal, Unavailable
+from barque.runtime.failure import RuntimeFailure
 from barque.supervise import messages as m
 from barque.supervise.backend import as_error
 from barque.supervise.forkserver import ZygoteHandle, spawn
@@ -25,6 +26,8 @@ A = TypeVar("A")
 
 #: For an attached client's reader: twice this is taken from the monitor ahead of who reads here.
 STREAM_LIMIT = 256 << 10
+#: A spare monitor is forked so many seconds after a create.
+SPARE_AFTER = 0.05
 #: A monitor that does not greet within this time (seconds) hangs.
 GREETING_TIMEOUT = 10
 
@@ -48,6 +51,10 @@ class Supervisor:
         self._exec_root = exec_root
         self._zygote = client
         self._monitors: set[Monitor] = set()
+        #: Pid and channel of a monitor that waits for its container; made after the first container.
+        self._spare: tuple[int, socket.socket] | None = None
+        self._refill: asyncio.Task[None] | None = None
+        self._closed = False
 
     @classmethod
     async def start(cls, exec_root: str, handle: ZygoteHandle | None = None,
@@ -73,15 +80,39 @@ class Supervisor:
         A client that is cancelled abandons the container: the monitor undoes what it has done so far.
         """
         run_dir = RunDir(self._exec_root, order.id)
-        pid, channel = await self._zygote.fork("monitor")
-        monitor = await self._connect(order.id, run_dir, channel)
+        pid, monitor = await self._fresh(order.id, run_dir)
         try:
             created = await monitor.call(m.Create(order), m.Created)
         except BaseException as error:
             await asyncio.shield(self._abandon(monitor, pid, graceful=not isinstance(error, MonitorGone)))
             raise
         monitor.pid, monitor.cgroup, monitor.state = created.pid, created.cgroup, "created"
+        if self._refill is None or self._refill.done():
+            self._refill = asyncio.create_task(self._fork_spare(), name="spare monitor")
         return monitor
+
+    async def _fresh(self, container_id: str, run_dir: RunDir) -> tuple[int, Monitor]:
+        """A monitor without a container: the spare one if there is one and it lives, else a new one."""
+        spare, self._spare = self._spare, None
+        if spare is not None:
+            try:
+                return spare[0], await self._connect(container_id, run_dir, spare[1])
+            except MonitorGone:
+                log.warning("the spare monitor (pid %d) has died", spare[0])
+        pid, channel = await self._zygote.fork("monitor")
+        return pid, await self._connect(container_id, run_dir, channel)
+
+    async def _fork_spare(self) -> None:
+        """Have the next monitor ready: its fork, and what it does before it can listen, are a fifth of a start.
+
+        Not at once: the processor is better used for the container that starts now.
+        """
+        await asyncio.sleep(SPARE_AFTER)
+        if self._spare is None and not self._closed:
+            try:
+                self._spare = await self._zygote.fork("monitor")
+            except (Unavailable, RuntimeFailure) as error:
+                log.warning("no spare monitor: %s", error)
 
     async def adopt(self, container_id: str) -> Monitor | m.ExitRecord | None:
         """What there is of a container that an earlier daemon started.
@@ -121,6 +152,14 @@ class Supervisor:
 
     async def close(self) -> None:
         """Let go of everything: containers run on, workers are killed."""
+        self._closed = True
+        if self._refill is not None:
+            self._refill.cancel()
+            await asyncio.wait([self._refill])
+        if self._spare is not None:
+            # It ends as every monitor does whose creator goes away.
+            self._spare[1].close()
+            self._spare = None
         for monitor in self.monitors:
             await monitor.disconnect()
         self._zygote.close()

@@ -53,10 +53,11 @@ async def finish(ctx: Context, live: Live, record: ExitRecord, monitor: Monitor 
         live.container.sandbox = None
         live.container.facts = facts
         gone = live.container.host_config.auto_remove and backoff is None and not live.keep
-        # A container that goes away now needs no record of its end: its row is the next thing to go.
-        await asyncio.gather(_free(ctx, live), *(() if gone else (ctx.registry.save(live),)))
-        if monitor is not None:
-            await monitor.release()
+        # A container that goes away now needs no record of its end: its row is the next thing to go. The monitor's
+        # record goes only after the engine's is there.
+        await asyncio.gather(_free(ctx, live), _let_go(monitor) if gone else ctx.registry.save(live))
+        if not gone:
+            await _let_go(monitor)
         if record.oom_killed:
             ctx.event(live, "oom")
         ctx.event(live, "die", exitCode=str(record.exit_code), execDuration=str(_duration(facts)))
@@ -67,6 +68,11 @@ async def finish(ctx: Context, live: Live, record: ExitRecord, monitor: Monitor 
             live.resolve(live.exits, Outcome(record.exit_code, record.error))
             if gone:
                 remove_soon(ctx, live)
+
+
+async def _let_go(monitor: Monitor | None) -> None:
+    if monitor is not None:
+        await monitor.release()
 
 
 def _next(live: Live, record: ExitRecord) -> Backoff | None:
