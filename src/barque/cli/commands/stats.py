@@ -27,7 +27,8 @@ _HEADERS = {"Container": "CONTAINER", "Name": "NAME", "ID": "CONTAINER ID", "CPU
             "MemUsage": "MEM USAGE / LIMIT", "MemPerc": "MEM %", "NetIO": "NET I/O", "BlockIO": "BLOCK I/O",
             "PIDs": "PIDS"}
 _INTERVAL = 0.5
-_CLEAR = "\x1b[H\x1b[J"
+#: Cursor to the top; the rest of a line, of the screen is cleared. Drawing over what is there does not flicker.
+_HOME, _CLEAR_LINE, _CLEAR_BELOW = "\x1b[H", "\x1b[K\n", "\x1b[J"
 
 
 def _cpu(sample: dict[str, Any]) -> float:
@@ -121,12 +122,13 @@ def _once(app: App, values: Values) -> int:
 
 def _show(app: App, values: Values, rows: list[Row], *, clear: bool) -> None:
     form = app.default_format("statsFormat", values["format"])
+    parts: list[str] = []
     try:
-        if clear:
-            app.out(_CLEAR)
-        render(rows, form, _TABLE, _HEADERS, app.out, TYPE)
+        render(rows, form, _TABLE, _HEADERS, parts.append, TYPE)
     except TemplateError as error:
         raise CommandError(str(error)) from None
+    text = "".join(parts)
+    app.out(_HOME + text.replace("\n", _CLEAR_LINE) + _CLEAR_BELOW if clear else text)
     app.flush()
 
 
