@@ -249,7 +249,7 @@ class Snapshots:
         return directories
 
     async def create_container(self, lease: Lease | None, container_id: str, chain_id: str | None) -> Mount:
-        """Make the writable layer of a container over an image, or over nothing; durable on return.
+        """Make the writable layer of a container over an image, or over nothing; durable with the next row that is.
 
         Raises :class:`SnapshotExists`, :class:`NoSuchSnapshot`, :class:`BrokenChain`, OSError.
         """
@@ -258,7 +258,7 @@ class Snapshots:
         try:
             await to_the_end(self._complete_container, number, lower)
             await uncut(self._db.write(lambda connection: _insert_container(
-                connection, number, container_id, chain_id, lease)))
+                connection, number, container_id, chain_id, lease), durable=False))
         except BaseException:
             await uncut(self._db.write(lambda connection: connection.execute(
                 "DELETE FROM snapshots WHERE id = ?", (number,))))  # recorded, if the caller was cancelled meanwhile
