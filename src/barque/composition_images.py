@@ -68,6 +68,8 @@ async def open_images(stack: AsyncExitStack, config: Config, stores: Stores, wor
     ``proxies``: "http", "https" and "no" as the environment has them; ``stack`` closes the connections.
     """
     stack.push_async_callback(stores.snapshots.settler.wait)
+    stores.snapshots.removals.workers = workers
+    stack.push_async_callback(stores.snapshots.removals.close)
     await clean_up(stores.content.layout, stores.db, stores.leases, stores.snapshots)
     await restore_torn(stores.db, stores.content, stores.snapshots, workers)
     hosts = HostConfig(

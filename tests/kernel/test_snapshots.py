@@ -29,7 +29,7 @@ from barque.store.snapshots import BrokenChain, DiffIdMismatch, NoSuchSnapshot, 
 from barque.store.tar.diff import ADDED, DELETED, MODIFIED, changes, write_diff
 from barque.store.tar.messages import UnpackRequest, UnpackResult
 from barque.store.tar.reader import Entry
-from barque.store.workers import SubprocessWorkers, copy_up, unpack_layer
+from barque.store.workers import SubprocessWorkers, WorkerDied, Workers, copy_up, unpack_layer
 from tests.kernel.unpacking import SECOND, directory, file, hardlink, symlink, tar
 
 #: Runs in a mount namespace of its own: mounts the overlay at the directory and then the command there.
@@ -362,3 +362,18 @@ async def test_cancelled_callers_leave_no_row_without_files(store: Store, turns:
     await store.snapshots.wait_removed()
     assert await check(store.layout, store.db, store.content, store.snapshots, repair=False) == []
     assert await store.db.read(lambda c: c.execute("SELECT count(*) FROM leases").fetchone()[0]) == 0
+
+
+class DeadWorkers:
+    async def run(self, kind: str, request: bytes, fds: object) -> bytes:
+        raise WorkerDied(kind=kind, status=-9, detail="killed")
+
+
+@pytest.mark.parametrize("workers", [SubprocessWorkers(), DeadWorkers()])
+async def test_layers_are_deleted_by_a_worker_or_without_it(store: Store, workers: Workers) -> None:
+    await store.layers(BASE, UPPER)
+    store.snapshots.removals.workers = workers
+    report = await collect(store.db, store.content, store.snapshots)
+    await store.snapshots.wait_removed()
+    assert len(report.snapshots) == 2
+    assert os.listdir(store.snapshots.root) == ["empty"]

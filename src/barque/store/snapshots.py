@@ -23,10 +23,11 @@ from barque.store.layout import Layout
 from barque.store.leases import Lease
 from barque.store.locks import KeyedLocks
 from barque.store.mend import inherit_root, mend
+from barque.store.removal import Removals
 from barque.store.settling import Settler, boot_id
 from barque.store.tar.messages import UnpackResult
 from barque.store.threads import to_the_end, uncut
-from barque.store.tree import disk_usage, remove_tree
+from barque.store.tree import disk_usage
 from barque.sys.fsync import fsync_dir, syncfs
 
 if TYPE_CHECKING:
@@ -38,8 +39,6 @@ log = logging.getLogger("barque.store.snapshots")
 _OVERLAY_OPTIONS = ("index=off", "redirect_dir=nofollow", "metacopy=off")
 #: overlayfs wants two lower directories where there is no upper one: this empty one is the second.
 EMPTY = "empty"
-#: How long removal waits for the files of a snapshot to be gone; longer ones go on behind it. Seconds.
-_REMOVAL_PATIENCE = 0.02
 
 _CHAIN = """
 WITH RECURSIVE chain (id, key, parent, cut, depth) AS (
@@ -114,7 +113,7 @@ class Snapshots:
         self._db = db
         self._next = 0
         self._locks = KeyedLocks()
-        self._removals: set[asyncio.Task[None]] = set()
+        self.removals = Removals(self.root)
         self.settler = Settler(db, self.root)
         os.makedirs(os.path.join(self.root, EMPTY), mode=0o755, exist_ok=True)
 
@@ -227,7 +226,7 @@ class Snapshots:
     async def abandon(self, slot: LayerSlot) -> None:
         if not slot.finished:
             self._finish(slot)
-            await self._remove_files([slot.number])
+            await self.removals.remove([slot.number])
 
     async def layer(self, chain_id: str) -> LayerInfo | None:
         row = await self._db.read(lambda connection: connection.execute(
@@ -263,7 +262,7 @@ class Snapshots:
         except BaseException:
             await uncut(self._db.write(lambda connection: connection.execute(
                 "DELETE FROM snapshots WHERE id = ?", (number,))))  # recorded, if the caller was cancelled meanwhile
-            await self._remove_files([number])
+            await self.removals.remove([number])
             raise
         return self._writable(number, lower)
 
@@ -332,7 +331,7 @@ class Snapshots:
         numbers = await self._db.write(lambda connection: [row[0] for row in connection.execute(
             "DELETE FROM snapshots WHERE key = ? AND kind = 'container' RETURNING id", (container_id,)).fetchall()])
         hit("snapshots.row-deleted")
-        await self._remove_files(numbers)
+        await self.removals.remove(numbers)
 
     async def scratch(self) -> tuple[int, str]:
         """A directory without a row: its number and where to unpack into. The caller removes it, or boot does."""
@@ -348,37 +347,15 @@ class Snapshots:
             connection.execute("UPDATE snapshots SET id = ?, unsynced = NULL WHERE key = ?", (number, chain_id))
             return old
 
-        await self._remove_files(await self._db.write(swap))
+        await self.remove_unrecorded(await self._db.write(swap))
 
     async def remove_unrecorded(self, numbers: Sequence[int]) -> None:
-        """Delete directories whose rows are gone."""
-        await self._remove_files(numbers)
-
-    async def _remove_files(self, numbers: Sequence[int]) -> None:
-        tasks = {asyncio.ensure_future(self._remove_directory(number)) for number in numbers}
-        self._removals |= tasks
-        for task in tasks:
-            task.add_done_callback(self._removals.discard)
-        if tasks:
-            await asyncio.wait(tasks, timeout=_REMOVAL_PATIENCE)
-
-    async def _remove_directory(self, number: int) -> None:
-        def remove() -> None:
-            fd = os.open(self.root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-            try:
-                remove_tree(fd, str(number))
-            finally:
-                os.close(fd)
-
-        try:
-            await to_the_end(remove)
-        except OSError as error:
-            log.warning("snapshot directory %d stays until the next start: %s", number, error)
+        """Delete directories of layers whose rows are gone."""
+        await self.removals.remove(numbers, layers=True)
 
     async def wait_removed(self) -> None:
         """Wait until every deletion begun so far has ended."""
-        while self._removals:
-            await asyncio.wait(set(self._removals))
+        await self.removals.wait()
 
 
 def _insert_container(connection: sqlite3.Connection, number: int, container_id: str, chain_id: str | None,

@@ -12,6 +12,8 @@ from barque.errors import DataLoss, Internal
 from barque.store.tar.messages import (
     CopyUpRequest,
     CopyUpResult,
+    RemoveRequest,
+    RemoveResult,
     UnpackRequest,
     UnpackResult,
     WorkerError,
@@ -22,7 +24,7 @@ from barque.store.tar.messages import (
 
 class Workers(Protocol):
     async def run(self, kind: str, request: bytes, fds: Sequence[int]) -> bytes:
-        """Run a worker of ``kind`` ("unpack", "copyup") in a forked process; ``fds`` stay the caller's."""
+        """Run a worker of ``kind`` ("unpack", "copyup", "remove") in a forked process; ``fds`` stay the caller's."""
 
 
 class WorkerDied(Internal):
@@ -43,6 +45,10 @@ class UnpackFailed(Internal):
 
 class CopyUpFailed(Internal):
     text = "failed to copy the image's content into the volume: {reason}"
+
+
+class RemovalFailed(Internal):
+    text = "failed to delete a snapshot: {reason}"
 
 
 class SubprocessWorkers:
@@ -100,3 +106,14 @@ async def copy_up(workers: Workers, lower: Sequence[str], path: str, volume: str
     if result.error is not None:
         raise CopyUpFailed(reason=result.error.message, errno=result.error.errno)
     return result.copied
+
+
+async def remove_trees(workers: Workers, directory: str, request: RemoveRequest) -> None:
+    """Delete trees in ``directory``, when nothing else needs the processor. Raises :class:`RemovalFailed`."""
+    target = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        result = decode(await workers.run("remove", encode(request), (target,)), RemoveResult)
+    finally:
+        os.close(target)
+    if result.error is not None:
+        raise RemovalFailed(reason=result.error.message, errno=result.error.errno)

@@ -22,6 +22,8 @@ from barque.store.tar.apply import Extractor
 from barque.store.tar.compress import BadStream, open_stream
 from barque.store.tar.errors import TarError
 from barque.store.tar.messages import (
+    RemoveRequest,
+    RemoveResult,
     UnpackRequest,
     UnpackResult,
     WorkerError,
@@ -29,11 +31,13 @@ from barque.store.tar.messages import (
     encode,
 )
 from barque.store.tar.reader import Stream
+from barque.store.tree import remove_tree
 
 #: SYS_ADMIN is for trusted.overlay.opaque, the others for owners, modes, devices and file capabilities.
 _CAPABILITIES = ("CAP_CHOWN", "CAP_DAC_OVERRIDE", "CAP_FOWNER", "CAP_FSETID", "CAP_MKNOD", "CAP_SETFCAP",
                  "CAP_SYS_ADMIN")
 _READ = 1 << 20
+_LOWEST = 19
 _SPACE = (errno.ENOSPC, errno.EDQUOT)
 
 
@@ -80,6 +84,20 @@ def unpack(request: UnpackRequest, source: int, root: int) -> UnpackResult:
                         extractor.cut)
 
 
+def run_remove(request: bytes, fds: list[int]) -> bytes:
+    """Delete trees in the directory ``fds[0]``, at the lowest priority; answers an encoded :class:`RemoveResult`.
+
+    Not confined: each step of it is one name below one descriptor, and no link is followed.
+    """
+    os.nice(_LOWEST)
+    try:
+        for name in decode(request, RemoveRequest).names:
+            remove_tree(fds[0], name)
+    except OSError as error:
+        return encode(RemoveResult(_system(error, "remove")))
+    return encode(RemoveResult())
+
+
 def _system(error: OSError, stage: str) -> WorkerError:
     path = os.fsencode(error.filename) if isinstance(error.filename, str | bytes) else b""
     reason = os.strerror(error.errno).lower() if error.errno else str(error)
@@ -87,7 +105,7 @@ def _system(error: OSError, stage: str) -> WorkerError:
     return WorkerError(kind, f"{os.fsdecode(path)}: {reason}" if path else reason, stage, error.errno or 0, path)
 
 
-WORKERS: dict[str, Callable[[bytes, list[int]], bytes]] = {"unpack": run, "copyup": run_copyup}
+WORKERS: dict[str, Callable[[bytes, list[int]], bytes]] = {"unpack": run, "copyup": run_copyup, "remove": run_remove}
 
 
 def main(arguments: list[str]) -> int:

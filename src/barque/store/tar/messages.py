@@ -75,6 +75,16 @@ class CopyUpResult(msgspec.Struct, frozen=True):
     error: WorkerError | None = None
 
 
+class RemoveRequest(msgspec.Struct, frozen=True):
+    """fds: the directory in which ``names`` are deleted with all that is in them."""
+
+    names: list[bytes]
+
+
+class RemoveResult(msgspec.Struct, frozen=True):
+    error: WorkerError | None = None
+
+
 def encode(value: Any) -> bytes:
     return msgspec.msgpack.encode(value)
 
