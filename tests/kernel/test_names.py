@@ -15,8 +15,8 @@ from pathlib import Path
 
 import pytest
 
+from barque.network.hosts_files import OWN_SERVER
 from barque.network.model import Attachment, NetworkSpec, Resolving, Sandbox
-from barque.network.names import ADDRESS
 from barque.network.stack import Network
 from tests.kernel.network_world import engine, inside, request, run
 
@@ -41,11 +41,11 @@ async def container(network: Network, number: int, *attachments: Attachment, **m
 
 
 def dig(sandbox: Sandbox, *words: str) -> list[str]:
-    return inside(sandbox, "dig", "@" + ADDRESS, "+tries=1", "+time=6", "+short", *words).split()
+    return inside(sandbox, "dig", "@" + OWN_SERVER, "+tries=1", "+time=6", "+short", *words).split()
 
 
 def status(sandbox: Sandbox, *words: str) -> str:
-    text = inside(sandbox, "dig", "@" + ADDRESS, "+tries=1", "+time=6", *words)
+    text = inside(sandbox, "dig", "@" + OWN_SERVER, "+tries=1", "+time=6", *words)
     return text.split("status: ")[1].split(",")[0]
 
 

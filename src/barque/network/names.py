@@ -16,6 +16,7 @@ from typing import Any
 
 from barque.network.bridge import KernelNetwork
 from barque.network.dns import keeper as name_keeper
+from barque.network.hosts_files import OWN_SERVER
 from barque.network.keeper_client import KeeperProcess
 from barque.network.model import Endpoint, Sandbox, by_way_out
 from barque.network.networks import Networks
@@ -24,7 +25,6 @@ from barque.sys.nft import Nftables
 
 log = logging.getLogger(__name__)
 
-ADDRESS = "127.0.0.11"
 _PACKET = 256
 _BACKLOG = 64
 # Local addresses pass "output" before they are looked up on lo; the answer is translated back by conntrack.
@@ -67,10 +67,10 @@ class Names:
             tcp = socket.socket(socket.AF_INET, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
             rules = Nftables()
         with udp, tcp, contextlib.closing(rules):
-            udp.bind((ADDRESS, 0))
-            tcp.bind((ADDRESS, 0))
+            udp.bind((OWN_SERVER, 0))
+            tcp.bind((OWN_SERVER, 0))
             tcp.listen(_BACKLOG)
-            rules.apply(_REDIRECT.format(address=ADDRESS, udp=udp.getsockname()[1], tcp=tcp.getsockname()[1]))
+            rules.apply(_REDIRECT.format(address=OWN_SERVER, udp=udp.getsockname()[1], tcp=tcp.getsockname()[1]))
             # A keeper that is started here must not find itself in the container's namespace.
             self._send(self._record(sandbox), [udp.fileno(), tcp.fileno(), netns_fd])
         self._served.add(sandbox.container_id)
