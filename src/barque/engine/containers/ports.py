@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Protocol
 
-from barque.network.model import Sandbox, SandboxRequest
+from barque.network.model import Attachment, NetworkInfo, PortBinding, PublishedPort, Sandbox, SandboxRequest
 from barque.oci.image import ImageConfig
 from barque.oci.mount import Mount
 from barque.store.leases import Lease
@@ -47,6 +47,11 @@ class ContainerSnapshots(Protocol):
 class Networks(Protocol):
     async def setup(self, request: SandboxRequest) -> Sandbox: ...
     async def teardown(self, container_id: str) -> None: ...
+    def networks(self) -> list[NetworkInfo]: ...
+    async def connect(self, container_id: str, attachment: Attachment) -> Sandbox: ...
+    async def disconnect(self, container_id: str, network_id: str) -> Sandbox: ...
+    async def republish(self, container_id: str, add: Sequence[PortBinding], remove: Sequence[PublishedPort]
+                        ) -> Sandbox: ...
 
 
 class Volume(Protocol):
