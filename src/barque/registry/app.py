@@ -86,12 +86,14 @@ class Edge:
     async def _answer(self, request: web.Request, handler: Handler) -> web.StreamResponse:
         settings = self._settings
         try:
+            # Before the password is looked at: guessing is what a limit is for.
+            if settings.limiter is not None:
+                settings.limiter.spend(request.remote or "")
             if request.path.startswith("/v2/") or request.path == "/v2":
                 if settings.read_only and request.method not in _READING:
                     raise RegistryError("UNSUPPORTED")
-                await self._admit(request)
-            elif settings.limiter is not None:
-                settings.limiter.spend(request.remote or "")
+                if settings.authenticator is not None:
+                    await settings.authenticator.check(request, wanted(request))
             return await handler(request)
         except RegistryError as error:
             return error.response()
@@ -107,14 +109,6 @@ class Edge:
         except Exception:  # boundary of a request: a bug or a full disk must not take the connection down silently
             log.exception("%s %s failed", request.method, request.path)
             return RegistryError("UNKNOWN").response()
-
-    async def _admit(self, request: web.Request) -> None:
-        settings = self._settings
-        # Before the password is looked at: guessing is what a limit is for.
-        if settings.limiter is not None:
-            settings.limiter.spend(request.remote or "")
-        if settings.authenticator is not None:
-            await settings.authenticator.check(request, wanted(request))
 
     def _account(self, request: web.Request, status: int, seconds: float) -> None:
         resource = request.match_info.route.resource
