@@ -9,6 +9,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
@@ -32,6 +33,8 @@ def answering(command: list[str], port: int, path: str = "/v2/") -> Iterator[str
                 try:
                     with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}"):
                         break
+                except urllib.error.HTTPError:
+                    break  # a refusal is an answer
                 except OSError:
                     assert process.poll() is None, said.seek(0) or said.read().decode()
                     assert time.monotonic() < deadline, "the registry does not answer"
@@ -43,10 +46,10 @@ def answering(command: list[str], port: int, path: str = "/v2/") -> Iterator[str
 
 
 @contextlib.contextmanager
-def barque_registry(root: Path) -> Iterator[str]:
+def barque_registry(root: Path, *options: str) -> Iterator[str]:
     port = free_port()
     code = "import sys; from barque.registry.server import main; sys.exit(main(sys.argv[1:]))"
-    command = [sys.executable, "-c", code, "serve", "--addr", f"127.0.0.1:{port}", "--root", str(root)]
+    command = [sys.executable, "-c", code, "serve", "--addr", f"127.0.0.1:{port}", "--root", str(root), *options]
     with answering(command, port) as address:
         yield address
 

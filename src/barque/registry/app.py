@@ -32,6 +32,8 @@ from barque.registry.uploads import UploadRoutes
 log = logging.getLogger("barque.registry")
 access_log = logging.getLogger("barque.registry.access")
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+#: How clients that hang up are counted, as nginx does.
+_CLIENT_GONE = 499
 _READING = (hdrs.METH_GET, hdrs.METH_HEAD)
 
 
@@ -70,7 +72,7 @@ class Edge:
         async def edge(request: web.Request, handler: Handler) -> web.StreamResponse:
             began = time.perf_counter()
             self._metrics.in_flight += 1
-            status = 499  # as nginx counts clients that hang up
+            status = _CLIENT_GONE
             try:
                 response = await self._answer(request, handler)
                 status = response.status
@@ -101,8 +103,10 @@ class Edge:
             return RegistryError("NAME_INVALID", status=404).response()
         except web.HTTPMethodNotAllowed as error:
             return RegistryError("UNSUPPORTED", headers={hdrs.ALLOW: error.headers[hdrs.ALLOW]}).response()
-        except (ConnectionError, asyncio.CancelledError):
-            raise  # the client is gone: there is nobody to answer
+        except asyncio.CancelledError:
+            raise
+        except ConnectionError:
+            return web.Response(status=_CLIENT_GONE)  # nobody reads it
         except BarqueError as error:
             log.error("%s %s: %s", request.method, request.path, error)
             return RegistryError("UNAVAILABLE", error.message).response()
