@@ -7,7 +7,9 @@ import shutil
 import socket
 import subprocess
 import sys
+import tempfile
 import time
+import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,30 +22,35 @@ def free_port() -> int:
 
 
 @contextlib.contextmanager
-def _process(command: list[str], port: int) -> Iterator[str]:
-    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as process:
+def answering(command: list[str], port: int, path: str = "/v2/") -> Iterator[str]:
+    """A server process, once it answers ``path``: its address."""
+    # A file, not a pipe: nobody reads while the server talks.
+    with tempfile.TemporaryFile() as said, \
+            subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=said) as process:
         try:
             deadline = time.monotonic() + 20
             while True:
                 try:
-                    with urllib.request.urlopen(f"http://127.0.0.1:{port}/v2/"):
+                    with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}"):
                         break
+                except urllib.error.HTTPError:
+                    break  # a refusal is an answer
                 except OSError:
-                    assert process.poll() is None, process.stderr and process.stderr.read()
+                    assert process.poll() is None, said.seek(0) or said.read().decode()
                     assert time.monotonic() < deadline, "the registry does not answer"
                     time.sleep(0.05)
             yield f"127.0.0.1:{port}"
         finally:
             process.terminate()
-            process.communicate(timeout=20)
+            process.wait(20)
 
 
 @contextlib.contextmanager
-def barque_registry(root: Path) -> Iterator[str]:
+def barque_registry(root: Path, *options: str) -> Iterator[str]:
     port = free_port()
     code = "import sys; from barque.registry.server import main; sys.exit(main(sys.argv[1:]))"
-    command = [sys.executable, "-c", code, "serve", "--addr", f"127.0.0.1:{port}", "--root", str(root)]
-    with _process(command, port) as address:
+    command = [sys.executable, "-c", code, "serve", "--addr", f"127.0.0.1:{port}", "--root", str(root), *options]
+    with answering(command, port) as address:
         yield address
 
 
@@ -61,5 +68,5 @@ log: {{level: error, accesslog: {{disabled: true}}}}
 storage: {{filesystem: {{rootdirectory: {root}/data}}, delete: {{enabled: true}}}}
 http: {{addr: "127.0.0.1:{port}"}}
 """)
-    with _process(["docker-registry", "serve", str(config)], port) as address:
+    with answering(["docker-registry", "serve", str(config)], port) as address:
         yield address

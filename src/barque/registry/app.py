@@ -32,6 +32,8 @@ from barque.registry.uploads import UploadRoutes
 log = logging.getLogger("barque.registry")
 access_log = logging.getLogger("barque.registry.access")
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+#: How clients that hang up are counted, as nginx does.
+_CLIENT_GONE = 499
 _READING = (hdrs.METH_GET, hdrs.METH_HEAD)
 
 
@@ -70,7 +72,7 @@ class Edge:
         async def edge(request: web.Request, handler: Handler) -> web.StreamResponse:
             began = time.perf_counter()
             self._metrics.in_flight += 1
-            status = 499  # as nginx counts clients that hang up
+            status = _CLIENT_GONE
             try:
                 response = await self._answer(request, handler)
                 status = response.status
@@ -86,12 +88,14 @@ class Edge:
     async def _answer(self, request: web.Request, handler: Handler) -> web.StreamResponse:
         settings = self._settings
         try:
+            # Before the password is looked at: guessing is what a limit is for.
+            if settings.limiter is not None:
+                settings.limiter.spend(request.remote or "")
             if request.path.startswith("/v2/") or request.path == "/v2":
                 if settings.read_only and request.method not in _READING:
                     raise RegistryError("UNSUPPORTED")
-                await self._admit(request)
-            elif settings.limiter is not None:
-                settings.limiter.spend(request.remote or "")
+                if settings.authenticator is not None:
+                    await settings.authenticator.check(request, wanted(request))
             return await handler(request)
         except RegistryError as error:
             return error.response()
@@ -99,22 +103,16 @@ class Edge:
             return RegistryError("NAME_INVALID", status=404).response()
         except web.HTTPMethodNotAllowed as error:
             return RegistryError("UNSUPPORTED", headers={hdrs.ALLOW: error.headers[hdrs.ALLOW]}).response()
-        except (ConnectionError, asyncio.CancelledError):
-            raise  # the client is gone: there is nobody to answer
+        except asyncio.CancelledError:
+            raise
+        except ConnectionError:
+            return web.Response(status=_CLIENT_GONE)  # nobody reads it
         except BarqueError as error:
             log.error("%s %s: %s", request.method, request.path, error)
             return RegistryError("UNAVAILABLE", error.message).response()
         except Exception:  # boundary of a request: a bug or a full disk must not take the connection down silently
             log.exception("%s %s failed", request.method, request.path)
             return RegistryError("UNKNOWN").response()
-
-    async def _admit(self, request: web.Request) -> None:
-        settings = self._settings
-        # Before the password is looked at: guessing is what a limit is for.
-        if settings.limiter is not None:
-            settings.limiter.spend(request.remote or "")
-        if settings.authenticator is not None:
-            await settings.authenticator.check(request, wanted(request))
 
     def _account(self, request: web.Request, status: int, seconds: float) -> None:
         resource = request.match_info.route.resource

@@ -6,6 +6,11 @@ import secrets
 import ssl
 from pathlib import Path
 
+from barque.image.client.auth import Credentials
+from barque.image.client.endpoints import Registry
+from barque.image.client.hosts import HostConfig
+from barque.image.client.transport import Transport
+from barque.registry import config as config_of
 from barque.registry.app import Settings
 from barque.registry.auth import Authenticator, Grant, PasswordFile, Permissions, TokenAuthority
 from barque.registry.collect import Policy
@@ -13,10 +18,15 @@ from barque.registry.config import Auth, Config, InvalidConfig, seconds, size
 from barque.registry.events import Receiver
 from barque.registry.jwt import Key, Secret, load_key_set
 from barque.registry.limits import RateLimiter
+from barque.registry.names import valid_name
+from barque.registry.proxy import CachingStorage, Upstream
 from barque.registry.quotas import Quota
 from barque.registry.retention import Rule
 from barque.registry.storage.base import Storage
 from barque.registry.storage.filesystem import FilesystemStorage
+from barque.registry.storage.s3.client import S3
+from barque.registry.storage.s3.sigv4 import Signer
+from barque.registry.storage.s3.storage import S3Storage
 from barque.registry.tokens import TokenCheck, TokenServer
 
 _ACTIONS = frozenset({"pull", "push", "delete", "*"})
@@ -24,9 +34,35 @@ _EVENTS = frozenset({"pull", "push", "mount", "delete"})
 
 
 def storage_of(config: Config) -> Storage:
+    storage = _own_storage(config)
+    if not config.upstream:
+        return storage
+    if sum(upstream.default for upstream in config.upstream) > 1:
+        raise InvalidConfig(reason="more than one upstream is the default")
+    hosts = HostConfig(insecure=tuple(upstream.host for upstream in config.upstream if upstream.insecure))
+    return CachingStorage(storage, tuple(_upstream(each) for each in config.upstream), Registry(Transport(hosts)),
+                          spool=config.storage.root or None)
+
+
+def _upstream(config: config_of.Upstream) -> Upstream:
+    if not valid_name(config.prefix):
+        raise InvalidConfig(reason=f"upstream prefix {config.prefix!r} is no repository name")
+    credentials = None
+    if config.username:
+        credentials = Credentials(username=config.username, password=config.password)
+    return Upstream(config.prefix, config.host, credentials, config.default, seconds(config.tag_life))
+
+
+def _own_storage(config: Config) -> Storage:
     if bool(config.storage.root) == bool(config.storage.s3):
         raise InvalidConfig(reason="give either a directory (storage.root) or an object store (storage.s3)")
-    return FilesystemStorage(config.storage.root)
+    s3 = config.storage.s3
+    if s3 is None:
+        return FilesystemStorage(config.storage.root)
+    if not s3.endpoint.startswith(("http://", "https://")):
+        raise InvalidConfig(reason=f"storage.s3.endpoint {s3.endpoint!r} is no URL")
+    signer = Signer(s3.access_key, s3.secret_key, s3.region)
+    return S3Storage(S3(s3.endpoint, s3.bucket, signer, s3.prefix), redirect=s3.redirect)
 
 
 def address(text: str) -> tuple[str, int]:

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 
 from aiohttp import hdrs, web
 
+from barque.errors import BarqueError
 from barque.registry.errors import RegistryError
 from barque.registry.events import record
 from barque.registry.names import digest_of, repository_of
 from barque.registry.storage.base import Blob, BlobStorage
 
+log = logging.getLogger("barque.registry")
 #: Up to here, in bytes, reading at once costs less than the set-up of sendfile(2).
 _SMALL = 128 << 10
 
@@ -68,8 +71,7 @@ def _wanted(request: web.Request, blob: Blob, headers: dict[str, str]) -> tuple[
         return 200, 0, blob.size
     begin, end, _ = wanted.indices(blob.size)
     if begin >= end:
-        headers[hdrs.CONTENT_RANGE] = f"bytes */{blob.size}"
-        raise RegistryError("RANGE_INVALID", headers=headers)
+        raise RegistryError("RANGE_INVALID", headers={hdrs.CONTENT_RANGE: f"bytes */{blob.size}"})
     headers[hdrs.CONTENT_RANGE] = f"bytes {begin}-{end - 1}/{blob.size}"
     return 206, begin, end
 
@@ -81,9 +83,15 @@ async def _stream(request: web.Request, blob: Blob, headers: dict[str, str]) -> 
     headers[hdrs.CONTENT_LENGTH] = str(end - begin)
     response = web.StreamResponse(status=status, headers=headers)
     await response.prepare(request)
-    # A source that breaks off must not look complete: the exception closes the connection before the promised length.
-    async with contextlib.aclosing(blob.open(begin, end)) as chunks:  # type: ignore[type-var]
-        async for chunk in chunks:
-            await response.write(chunk)
+    try:
+        async with contextlib.aclosing(blob.open(begin, end)) as chunks:  # type: ignore[type-var]
+            async for chunk in chunks:
+                await response.write(chunk)
+    except (BarqueError, OSError) as error:
+        # The answer has begun: what breaks off must not look complete, so the connection goes before its promised end.
+        log.error("%s breaks off: %s", request.path, error)
+        if request.transport is not None:
+            request.transport.abort()
+        raise ConnectionResetError from error
     await response.write_eof()
     return response

@@ -46,7 +46,7 @@ HAPPENED = web.RequestKey("happened", tuple[Happened, ...])
 def record(request: web.Request, action: str, repository: str, digest: str, *, size: int = 0, media_type: str = "",
            tag: str = "") -> None:
     """Note on the request what it did; the edge hands it to the receivers once the answer is a success."""
-    target = Target(digest=digest, repository=repository, size=size, tag=tag,
+    target = Target(digest=str(digest), repository=repository, size=size, tag=tag,
                     media_type=media_type or "application/octet-stream")
     request[HAPPENED] = (*request.get(HAPPENED, ()), Happened(action, target))
 
@@ -66,7 +66,7 @@ class Notifier:
     """Sends every event to every receiver, in order, again until it is taken; a slow receiver delays no request."""
 
     def __init__(self, receivers: tuple[Receiver, ...]) -> None:
-        self._queues = [(receiver, asyncio.Queue[dict[str, Any]](QUEUE)) for receiver in receivers]
+        self._queues = [(receiver, asyncio.Queue[msgspec.Raw](QUEUE)) for receiver in receivers]
         self._tasks: list[asyncio.Task[None]] = []
         self.sent = 0
         self.dropped = 0
@@ -85,7 +85,7 @@ class Notifier:
 
     def tell(self, request: web.Request, status: int) -> None:
         for happened in request.get(HAPPENED, ()):
-            event = _event(happened, request, status)
+            event = msgspec.Raw(msgspec.json.encode(_event(happened, request, status)))
             for receiver, queue in self._queues:
                 if receiver.actions and happened.action not in receiver.actions:
                     continue
@@ -94,7 +94,7 @@ class Notifier:
                 except asyncio.QueueFull:
                     self.dropped += 1
 
-    async def _serve(self, receiver: Receiver, queue: asyncio.Queue[dict[str, Any]]) -> None:
+    async def _serve(self, receiver: Receiver, queue: asyncio.Queue[msgspec.Raw]) -> None:
         timeout = aiohttp.ClientTimeout(total=receiver.timeout)
         async with aiohttp.ClientSession(timeout=timeout, headers=receiver.headers) as session:
             while True:

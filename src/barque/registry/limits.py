@@ -1,4 +1,4 @@
-"""How often a client may ask: one token bucket per user, or per address for those without a name."""
+"""How often a client may ask: one token bucket per address."""
 
 from __future__ import annotations
 

@@ -8,13 +8,13 @@ from aiohttp import hdrs, web
 
 from barque.errors import BarqueError
 from barque.oci import media_types as mt
-from barque.oci.descriptor import Descriptor
 from barque.oci.digest import Digest
 from barque.oci.manifest import MAX_MANIFEST_SIZE, Index, Manifest, media_type_of, parse
 from barque.oci.reference import valid_tag
 from barque.registry.errors import RegistryError
 from barque.registry.events import record
 from barque.registry.names import reference_of, repository_of
+from barque.registry.referrers import as_referrer
 from barque.registry.storage.base import Storage, StoredManifest
 
 
@@ -90,7 +90,7 @@ class ManifestRoutes:
         tags = self._tags(request, reference)
         referrer = None
         if document.subject is not None:
-            referrer = (document.subject.checked_digest, _as_referrer(document, media_type, digest, len(body)))
+            referrer = (document.subject.checked_digest, as_referrer(document, media_type, digest, len(body)))
 
         async def store() -> None:
             if not self._sparse:
@@ -151,12 +151,3 @@ class ManifestRoutes:
         await self._manifests.delete(repository, reference, subject.checked_digest if subject else None)
         record(request, "delete", repository, reference, size=len(manifest.body), media_type=manifest.media_type)
         return web.Response(status=202)
-
-
-def _as_referrer(document: Manifest | Index, media_type: str, digest: Digest, size: int) -> Descriptor:
-    """The entry of the referrers list (spec.md#listing-referrers); the config's type stands in for an artifact type."""
-    artifact_type = document.artifact_type
-    if not artifact_type and isinstance(document, Manifest):
-        artifact_type = document.config.media_type
-    return Descriptor(media_type=media_type, digest=str(digest), size=size, artifact_type=artifact_type,
-                      annotations=dict(document.annotations))

@@ -17,9 +17,13 @@ _NAME = re.compile(rf"{_COMPONENT}(?:/{_COMPONENT})*\Z", re.ASCII)
 _MAX_NAME = 255
 
 
+def valid_name(name: str) -> bool:
+    return len(name) <= _MAX_NAME and bool(_NAME.match(name))
+
+
 def checked_name(name: str) -> str:
     """Raises NAME_INVALID for what the specification's grammar does not allow."""
-    if len(name) > _MAX_NAME or not _NAME.match(name):
+    if not valid_name(name):
         raise RegistryError("NAME_INVALID", {"name": name})
     return name
 

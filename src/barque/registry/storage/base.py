@@ -123,10 +123,7 @@ class Storage(Protocol):
     def manifests(self) -> ManifestStorage: ...
 
     async def guarded(self, repository: str, action: Callable[[], Awaitable[None]]) -> None:
-        """Do ``action``, which looks at blobs and then refers to them, while no collection takes them away.
-
-        It may be done twice.
-        """
+        """Do ``action``, which looks at blobs and then refers to them, while no collection takes them away."""
 
     def exclusive(self, repository: str) -> AbstractAsyncContextManager[None]:
         """For a collection: inside, no ``guarded`` action sees a blob and relies on it."""

@@ -1,0 +1,245 @@
+"""Around the requests: who may ask, how often, and who is told; the server as it is started from its configuration."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import pytest
+from aiohttp import web
+
+from barque.registry.app import make_app, make_status_app, serving
+from barque.registry.assemble import settings_of, storage_of
+from barque.registry.config import InvalidConfig, load
+from barque.registry.server import main
+from tests.registry_peers import answering, free_port
+from tests.registry_world import Client, digest
+
+#: "secret" by bcrypt with the lowest cost, for ann and bob.
+HASH = "$2y$04$abcdefghijklmnopqrstuu2r9OfJnfCsdneAXAGHnS4UpFFP8WIrW"
+RULES = """
+[[access]]
+user = "ann"
+repositories = "team/*"
+actions = ["pull", "push"]
+[[access]]
+user = "root"
+actions = ["*"]
+"""
+
+
+def basic(user: str, password: str = "secret") -> dict[str, str]:
+    return {"Authorization": aiohttp.encode_basic_auth(user, password)}
+
+
+@asynccontextmanager
+async def registry(root: Path, text: str) -> AsyncIterator[Client]:
+    """From the text of a configuration; ``HTPASSWD`` in it stands for a file with the users ann, bob and root."""
+    users = root / "htpasswd"
+    users.write_text("".join(f"{user}:{HASH}\n" for user in ("ann", "bob", "root")))
+    config = load(text.replace("HTPASSWD", str(users)) + f'\n[storage]\nroot = "{root}/data"\n')
+    storage = storage_of(config)
+    settings = settings_of(config)
+    async with AsyncExitStack() as stack:
+        stack.push_async_callback(storage.aclose)
+        status = await stack.enter_async_context(serving(make_status_app(storage, settings.metrics), "127.0.0.1", 0))
+        port = await stack.enter_async_context(serving(make_app(storage, settings), "127.0.0.1", 0))
+        client = Client(await stack.enter_async_context(aiohttp.ClientSession(f"http://127.0.0.1:{port}")))
+        client.status_url = f"http://127.0.0.1:{status}"  # type: ignore[attr-defined]
+        yield client
+
+
+async def status(client: Client, method: str, path: str, headers: dict[str, str] | None = None) -> int:
+    async with client._session.request(method, path, headers=headers) as answer:
+        return answer.status
+
+
+async def test_rights_by_password(tmp_path: Path) -> None:
+    async with registry(tmp_path, RULES + '[auth]\nhtpasswd = "HTPASSWD"\n') as client:
+        push = "/v2/team/app/blobs/uploads/"
+        assert await status(client, "GET", "/v2/") == 401
+        assert await status(client, "GET", "/v2/", basic("ann")) == 200
+        assert await status(client, "GET", "/v2/", basic("ann", "wrong")) == 401
+        assert await status(client, "POST", push) == 401
+        assert await status(client, "POST", push, basic("ann")) == 202
+        assert await status(client, "POST", push, basic("bob")) == 403
+        assert await status(client, "POST", "/v2/other/blobs/uploads/", basic("ann")) == 403
+        assert await status(client, "DELETE", "/v2/team/app/manifests/v1", basic("ann")) == 403
+        assert await status(client, "DELETE", "/v2/team/app/manifests/v1", basic("root")) == 404
+        assert await status(client, "GET", "/v2/_catalog", basic("ann")) == 403
+        assert await status(client, "GET", "/v2/_catalog", basic("root")) == 200
+        # A mount reads from its source.
+        mount = f"/v2/team/app/blobs/uploads/?mount={digest(b'x')}&from=secret"
+        assert await status(client, "POST", mount, basic("ann")) == 403
+
+
+async def test_upload_can_be_cancelled_by_who_may_push(tmp_path: Path) -> None:
+    async with registry(tmp_path, RULES + '[auth]\nhtpasswd = "HTPASSWD"\n') as client:
+        async with client.post("/v2/team/app/blobs/uploads/", headers=basic("ann")) as answer:
+            location = answer.headers["Location"]
+        assert await status(client, "DELETE", location, basic("bob")) == 403
+        assert await status(client, "DELETE", location, basic("ann")) == 204
+
+
+async def test_anonymous_pull(tmp_path: Path) -> None:
+    async with registry(tmp_path, '[auth]\nhtpasswd = "HTPASSWD"\nanonymous_pull = true\n') as client:
+        async with client.post("/v2/app/blobs/uploads/", params={"digest": digest(b"x")}, data=b"x",
+                               headers=basic("ann")) as answer:
+            assert answer.status == 201
+        assert await client.bytes_of(f"/v2/app/blobs/{digest(b'x')}") == b"x"
+        assert await status(client, "GET", f"/v2/app/blobs/{digest(b'x')}", basic("", "")) == 200
+        assert await status(client, "GET", f"/v2/app/blobs/{digest(b'x')}", basic("ann", "wrong")) == 401
+        assert await status(client, "DELETE", f"/v2/app/blobs/{digest(b'x')}") == 401
+        assert await status(client, "GET", "/v2/") == 401  # so that a login asks for the password
+
+
+async def test_tokens_of_the_built_in_server(tmp_path: Path) -> None:
+    text = RULES + '[auth]\nhtpasswd = "HTPASSWD"\nanonymous_pull = true\n[auth.tokens]\nservice = "reg"\n'
+    async with registry(tmp_path, text) as client:
+        async with client.post("/v2/team/app/blobs/uploads/") as answer:
+            challenge = answer.headers["WWW-Authenticate"]
+        assert challenge.startswith('Bearer realm="http://127.0.0.1:')
+        assert '/token",service="reg",scope="repository:team/app:pull,push"' in challenge
+
+        async def token(scope: str, headers: dict[str, str] | None = None) -> dict[str, str]:
+            async with client.get("/token", params={"service": "reg", "scope": scope}, headers=headers) as answer:
+                assert answer.status == 200
+                return {"Authorization": f"Bearer {(await answer.json())['token']}"}
+
+        push = "/v2/team/app/blobs/uploads/"
+        ann = await token("repository:team/app:pull,push,delete", basic("ann"))
+        assert await status(client, "POST", push, ann) == 202
+        assert await status(client, "DELETE", "/v2/team/app/manifests/v1", ann) == 401  # not hers, so not in the token
+        nobody = await token("repository:team/app:pull,push")
+        assert await status(client, "GET", "/v2/team/app/manifests/v1", nobody) == 404
+        assert await status(client, "POST", push, nobody) == 401
+        assert await status(client, "GET", "/token", basic("ann", "wrong")) == 401
+        async with client.get("/token", params={"service": "other"}) as answer:
+            assert answer.status == 400
+        form = aiohttp.FormData({"grant_type": "password", "username": "root", "password": "secret",
+                                 "scope": "registry:catalog:*"})
+        async with client._session.post("/token", data=form) as answer:
+            access = (await answer.json())["access_token"]
+        assert await status(client, "GET", "/v2/_catalog", {"Authorization": f"Bearer {access}"}) == 200
+
+
+async def test_read_only_and_rate_limit(tmp_path: Path) -> None:
+    limits = "read_only = true\n[limits]\nrequests_per_second = 0.01\nburst = 3\n"
+    async with registry(tmp_path, limits) as client:
+        assert await status(client, "POST", "/v2/app/blobs/uploads/") == 405
+        assert await status(client, "GET", "/v2/") == 200
+        assert await status(client, "GET", "/v2/app/tags/list") == 404
+        async with client.get("/v2/") as answer:
+            assert answer.status == 429
+            assert int(answer.headers["Retry-After"]) > 50
+            assert (await answer.json())["errors"][0]["code"] == "TOOMANYREQUESTS"
+
+
+async def test_log_health_and_metrics(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    async with registry(tmp_path, 'access_log = true\n[auth]\nhtpasswd = "HTPASSWD"\n') as client:
+        with caplog.at_level(logging.INFO, "barque.registry.access"):
+            assert await status(client, "GET", "/v2/app/tags/list?n=5", basic("ann")) == 404
+        (line,) = [record.getMessage() for record in caplog.records]
+        assert line.startswith('127.0.0.1 ann "GET /v2/app/tags/list?n=5" 404 ')
+        assert await client.json_of("/healthz") == {"status": "ok"}
+        assert await status(client, "GET", "/metrics") == 404  # at the address of its own only
+        text = (await client.bytes_of(client.status_url + "/metrics")).decode()  # type: ignore[attr-defined]
+        assert 'route="/v2/{name}/tags/list",code="404"} 1' in text
+        assert "in_flight_requests 0" in text
+
+
+async def test_webhooks_tell_all_in_order_and_try_again(tmp_path: Path) -> None:
+    batches: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
+    refused = []
+
+    async def hook(request: web.Request) -> web.Response:
+        assert request.headers["X-Key"] == "k"
+        if not refused:
+            refused.append(1)
+            return web.Response(status=500)
+        assert request.content_type == "application/vnd.docker.distribution.events.v1+json"
+        await batches.put(await request.json())
+        return web.Response()
+
+    receiver = web.Application()
+    receiver.add_routes([web.post("/", hook)])
+    async with serving(receiver, "127.0.0.1", 0) as port:
+        text = f'[[webhook]]\nurl = "http://127.0.0.1:{port}/"\nactions = ["push", "delete"]\nheaders = {{X-Key = "k"}}'
+        async with registry(tmp_path, text) as client:
+            image = await client.push_image("app", "v1", b"layer")
+            assert await client.status("/v2/app/manifests/v1") == 200
+            await client.bytes_of("/v2/app/manifests/v1")
+            async with client.delete(f"/v2/app/manifests/{digest(image)}") as answer:
+                assert answer.status == 202
+            seen: list[dict[str, Any]] = []
+            async with asyncio.timeout(20):
+                while len(seen) < 4:
+                    seen += (await batches.get())["events"]
+    assert [event["action"] for event in seen] == ["push", "push", "push", "delete"]
+    pushed = seen[2]["target"]
+    assert (pushed["repository"], pushed["tag"], pushed["digest"]) == ("app", "v1", digest(image))
+    assert pushed["url"].endswith(f"/v2/app/manifests/{digest(image)}")
+
+
+@pytest.mark.parametrize("text", [
+    "", '[storage]\nroot = "x"\n[storage.s3]\nendpoint = "http://x"\nbucket = "b"\naccess_key = "a"\nsecret_key = "s"',
+    '[storage.s3]\nendpoint = "x"\nbucket = "b"\naccess_key = "a"\nsecret_key = "s"'])
+def test_storage_must_be_one(text: str) -> None:
+    with pytest.raises(InvalidConfig):
+        storage_of(load(text))
+
+
+@pytest.mark.parametrize("text", [
+    '[[access]]\nuser = "x"\nactions = ["pull"]', "[auth]", "[auth.tokens]", '[auth.tokens]\njwks = "x"',
+    '[auth]\nhtpasswd = "HTPASSWD"\n[[access]]\nuser = "x"\nactions = ["fly"]', '[[webhook]]\nurl = "ftp://x"',
+    '[[webhook]]\nurl = "http://x"\nactions = ["fly"]'])
+def test_contradictions_are_refused(tmp_path: Path, text: str) -> None:
+    (tmp_path / "htpasswd").write_text(f"ann:{HASH}\n")
+    with pytest.raises(InvalidConfig):
+        settings_of(load(text.replace("HTPASSWD", str(tmp_path / "htpasswd"))))
+
+
+def test_server_from_the_command_line(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    config, port, status_port = tmp_path / "config.toml", free_port(), free_port()
+    config.write_text(f'listen = "127.0.0.1:{port}"\nstatus_listen = "127.0.0.1:{status_port}"\n'
+                      '[gc]\ninterval = "1h"\n')
+    code = "import sys; from barque.registry.server import main; sys.exit(main(sys.argv[1:]))"
+    command = [sys.executable, "-c", code, "serve", "--config", str(config), "--root", str(tmp_path / "data")]
+    with answering(command, port) as address:
+        done = subprocess.run(["curl", "-fsS", f"http://127.0.0.1:{status_port}/healthz"], capture_output=True,
+                              check=True)
+        assert json.loads(done.stdout) == {"status": "ok"}
+        assert main(["gc", "--root", str(tmp_path / "data")]) == 0
+        assert address == f"127.0.0.1:{port}"
+    assert main(["check", "--root", str(tmp_path / "data")]) == 0
+    assert "0 damages found" in capfd.readouterr().out
+    assert main(["serve", "--addr", "nowhere", "--root", str(tmp_path / "data")]) == 1
+    assert main(["gc", "--config", str(tmp_path / "none")]) == 1
+
+
+def test_tls_and_a_clean_end(tmp_path: Path) -> None:
+    cert, key, port = tmp_path / "cert.pem", tmp_path / "key.pem", free_port()
+    subprocess.run(["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes",
+                    "-days", "2", "-subj", "/CN=localhost", "-addext", "subjectAltName=IP:127.0.0.1",
+                    "-keyout", str(key), "-out", str(cert)], check=True, capture_output=True)
+    code = "import sys; from barque.registry.server import main; sys.exit(main(sys.argv[1:]))"
+    command = [sys.executable, "-c", code, "--addr", f"127.0.0.1:{port}", "--root", str(tmp_path / "data"),
+               "--tls-cert", str(cert), "--tls-key", str(key)]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as server:
+        assert server.stderr is not None
+        assert server.stderr.readline().startswith(f"registry: https://127.0.0.1:{port} serves ")
+        done = subprocess.run(["curl", "-fsS", "--cacert", str(cert), f"https://127.0.0.1:{port}/v2/"], check=True,
+                              capture_output=True, env={**os.environ, "no_proxy": "*"})
+        assert done.stdout == b"{}"
+        server.send_signal(signal.SIGTERM)
+        assert server.wait(10) == 0
