@@ -7,6 +7,7 @@ import re
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Protocol
 
 from barque.engine import clock, filters, image_views
@@ -95,8 +96,12 @@ class ImageService:
                 continue
             if not match_labels(wanted.get("label", []), image_views.labels_of(image)):
                 continue
-            if patterns and not any(_matches(pattern, row.reference) for pattern in patterns for row in image.names):
-                continue
+            if patterns:
+                names = tuple(row for row in image.names if any(_matches(item, row.reference) for item in patterns))
+                if not names:
+                    continue
+                # Only the names that were asked for are listed.
+                image = replace(image, names=names)
             found.append(image)
         return found
 
