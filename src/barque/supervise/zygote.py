@@ -32,7 +32,7 @@ def main(exec_root: str) -> None:
     def be_monitor(channel: socket.socket, _fds: list[int]) -> int:
         return monitor.run(channel, exec_root, backend_for)
 
-    warm.up()
+    warm.up(exec_root)
     forkserver.serve({"monitor": be_monitor}, workers)
 
 
