@@ -7,6 +7,7 @@ interleave and none of them can await in the middle.
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import sqlite3
 from collections.abc import Callable
@@ -15,14 +16,23 @@ from typing import Generic, TypeVar
 
 import msgspec
 
-from barque.errors import Conflict, DataLoss
+from barque.errors import Conflict, DataLoss, Internal
 from barque.store.schema import migrate
 
 T = TypeVar("T")
 
+log = logging.getLogger("barque.store.db")
+#: Pages in the log before its content moves into the database. Fewer than are reserved, or the log would grow.
+_CHECKPOINT = 256
+_RESERVED = 384
+
 
 class BrokenDatabase(DataLoss):
     text = "database {path}: {reason}"
+
+
+class DiskFull(Internal):
+    text = "database: no space left on device"
 
 
 class Database:
@@ -56,7 +66,8 @@ class Database:
 
         Without ``durable`` it survives the end of this process, but a power cut only once a later durable transaction,
         or :meth:`sync`, has returned: an fsync takes longer than all else. The order is kept either way.
-        Cancelling the caller does not cancel the transaction: it happens whole or not at all.
+        Small changes succeed on a full disk too (:func:`_reserve`); others raise :class:`DiskFull`. Cancelling the
+        caller does not cancel the transaction: it happens whole or not at all.
         """
         return await asyncio.get_running_loop().run_in_executor(
             self._writer, _transaction if durable else _fast_transaction, self._write_connection, "BEGIN IMMEDIATE", fn)
@@ -86,7 +97,9 @@ def _connect(path: str, writer: bool) -> sqlite3.Connection:
             # FULL: fsync of the log at each commit. NORMAL would lose the last transactions in a power cut.
             connection.execute("PRAGMA synchronous = FULL")
             connection.execute("PRAGMA foreign_keys = ON")
+            connection.execute(f"PRAGMA wal_autocheckpoint = {_CHECKPOINT}")
             migrate(connection)
+            _reserve(connection)
         else:
             connection.execute("PRAGMA query_only = ON")
     except BaseException:
@@ -112,14 +125,32 @@ def _sync(path: str) -> None:
         os.close(fd)
 
 
+def _reserve(connection: sqlite3.Connection) -> None:
+    """Have room on the disk for the changes that make room: to remove something is a transaction too.
+
+    The log keeps the blocks that it had once, and pages of a dropped table stay with the database. Both last until it
+    is closed, so that this is done at each start.
+    """
+    size, = connection.execute("PRAGMA page_size").fetchone()
+    try:
+        connection.execute("CREATE TABLE IF NOT EXISTS reserve (room BLOB)")
+        connection.execute("INSERT INTO reserve VALUES (zeroblob(?))", (_RESERVED * size,))
+        connection.execute("PRAGMA wal_checkpoint(RESTART)")
+    except sqlite3.OperationalError as error:
+        log.warning("no room to reserve for the database: %s", error)
+    connection.execute("DROP TABLE IF EXISTS reserve")
+
+
 def _transaction(connection: sqlite3.Connection, begin: str, fn: Callable[[sqlite3.Connection], T]) -> T:
     connection.execute(begin)
     try:
         result = fn(connection)
         connection.execute("COMMIT")
-    except BaseException:
+    except BaseException as error:
         if connection.in_transaction:
             connection.execute("ROLLBACK")
+        if isinstance(error, sqlite3.OperationalError) and error.sqlite_errorcode == sqlite3.SQLITE_FULL:
+            raise DiskFull() from error
         raise
     return result
 

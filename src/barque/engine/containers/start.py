@@ -64,6 +64,7 @@ async def _bring_up(ctx: Context, live: Live) -> tuple[Monitor, Sandbox | None]:
     async with AsyncExitStack() as undo:
         sandbox = await _setup_network(ctx, container, undo)
         files = _files(ctx, container, sandbox)
+        undo.push_async_callback(volume_use.release, ctx, container)
         volumes = await volume_use.prepare(ctx, container)
         if container.host_config.ipc_mode == "shareable":
             mount_shm(surroundings.shm_dir(ctx, container.id), container.host_config.shm_size)
