@@ -163,6 +163,7 @@ class Supervisor:
         for monitor in self.monitors:
             await monitor.disconnect()
         self._zygote.close()
+        await asyncio.sleep(0)    # transports close their sockets on the next turn
 
     async def _connect(self, container_id: str, run_dir: RunDir, connection: socket.socket) -> Monitor:
         reader, writer = await asyncio.open_connection(sock=connection, limit=STREAM_LIMIT)
