@@ -23,6 +23,7 @@ from barque.daemon_options import BadOption, CommandLine, combine, parse_flags, 
 from barque.errors import BarqueError
 from barque.store.layout import Layout
 from barque.supervise.forkserver import ZygoteHandle, spawn
+from barque.sys import malloc
 
 log = logging.getLogger("barque.daemon")
 
@@ -69,6 +70,7 @@ def _run(config: Config, line: CommandLine) -> int:
     layout = Layout.open(config.data_root)
     pidfile = config.pidfile or f"{config.exec_root}/barque.pid"
     _write_pidfile(pidfile)
+    malloc.one_arena()
     try:
         return asyncio.run(_serve(config, line, layout, spawn(config.exec_root)))
     finally:
@@ -111,6 +113,7 @@ async def _serve(config: Config, line: CommandLine, layout: Layout, zygote: Zygo
 
         engine = await composition.open_engine(stack, config, layout, zygote, os.environ)
         log.info("API listen on %s", ", ".join(config.hosts))
+        malloc.trim()    # what the start needed for a moment
         _notify(os.environ, "READY=1")
         await stop.wait()
         _notify(os.environ, "STOPPING=1")

@@ -679,6 +679,33 @@ async def test_garbage_on_the_socket_closes_that_connection_only(world: World) -
     await finish(monitor)
 
 
+async def spare_of(world: World) -> int:
+    """The pid of the monitor that waits: the zygote's child that has no container."""
+    refill, zygote = world.supervisor.refill, world.supervisor.zygote_pid
+    assert refill is not None
+    await refill
+    children = Path(f"/proc/{zygote}/task/{zygote}/children").read_text().split()
+    busy = {json.loads(path.read_text())["monitor_pid"] for path in world.root.glob("containers/*/monitor.json")}
+    (spare,) = set(map(int, children)) - busy
+    return spare
+
+
+async def test_next_container_gets_the_spare_monitor(world: World) -> None:
+    first = await world.create("sleep", "1000")
+    spare = await spare_of(world)
+    second = await world.create("sleep", "1000")
+    assert monitor_pid(world, second) == spare
+    await first.release()
+    await second.release()
+
+
+async def test_dead_spare_monitor_is_replaced(world: World) -> None:
+    first = await world.create("sleep", "1000")
+    os.kill(await spare_of(world), signal.SIGKILL)
+    assert (await world.run("sh", "-c", "exit 3")).exit_code == 3
+    await first.release()
+
+
 async def test_socket_is_private(world: World) -> None:
     monitor = await world.create("sleep", "1000")
     socket_path = world.root / "m" / (monitor.id[:12] + ".sock")

@@ -10,7 +10,9 @@ import pytest
 
 from barque.oci.runtime_spec import CPU, BlockIO, HugepageLimit, Memory, Resources, ThrottleDevice
 from barque.runtime import cgroups
+from barque.runtime.birth import birthplace
 from barque.runtime.cgroups import CgroupManager, InvalidResources, Layout, host_layout, limits
+from barque.sys import process
 from tests.kernel.cgroup_cases import MIB, CgroupCases, Child
 
 PARENT = f"/barque-test-{os.getpid()}"
@@ -46,6 +48,24 @@ class TestV1(CgroupCases):
         inside = [line for line in lines if line.endswith(PARENT + "/one")]
         assert len(inside) == len(set(group.paths().values()))
         child.go().wait()
+
+    def test_a_process_born_there_is_in_all_hierarchies(self, group: CgroupManager) -> None:
+        """The unified one by clone3, the others by itself; no one moves it."""
+        reading, writing = os.pipe()
+        with birthplace(group) as place:
+            child = place.clone(0)
+            if child is None:
+                place.enter()
+                with open("/proc/self/cgroup", "rb") as file:
+                    os.write(writing, file.read())
+                os._exit(0)
+        assert process.wait(child.pidfd) == 0
+        os.close(child.pidfd)
+        lines = os.read(reading, 1 << 16).decode().splitlines()
+        os.close(reading)
+        os.close(writing)
+        assert place.complete
+        assert sum(line.endswith(PARENT + "/one") for line in lines) == len(set(group.paths().values()))
 
     def test_values_arrive(self, group: CgroupManager) -> None:
         group.apply(Resources(memory=Memory(limit=64 * MIB, swap=96 * MIB, reservation=32 * MIB, swappiness=7,

@@ -69,6 +69,21 @@ async def test_commits_are_synchronous(tmp_path: Path) -> None:
     await db.close()
 
 
+async def test_commits_that_need_not_be_durable_do_not_change_those_that_must(tmp_path: Path) -> None:
+    db = await Database.open(str(tmp_path / "meta.db"))
+    documents = Documents(db, "volumes", Thing)
+    assert await db.write(lambda c: c.execute("PRAGMA synchronous").fetchone()[0], durable=False) == 1
+    await documents.put("1", "one", Thing(1), durable=False)
+    assert await documents.get("1") == Thing(1)
+    with pytest.raises(NameTaken):
+        await documents.put("2", "one", Thing(2), durable=False)
+    await db.sync()
+    assert await db.write(lambda c: c.execute("PRAGMA synchronous").fetchone()[0]) == 2
+    await documents.delete("1", durable=False)
+    assert await documents.get("1") is None
+    await db.close()
+
+
 async def test_newer_and_broken_databases_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "meta.db"
     db = await Database.open(str(path))

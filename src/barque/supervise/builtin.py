@@ -101,8 +101,10 @@ class BuiltinBackend:
         if self._cgroup is None or self._order is None:
             return
         self._cgroup.destroy()
-        spec = self._spec()
-        if spec.hooks is not None and spec.hooks.poststop:
+        # Decoding it takes a millisecond, and few have hooks.
+        document = _read(f"{self._order.bundle}/config.json")
+        spec = decode_spec(document) if b'"poststop"' in document else None
+        if spec is not None and spec.hooks is not None and spec.hooks.poststop:
             request = _request(self._order, spec, None)
             hooks.run("poststop", spec.hooks.poststop, state_document(request, "stopped", 0))
 

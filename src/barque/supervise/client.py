@@ -53,7 +53,8 @@ class Supervisor:
         self._monitors: set[Monitor] = set()
         #: Pid and channel of a monitor that waits for its container; made after the first container.
         self._spare: tuple[int, socket.socket] | None = None
-        self._refill: asyncio.Task[None] | None = None
+        #: Makes it; done when it waits.
+        self.refill: asyncio.Task[None] | None = None
         self._closed = False
 
     @classmethod
@@ -87,8 +88,8 @@ class Supervisor:
             await asyncio.shield(self._abandon(monitor, pid, graceful=not isinstance(error, MonitorGone)))
             raise
         monitor.pid, monitor.cgroup, monitor.state = created.pid, created.cgroup, "created"
-        if self._refill is None or self._refill.done():
-            self._refill = asyncio.create_task(self._fork_spare(), name="spare monitor")
+        if self.refill is None or self.refill.done():
+            self.refill = asyncio.create_task(self._fork_spare(), name="spare monitor")
         return monitor
 
     async def _fresh(self, container_id: str, run_dir: RunDir) -> tuple[int, Monitor]:
@@ -153,9 +154,9 @@ class Supervisor:
     async def close(self) -> None:
         """Let go of everything: containers run on, workers are killed."""
         self._closed = True
-        if self._refill is not None:
-            self._refill.cancel()
-            await asyncio.wait([self._refill])
+        if self.refill is not None:
+            self.refill.cancel()
+            await asyncio.wait([self.refill])
         if self._spare is not None:
             # It ends as every monitor does whose creator goes away.
             self._spare[1].close()
@@ -163,6 +164,7 @@ class Supervisor:
         for monitor in self.monitors:
             await monitor.disconnect()
         self._zygote.close()
+        await asyncio.sleep(0)    # transports close their sockets on the next turn
 
     async def _connect(self, container_id: str, run_dir: RunDir, connection: socket.socket) -> Monitor:
         reader, writer = await asyncio.open_connection(sock=connection, limit=STREAM_LIMIT)

@@ -17,7 +17,8 @@ import signal
 import socket
 import sys
 import traceback
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from importlib.machinery import ModuleSpec
 from types import ModuleType
 from typing import NoReturn
@@ -86,12 +87,26 @@ class Fence:
         raise ImportError(f"{name} is imported too late: the zygote has to have it", name=name)
 
 
+@contextmanager
+def _open_fence() -> Iterator[None]:
+    """Import for the length of the block, in the zygote itself; what came shall be as still as the rest in children."""
+    fence = sys.meta_path.pop(0)
+    try:
+        yield
+    finally:
+        sys.meta_path.insert(0, fence)
+        gc.collect()
+        gc.freeze()
+
+
 class Zygote:
     """Serves one daemon until it goes away."""
 
-    def __init__(self, control: socket.socket, kinds: Mapping[str, Kind]) -> None:
+    def __init__(self, control: socket.socket, kinds: Mapping[str, Kind],
+                 more: Callable[[], Mapping[str, Kind]] | None) -> None:
         self._control = control
-        self._kinds = kinds
+        self._kinds = dict(kinds)
+        self._more = more
         self._children: set[int] = set()
         self._signals = signalfd.open_for([signal.SIGCHLD])
 
@@ -128,6 +143,10 @@ class Zygote:
         return True
 
     def _fork(self, kind: str, fds: list[int]) -> m.ZygoteAnswer:
+        if kind not in self._kinds and self._more is not None:
+            with _open_fence():
+                self._kinds.update(self._more())
+            self._more = None
         if kind not in self._kinds or not fds:
             raise ValueError(f"cannot fork a {kind!r} with {len(fds)} descriptors")
         pid = os.fork()
@@ -166,15 +185,18 @@ class Zygote:
             self._children.discard(pid)
 
 
-def serve(kinds: Mapping[str, Kind]) -> None:
-    """Be the zygote of whoever holds the other end of descriptor 3, offering ``kinds``."""
+def serve(kinds: Mapping[str, Kind], more: Callable[[], Mapping[str, Kind]] | None = None) -> None:
+    """Be the zygote of whoever holds the other end of descriptor 3, offering ``kinds``.
+
+    ``more`` imports and gives further ones; it is called when one is asked for that is not among ``kinds``.
+    """
     prctl.set_dumpable(False)
     os.set_inheritable(CONTROL_FD, False)
     control = socket.socket(fileno=CONTROL_FD)
     sys.meta_path.insert(0, Fence())
     gc.collect()
     gc.freeze()    # a collection in a child would otherwise write to, and so copy, every page that holds an object
-    Zygote(control, kinds).serve()
+    Zygote(control, kinds, more).serve()
 
 
 def worker(run: Callable[[bytes, list[int]], bytes]) -> Kind:

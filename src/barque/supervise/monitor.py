@@ -453,6 +453,11 @@ class Monitor:
         if not self._attachers:
             self._loop.stop()
 
+    def close(self) -> None:
+        """For a monitor whose loop has ended without its process."""
+        self._loop.forget(self._children)
+        os.close(self._children)
+
     def panic(self, text: str) -> None:
         """A bug was met: end the container rather than leave it without a parent, and say so in its record."""
         if self._backend is None or self._run_dir is None:

@@ -1,6 +1,6 @@
 """The zygote of the daemon: what it can fork, and everything that this needs, imported here and now.
 
-Nothing is imported later: see :class:`barque.supervise.forkserver.Fence`.
+Nothing is imported in a child: see :class:`barque.supervise.forkserver.Fence`.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ import socket
 import sys
 import tokenize
 
-from barque.store.tar import child as tar_child
 from barque.supervise import builtin, foreign, forkserver, monitor, warm
 from barque.supervise import messages as m
 from barque.supervise.backend import Backend
@@ -33,9 +32,15 @@ def main(exec_root: str) -> None:
     def be_monitor(channel: socket.socket, _fds: list[int]) -> int:
         return monitor.run(channel, exec_root, backend_for)
 
-    warm.up()
-    forkserver.serve({"monitor": be_monitor} | {
-        name: forkserver.worker(run) for name, run in tar_child.WORKERS.items()})
+    warm.up(exec_root)
+    forkserver.serve({"monitor": be_monitor}, workers)
+
+
+def workers() -> dict[str, forkserver.Kind]:
+    """What only pulls and new volumes need, and monitors need not carry along until then."""
+    from barque.store.tar import child
+
+    return {name: forkserver.worker(run) for name, run in child.WORKERS.items()}
 
 
 if __name__ == "__main__":

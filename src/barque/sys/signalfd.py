@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import os
-import signal
 from collections.abc import Iterable
 
 from barque.sys.libc import check, libc
 
 _SFD_CLOEXEC = 0o2000000
 _SFD_NONBLOCK = 0o4000
+_SIG_BLOCK = 0    # asm-generic; x86, arm and riscv have it so
 _INFO_SIZE = 128
 
 
@@ -18,11 +18,14 @@ def open_for(signals: Iterable[int]) -> int:
 
     The mask is inherited by fork and exec: a child has to reset it.
     """
-    signal.pthread_sigmask(signal.SIG_BLOCK, signals)
     bits = 0
     for number in signals:
         bits |= 1 << (number - 1)
     mask = bits.to_bytes(128, "little")    # sigset_t of glibc: 1024 bits
+    # Not signal.pthread_sigmask: its enums touch, and so copy in a forked process, a hundred kilobytes.
+    failure = libc.pthread_sigmask(_SIG_BLOCK, mask, None)
+    if failure:
+        raise OSError(failure, os.strerror(failure))
     return check(libc.signalfd(-1, mask, _SFD_CLOEXEC | _SFD_NONBLOCK), "signalfd")
 
 
