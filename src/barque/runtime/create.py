@@ -16,7 +16,7 @@ import msgspec
 
 from barque.oci.mount import Mount
 from barque.oci.runtime_spec import OCI_VERSION, Linux, Resources, Spec
-from barque.runtime import hooks, init, plan, security, sync, validate
+from barque.runtime import hooks, init, intermediary, links, plan, rootfs, security, sync, validate
 from barque.runtime.cgroups import CgroupManager, host_layout
 from barque.runtime.failure import RuntimeFailure
 from barque.runtime.payload import CWD_ANNOTATION, Payload, compile_filter
@@ -58,6 +58,7 @@ class CreateRequest(msgspec.Struct):
     pid_namespace_ready: bool = False
     new_keyring: bool = True
     gate: socket.socket | None = None
+    no_pivot: bool = False
 
 
 class Created:
@@ -112,7 +113,10 @@ def create(request: CreateRequest) -> Created:
             request.cgroup.create()
             payload.warnings += request.cgroup.apply(_resources(linux))
         steps, leaving = plan.build(spec, _root_path(request), request.rootfs, request.cgroup, _layout(),
-                                    make_cwd=spec.annotations.get(CWD_ANNOTATION) != "false")
+                                    make_cwd=spec.annotations.get(CWD_ANNOTATION) != "false",
+                                    no_pivot=request.no_pivot)
+        if not any(item.type == "mount" and not item.path for item in linux.namespaces):
+            undo.callback(rootfs.take_away, _root_path(request), rootfs.mount_at(_root_path(request)))
         sources = undo.enter_context(_prepared(steps))
         order = init.Order(spec, payload, steps, leaving, request.stdio.fds, request.preserve_fds,
                            partial(state_document, request))
@@ -202,31 +206,54 @@ def _fork(request: CreateRequest, linux: Linux, order: init.Order) -> tuple[sync
             cgroup_fd = request.cgroup.open_for_clone()
             if cgroup_fd is not None:
                 stack.callback(os.close, cgroup_fd)
-            joins = []
+            joins: list[tuple[str, int]] = []
             for kind in _BORN_INTO:
                 if kinds.get(kind):
                     fd = namespaces.open_namespace(kinds[kind], kind)
                     stack.callback(os.close, fd)
                     joins.append((kind, fd))
-            stack.enter_context(namespaces.visiting(joins))
-            if kinds.get("time") == "":
-                offsets = {clock: (value.secs, value.nanosecs) for clock, value in linux.time_offsets.items()}
-                stack.enter_context(namespaces.new_time(offsets))
-            child = process.clone(flags, cgroup_fd)
+            offsets = None if kinds.get("time") != "" else {
+                clock: (value.secs, value.nanosecs) for clock, value in linux.time_offsets.items()}
+            if kinds.get("user"):
+                child = intermediary.clone(partial(_enter_user, kinds["user"], joins, offsets), flags)
+            else:
+                stack.enter_context(namespaces.visiting(joins))
+                if offsets is not None:
+                    stack.enter_context(namespaces.new_time(offsets))
+                child = process.clone(flags, cgroup_fd)
         if child is None:
             caller_socket.close()
             init.run(order, sync.ChildEnd(child_socket, request.gate))
     return sync.CallerEnd(caller_socket), child
 
 
+def _enter_user(path: str, joins: list[tuple[str, int]], offsets: dict[str, tuple[int, int]] | None) -> None:
+    """Join a user namespace, with its root's rights, and the others: before where we may, else as its root."""
+    user = namespaces.open_namespace(path, "user")
+    refused = []
+    for kind, fd in joins:
+        try:
+            namespaces.setns(fd, namespaces.FLAGS[kind])
+        except PermissionError:
+            refused.append((kind, fd))
+    namespaces.setns(user, namespaces.CLONE_NEWUSER)
+    init.become_namespace_root()
+    for kind, fd in refused:
+        namespaces.setns(fd, namespaces.FLAGS[kind])
+    if offsets is not None:
+        namespaces.prepare_time(offsets)
+
+
 def _join(request: CreateRequest, linux: Linux, payload: Payload, pid: int, caller: sync.CallerEnd) -> None:
     """What only the caller can do for the child: id maps, cgroup, OOM score."""
-    if any(item.type == "user" for item in linux.namespaces):
+    if any(item.type == "user" and not item.path for item in linux.namespaces):
         with _stage("user namespace"):
             maps = [[(item.container_id, item.host_id, item.size) for item in side]
                     for side in (linux.uid_mappings, linux.gid_mappings)]
             idmap.write_maps(pid, *maps)
         caller.go()
+    if linux.net_devices:
+        links.move_devices(linux.net_devices, pid)
     with _stage("cgroup"):
         request.cgroup.add(pid)
     payload.warnings += adjust_oom_score(pid, payload.process.oom_score_adj)

@@ -40,7 +40,9 @@ class Order(NamedTuple):
 
     @property
     def user_namespace(self) -> bool:
-        return self.spec.linux is not None and any(item.type == "user" for item in self.spec.linux.namespaces)
+        """Whether the child is in a new one, whose maps it has to wait for."""
+        return self.spec.linux is not None and any(
+            item.type == "user" and not item.path for item in self.spec.linux.namespaces)
 
 
 class Progress:

@@ -31,8 +31,8 @@ def exec_command(invocation: Invocation) -> int:
     status = container.status()
     if status == "paused" and not options.flag("ignore-paused"):
         raise Conflict("cannot exec in a paused container (use --ignore-paused to override)")
-    if status in ("stopped", "created"):
-        raise Conflict(f"cannot exec in a {status} container")
+    if status == "stopped":
+        raise Conflict("cannot exec in a stopped container")
     process = _process(invocation, container)
     detach = options.flag("detach")
     if process.terminal and detach and not options.text("console-socket"):
@@ -41,6 +41,8 @@ def exec_command(invocation: Invocation) -> int:
         target = Target(container.state.pid, pidfd, container.state.spec, container.cgroup)
         done = exec_process(target, process, Stdio(None if process.terminal else (0, 1, 2)),
                             preserve_fds=options.number("preserve-fds") or 0)
+        for warning in done.warnings:
+            invocation.warn(warning)
         write_pid_file(options.text("pid-file"), done.pid)
         if done.console is not None and options.text("console-socket"):
             send_console(options.text("console-socket"), done.console)

@@ -14,11 +14,11 @@ import msgspec
 
 from barque.errors import Conflict, InvalidArgument
 from barque.oci.runtime_spec import OCI_VERSION, Hooks, Spec
-from barque.runtime import bundle, cgroups, foreground, hooks, state
+from barque.runtime import bundle, cgroups, foreground, hooks, rootfs, state
 from barque.runtime.create import Created, CreateRequest, Stdio, create
 from barque.runtime.failure import RuntimeFailure
 from barque.runtime.sync import CallerEnd
-from barque.sys import fds, process
+from barque.sys import fds, process, unmount
 
 if TYPE_CHECKING:
     from barque.runtime.main import Invocation
@@ -64,8 +64,6 @@ def run_command(invocation: Invocation) -> int:
 def _made(invocation: Invocation, *, gated: bool) -> Iterator[Created]:
     """A created container whose state is saved; all of it is undone when the block fails."""
     options, container_id = invocation.options, invocation.container_id
-    if options.flag("no-pivot"):
-        raise InvalidArgument("--no-pivot is not supported: the root is always switched with pivot_root")
     spec, directory = bundle.load(options.text("bundle") or ".")
     terminal = spec.process is not None and spec.process.terminal
     away = gated or options.flag("detach")
@@ -82,19 +80,24 @@ def _made(invocation: Invocation, *, gated: bool) -> Iterator[Created]:
         created = create(CreateRequest(
             id=container_id, bundle=directory, spec=spec, stdio=Stdio(None) if terminal else _INHERITED, cgroup=cgroup,
             preserve_fds=options.number("preserve-fds") or 0, new_keyring=not options.flag("no-new-keyring"),
-            gate=gate))
+            gate=gate, no_pivot=options.flag("no-pivot")))
         undo.callback(cgroup.destroy)
         undo.callback(process.kill_and_reap, process.Clone(created.pid, created.pidfd))
         state.save(invocation.root, _state(container_id, directory, spec, created.pid, cgroup.paths()))
         yield created
         undo.pop_all()
+    for warning in created.warnings:
+        invocation.warn(warning)
 
 
 def _state(container_id: str, directory: str, spec: Spec, pid: int, paths: dict[str, str]) -> state.State:
     assert spec.root is not None
     now = datetime.now(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
-    return state.State(id=container_id, bundle=directory, rootfs=os.path.join(directory, spec.root.path), pid=pid,
-                       start_time=process.start_time(pid), created=now, owner="root", cgroup_paths=paths, spec=spec)
+    root = os.path.join(directory, spec.root.path)
+    shared = not any(item.type == "mount" for item in spec.linux.namespaces) if spec.linux else True
+    return state.State(id=container_id, bundle=directory, rootfs=root, pid=pid, start_time=process.start_time(pid),
+                       created=now, owner="root", cgroup_paths=paths, spec=spec,
+                       root_mount=rootfs.mount_at(root) if shared else None)
 
 
 def _hand_over_console(invocation: Invocation, created: Created) -> None:
@@ -199,6 +202,9 @@ def _remove(container: state.Container) -> None:
     cgroup = container.cgroup
     cgroup.kill()
     cgroup.destroy()
+    mount = container.state.root_mount
+    if mount is not None and rootfs.mount_at(container.state.rootfs) == mount:
+        unmount.detach(container.state.rootfs)
     state.remove(container.root, container.state.id)
     hooks.run("poststop", _hooks(container).poststop, _hook_state(container, "stopped"))
 

@@ -72,6 +72,7 @@ class Invocation(NamedTuple):
     root: str
     systemd_cgroup: bool
     options: Parsed
+    warn: Callable[[str], None]
 
     @property
     def container_id(self) -> str:
@@ -111,7 +112,8 @@ def _dispatch(words: list[str], general: Parsed, log: _Log) -> int:
     if command.enters and not interpreter.is_readonly():
         interpreter.reexec_readonly(["-I", "-m", "barque.runtime.main", *words])
     interpreter.hide()
-    invocation = Invocation(name, general.text("root") or DEFAULT_ROOT, general.flag("systemd-cgroup"), options)
+    invocation = Invocation(name, general.text("root") or DEFAULT_ROOT, general.flag("systemd-cgroup"), options,
+                            log.warning)
     run: Callable[[Invocation], int] = getattr(import_module(f"barque.runtime.{command.module}"), f"{name}_command")
     try:
         return run(invocation)
@@ -143,7 +145,7 @@ def _usage() -> str:
 
 
 class _Log:
-    """Where errors go: runc's log file in its format, and always one line on standard error."""
+    """Where errors go: runc's log file in its format; errors always on standard error too, warnings only without a file."""
 
     def __init__(self, path: str, form: str) -> None:
         if form not in ("", "text", "json"):
@@ -152,16 +154,24 @@ class _Log:
         self.json = form == "json"
 
     def error(self, message: str) -> None:
+        self._write("error", message)
+        if self.path:
+            print(message, file=sys.stderr)
+
+    def warning(self, message: str) -> None:
+        self._write("warning", message)
+
+    def _write(self, level: str, message: str) -> None:
         now = datetime.now(UTC).astimezone().isoformat(timespec="seconds")
         if self.json:
-            line = json.dumps({"level": "error", "msg": message, "time": now})
+            line = json.dumps({"level": level, "msg": message, "time": now})
         else:
-            line = f"time={json.dumps(now)} level=error msg={json.dumps(message)}"
+            line = f"time={json.dumps(now)} level={level} msg={json.dumps(message)}"
         if self.path:
             with open(self.path, "a") as file:
                 file.write(line + "\n")
-            line = message
-        print(line, file=sys.stderr)
+        else:
+            print(line, file=sys.stderr)
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ import os
 
 from barque.oci import mount as oci
 from barque.oci import runtime_spec as spec_types
-from barque.runtime import devices, mounts, rootfs, sysctls, targets
+from barque.runtime import devices, links, mounts, rootfs, sysctls, targets
 from barque.runtime.cgroups.base import UNIFIED, CgroupManager, Layout
 from barque.runtime.options import parse, propagation
 from barque.runtime.step import ChildStep, Context, Step
@@ -42,13 +42,19 @@ class MakeCwd(ChildStep):
 
 
 def build(spec: spec_types.Spec, root_path: str, roots: tuple[oci.Mount, ...], cgroup: CgroupManager,
-          layout: Layout, *, make_cwd: bool) -> tuple[list[Step], list[Step]]:
+          layout: Layout, *, make_cwd: bool, no_pivot: bool = False) -> tuple[list[Step], list[Step]]:
     """(steps with the host's root still there, steps that leave it) for a validated ``spec``."""
     linux = spec.linux or spec_types.Linux()
     kinds = {item.type: item.path for item in linux.namespaces}
     outer = propagation(linux.rootfs_propagation) if linux.rootfs_propagation else None
     at_root = [mount for mount in roots if not mount.target]
-    steps: list[Step] = [rootfs.DetachFromHost(outer), rootfs.MountRoot(at_root[0] if at_root else None, root_path)]
+    own = kinds.get("mount") == ""
+    steps: list[Step] = [rootfs.DetachFromHost(outer)] if own else []
+    if kinds.get("network") == "":
+        steps.append(links.BringUpLoopback())
+    if kinds.get("mount"):
+        steps.append(rootfs.JoinMounts(kinds["mount"]))
+    steps.append(rootfs.MountRoot(at_root[0] if at_root else None, root_path))
     steps += [rootfs.MountInRoot(mount) for mount in roots if mount.target]
     steps.append(JoinCgroupNamespace(fresh=kinds.get("cgroup") == ""))
     steps += [_mount(mount, cgroup, layout, "cgroup" in kinds) for mount in spec.mounts]
@@ -63,7 +69,9 @@ def build(spec: spec_types.Spec, root_path: str, roots: tuple[oci.Mount, ...], c
         steps.append(mounts.MaskPaths(linux.masked_paths))
     if spec.root is not None and spec.root.readonly:
         steps.append(rootfs.ReadonlyRoot())
-    return steps, [rootfs.Pivot(outer)]
+    if not own:
+        return steps, [rootfs.ChangeRoot()]
+    return steps, [rootfs.MoveRoot() if no_pivot else rootfs.Pivot(outer)]
 
 
 def _dev(spec: spec_types.Spec, linux: spec_types.Linux) -> list[Step]:

@@ -8,7 +8,7 @@ from contextlib import ExitStack
 from typing import NamedTuple, NoReturn
 
 from barque.oci.runtime_spec import Linux, Process, Spec
-from barque.runtime import init, sync, validate
+from barque.runtime import init, rootfs, sync, validate
 from barque.runtime.cgroups import CgroupManager
 from barque.runtime.create import Stdio, adjust_oom_score
 from barque.runtime.devices import open_terminal
@@ -114,10 +114,15 @@ def _enter(target: Target, payload: Payload, stdio: Stdio, preserve_fds: int, ch
         os.sched_setaffinity(0, validate.parse_cpus(affinity.initial))
     init.separate(preserve_fds)
     at.stage = "enter"
-    kinds = {item.type for item in (target.spec.linux or Linux()).namespaces} - {"pid"}
+    paths = {item.type: item.path for item in (target.spec.linux or Linux()).namespaces if item.type != "pid"}
+    # In a mount namespace that is shared the container is told by its root, which no setns enters.
+    root = -1 if paths.get("mount") == "" else os.open(f"/proc/{target.pid}/root", os.O_PATH | os.O_CLOEXEC)
+    kinds = set(paths)
     namespaces.setns(target.pidfd, sum(namespaces.FLAGS[kind] for kind in kinds))
     if "user" in kinds:
         init.become_namespace_root()
+    if root >= 0:
+        rootfs.enter_root(root)
     context = Context(channel)
     context.root = os.open("/", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     if stdio.fds is None:

@@ -26,6 +26,7 @@ _IFLA_ADDRESS, _IFLA_IFNAME, _IFLA_MTU, _IFLA_MASTER, _IFLA_LINKINFO, _IFLA_NET_
 _IFLA_INFO_KIND, _IFLA_INFO_DATA, _IFLA_INFO_SLAVE_KIND, _IFLA_INFO_SLAVE_DATA, _VETH_INFO_PEER = 1, 2, 4, 5, 1
 _IFLA_BRPORT_MODE, _IFLA_BRPORT_ISOLATED = 4, 33
 _IFA_ADDRESS, _IFA_LOCAL, _IFA_FLAGS, _IFA_F_NODAD = 1, 2, 8, 0x02
+_IFA_F_PERMANENT, _RT_SCOPE_UNIVERSE = 0x80, 0
 _RTA_DST, _RTA_OIF, _RTA_GATEWAY, _RTA_TABLE = 1, 4, 5, 15
 _RT_TABLE_MAIN, _RTPROT_BOOT, _RTN_UNICAST = 254, 3, 1
 _IFF_UP = 0x1
@@ -61,6 +62,8 @@ class Address:
     index: int
     address: IPAddress
     prefix_len: int
+    #: Whether it was given (and will not run out) and is meant for others than this link.
+    lasting: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,6 +126,12 @@ def set_link(index: int, *, up: bool | None = None, mac: str | None = None, mtu:
     if mtu is not None:
         payload += _u32(_IFLA_MTU, mtu)
     return Message(_NEWLINK, 0, payload)
+
+
+def move_link(index: int, netns: int, name: str) -> Message:
+    """Move a link into the namespace of fd ``netns``, under ``name`` there. It arrives down and without addresses."""
+    return Message(_NEWLINK, 0, _IFINFO.pack(0, 0, index, 0, 0) + _text(_IFLA_IFNAME, name)
+                   + _u32(_IFLA_NET_NS_FD, netns))
 
 
 def set_hairpin(name: str) -> Message:
@@ -219,11 +228,12 @@ class Netlink:
     def addresses(self) -> list[Address]:
         found = []
         for body in self._dump(_GETADDR, _IFADDR.pack(0, 0, 0, 0, 0)):
-            _, prefix_len, _, _, index = _IFADDR.unpack_from(body)
+            _, prefix_len, flags, scope, index = _IFADDR.unpack_from(body)
             attributes = dict(_attributes(body[_IFADDR.size:]))
             packed = attributes.get(_IFA_LOCAL) or attributes.get(_IFA_ADDRESS)
             if packed is not None:
-                found.append(Address(index, ipaddress.ip_address(packed), prefix_len))
+                found.append(Address(index, ipaddress.ip_address(packed), prefix_len,
+                                     bool(flags & _IFA_F_PERMANENT) and scope == _RT_SCOPE_UNIVERSE))
         return found
 
     def routes(self, version: int = 4) -> list[Route]:
