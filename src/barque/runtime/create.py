@@ -16,7 +16,7 @@ import msgspec
 
 from barque.oci.mount import Mount
 from barque.oci.runtime_spec import OCI_VERSION, Linux, Resources, Spec
-from barque.runtime import hooks, init, intermediary, links, plan, rootfs, security, sync, validate
+from barque.runtime import hooks, init, intermediary, links, listener, plan, rootfs, security, sync, validate
 from barque.runtime.cgroups import CgroupManager, host_layout
 from barque.runtime.failure import RuntimeFailure
 from barque.runtime.payload import CWD_ANNOTATION, Payload, compile_filter
@@ -67,13 +67,14 @@ class Created:
     The descriptors are the caller's to close.
     """
 
-    def __init__(self, child: process.Clone, channel: sync.CallerEnd, warnings: list[str], console: int | None,
-                 after_start: Callable[[], None]) -> None:
+    def __init__(self, child: process.Clone, channel: sync.CallerEnd, warnings: list[str], console: int | None, *,
+                 take_listener: Callable[[int], None] | None, after_start: Callable[[], None]) -> None:
         self.pid = child.pid
         self.pidfd = child.pidfd
         self.console = console
         self.warnings = warnings
         self._channel = channel
+        self._take_listener = take_listener
         self._after_start = after_start
 
     def start(self) -> None:
@@ -83,7 +84,7 @@ class Created:
         """
         try:
             self._channel.order_start()
-            self._channel.wait_exec()
+            self._channel.wait_exec(self._take_listener)
         finally:
             self._channel.close()
         try:
@@ -143,7 +144,9 @@ def create(request: CreateRequest) -> Created:
     def after_start() -> None:
         hooks.run("poststart", order.hooks.poststart, state_document(request, "running", child.pid))
 
-    return Created(child, caller, warnings, console, after_start)
+    take_listener = None if linux.seccomp is None else partial(
+        listener.hand_over, linux.seccomp, child.pidfd, child.pid, state_document(request, "created", child.pid))
+    return Created(child, caller, warnings, console, take_listener=take_listener, after_start=after_start)
 
 
 def _resources(linux: Linux) -> Resources:

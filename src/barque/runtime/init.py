@@ -67,6 +67,7 @@ def _init(order: Order, channel: ChildEnd, at: Progress) -> None:
     context = Context(channel)
     payload = order.payload
     separate(order.preserve_fds)
+    payload.open_labels()
     if order.user_namespace:
         # Until the maps are written there is no root to be in here.
         channel.wait_go()
@@ -97,7 +98,7 @@ def _init(order: Order, channel: ChildEnd, at: Progress) -> None:
     at.stage = "hook startContainer"
     _run_hooks("startContainer", order.hooks.start_container, order, "created")
     at.stage = "exec"
-    payload.execute(path)
+    payload.execute(path, channel.offer_listener)
 
 
 def _run_hooks(stage: str, wanted: Sequence[Hook], order: Order, status: str) -> None:
@@ -149,5 +150,7 @@ def prepare(payload: Payload, context: Context, stdio: tuple[int, int, int] | No
     payload.enter_cwd(context.root)
     at.stage = "user"
     payload.drop_privileges()
+    at.stage = "label"
+    payload.take_labels()
     at.stage = "exec"
     return payload.find_program()

@@ -5,16 +5,17 @@ from __future__ import annotations
 import os
 import signal
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime
+from functools import partial
 from typing import TYPE_CHECKING
 
 import msgspec
 
 from barque.errors import Conflict, InvalidArgument
 from barque.oci.runtime_spec import OCI_VERSION, Hooks, Spec
-from barque.runtime import bundle, cgroups, foreground, hooks, rootfs, state
+from barque.runtime import bundle, cgroups, foreground, hooks, listener, rootfs, state
 from barque.runtime.create import Created, CreateRequest, Stdio, create
 from barque.runtime.failure import RuntimeFailure
 from barque.runtime.sync import CallerEnd
@@ -137,9 +138,17 @@ def start_command(invocation: Invocation) -> int:
     with sock:
         gate = CallerEnd(sock)
         gate.order_start()
-        gate.wait_exec()
-    hooks.run("poststart", _hooks(container).poststart, _hook_state(container, "running"))
+        with container.pidfd() as pidfd:
+            gate.wait_exec(_take_listener(container, pidfd))
+    hooks.run("poststart", _hooks(container).poststart, hook_state(container, "running"))
     return 0
+
+
+def _take_listener(container: state.Container, pidfd: int) -> Callable[[int], None] | None:
+    linux = container.state.spec.linux
+    if linux is None or linux.seccomp is None:
+        return None
+    return partial(listener.hand_over, linux.seccomp, pidfd, container.state.pid, hook_state(container, "created"))
 
 
 def kill_command(invocation: Invocation) -> int:
@@ -206,14 +215,14 @@ def _remove(container: state.Container) -> None:
     if mount is not None and rootfs.mount_at(container.state.rootfs) == mount:
         unmount.detach(container.state.rootfs)
     state.remove(container.root, container.state.id)
-    hooks.run("poststop", _hooks(container).poststop, _hook_state(container, "stopped"))
+    hooks.run("poststop", _hooks(container).poststop, hook_state(container, "stopped"))
 
 
 def _hooks(container: state.Container) -> Hooks:
     return container.state.spec.hooks or Hooks()
 
 
-def _hook_state(container: state.Container, status: str) -> bytes:
+def hook_state(container: state.Container, status: str) -> bytes:
     facts = container.state
     return msgspec.json.encode({"ociVersion": OCI_VERSION, "id": facts.id, "status": status,
                                 "pid": 0 if status == "stopped" else facts.pid, "bundle": facts.bundle,

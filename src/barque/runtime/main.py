@@ -145,7 +145,7 @@ def _usage() -> str:
 
 
 class _Log:
-    """Where errors go: runc's log file in its format; errors always on standard error too, warnings only without a file."""
+    """Where errors go: runc's log file in its format; errors on standard error in any case, warnings without a file."""
 
     def __init__(self, path: str, form: str) -> None:
         if form not in ("", "text", "json"):

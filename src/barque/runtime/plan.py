@@ -12,6 +12,9 @@ from barque.runtime.options import parse, propagation
 from barque.runtime.step import ChildStep, Context, Step
 from barque.sys import namespaces
 
+#: The kernel labels their files itself.
+_UNLABELLED = ("proc", "sysfs", "mqueue")
+
 
 class JoinCgroupNamespace(ChildStep):
     """The namespace shows as ``/`` whatever cgroup its maker is in: so not before the caller has put us there."""
@@ -57,7 +60,7 @@ def build(spec: spec_types.Spec, root_path: str, roots: tuple[oci.Mount, ...], c
     steps.append(rootfs.MountRoot(at_root[0] if at_root else None, root_path))
     steps += [rootfs.MountInRoot(mount) for mount in roots if mount.target]
     steps.append(JoinCgroupNamespace(fresh=kinds.get("cgroup") == ""))
-    steps += [_mount(mount, cgroup, layout, "cgroup" in kinds) for mount in spec.mounts]
+    steps += [_mount(mount, cgroup, layout, "cgroup" in kinds, linux.mount_label) for mount in spec.mounts]
     steps += _dev(spec, linux)
     if make_cwd and spec.process is not None:
         steps.append(MakeCwd(spec.process.cwd))
@@ -88,12 +91,14 @@ def _dev(spec: spec_types.Spec, linux: spec_types.Linux) -> list[Step]:
     return steps
 
 
-def _mount(mount: spec_types.Mount, cgroup: CgroupManager, layout: Layout, own_view: bool) -> Step:
+def _mount(mount: spec_types.Mount, cgroup: CgroupManager, layout: Layout, own_view: bool, label: str) -> Step:
     options = parse(mount.options)
     if mount.type in ("cgroup", "cgroup2"):
         return _cgroups(mount, cgroup, layout, own_view)
     if mount.type == "bind" or options.bind:
         return mounts.Bind(mount.source, mount.destination, options, mount.uid_mappings, mount.gid_mappings)
+    if label and mount.type not in _UNLABELLED:
+        options = options._replace(data=(*options.data, ("context", label)))
     return mounts.Filesystem(mount.type, mount.source, mount.destination, options)
 
 

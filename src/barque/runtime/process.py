@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import errno
 import os
+from collections.abc import Callable
 from contextlib import ExitStack
+from functools import partial
 from typing import NamedTuple, NoReturn
 
 from barque.oci.runtime_spec import Linux, Process, Spec
-from barque.runtime import init, rootfs, sync, validate
+from barque.runtime import init, listener, rootfs, sync, validate
 from barque.runtime.cgroups import CgroupManager
 from barque.runtime.create import Stdio, adjust_oom_score
 from barque.runtime.devices import open_terminal
@@ -21,12 +23,16 @@ __all__ = ["Executed", "Target", "exec_process"]
 
 
 class Target(NamedTuple):
-    """A running container: its first process (caller's number and pidfd), its document and its cgroup."""
+    """A running container: its first process (caller's number and pidfd), its document and its cgroup.
+
+    ``state`` is its OCI state as JSON, for a seccomp agent.
+    """
 
     pid: int
     pidfd: int
     spec: Spec
     cgroup: CgroupManager
+    state: bytes = b"{}"
 
 
 class Executed(NamedTuple):
@@ -70,10 +76,17 @@ def exec_process(target: Target, spec: Process, stdio: Stdio, *, preserve_fds: i
         warnings, console = caller.wait_ready()
         if console is not None:
             undo.callback(os.close, console)
-        caller.wait_exec()
+        caller.wait_exec(_take_listener(target, child))
         undo.pop_all()
     caller.close()
     return Executed(child.pid, child.pidfd, console, warnings)
+
+
+def _take_listener(target: Target, child: process.Clone) -> Callable[[int], None] | None:
+    profile = (target.spec.linux or Linux()).seccomp
+    if profile is None:
+        return None
+    return partial(listener.hand_over, profile, child.pidfd, child.pid, target.state)
 
 
 def _dying(target: Target, stage: str, error: OSError) -> RuntimeFailure:
@@ -113,6 +126,7 @@ def _enter(target: Target, payload: Payload, stdio: Stdio, preserve_fds: int, ch
     if affinity is not None and affinity.initial:
         os.sched_setaffinity(0, validate.parse_cpus(affinity.initial))
     init.separate(preserve_fds)
+    payload.open_labels()
     at.stage = "enter"
     paths = {item.type: item.path for item in (target.spec.linux or Linux()).namespaces if item.type != "pid"}
     # In a mount namespace that is shared the container is told by its root, which no setns enters.
@@ -136,4 +150,4 @@ def _enter(target: Target, payload: Payload, stdio: Stdio, preserve_fds: int, ch
     channel.ready(payload.warnings, context.console[0] if context.console else None)
     channel.wait_start()
     at.stage = "exec"
-    payload.execute(path)
+    payload.execute(path, channel.offer_listener)

@@ -7,10 +7,11 @@ from __future__ import annotations
 
 from barque.errors import InvalidArgument
 from barque.oci.runtime_spec import Hooks, Linux, Mount, Process, Spec
-from barque.runtime import options, seccomp_profile, sysctls
+from barque.runtime import labels, options, seccomp_profile, sysctls
 from barque.sys import namespaces, prctl, rlimit
 
 _MAX_LINK_NAME = 15
+_NO_SELINUX = "selinux label is specified in config, but selinux is disabled or not supported"
 
 
 class InvalidSpec(InvalidArgument):
@@ -80,12 +81,12 @@ def _check_user_namespace(linux: Linux, kinds: dict[str, str]) -> None:
 def _check_linux(linux: Linux) -> None:
     if linux.intel_rdt is not None:
         raise InvalidSpec("intelRdt is not supported")
-    if linux.mount_label:
-        raise InvalidSpec("selinux label is specified in config, but selinux is not supported")
+    if linux.mount_label and not labels.has_selinux():
+        raise InvalidSpec(_NO_SELINUX)
     if linux.rootfs_propagation and options.propagation(linux.rootfs_propagation) is None:
         raise InvalidSpec(f"rootfsPropagation={linux.rootfs_propagation} is not supported")
-    if linux.seccomp is not None and seccomp_profile.notifies(linux.seccomp):
-        raise InvalidSpec("seccomp: SCMP_ACT_NOTIFY is not supported")
+    if linux.seccomp is not None:
+        seccomp_profile.notifies(linux.seccomp)
     if linux.personality is not None:
         if linux.personality.domain not in prctl.PERSONALITIES:
             raise InvalidSpec(f"unknown personality domain {linux.personality.domain!r}")
@@ -168,10 +169,10 @@ def check_process(process: Process) -> None:
     for entry in process.env:
         if entry.find("=") < 1:
             raise InvalidSpec(f"invalid environment variable: {entry!r}")
-    if process.apparmor_profile:
-        raise InvalidSpec("apparmor profile is specified in config, but apparmor is not supported")
-    if process.selinux_label:
-        raise InvalidSpec("selinux label is specified in config, but selinux is not supported")
+    if process.apparmor_profile and not labels.has_apparmor():
+        raise InvalidSpec("apparmor profile is specified in config, but apparmor is not enabled on this host")
+    if process.selinux_label and not labels.has_selinux():
+        raise InvalidSpec(_NO_SELINUX)
     _check_limits(process)
     if process.scheduler is not None:
         if process.scheduler.policy not in prctl.SCHED_POLICIES:

@@ -10,7 +10,7 @@ import signal
 from collections.abc import Sequence
 from typing import NamedTuple, NoReturn
 
-from barque.sys.libc import CLONE3, CLOSE_RANGE, PIDFD_OPEN, check, libc, number, syscall
+from barque.sys.libc import CLONE3, CLOSE_RANGE, PIDFD_GETFD, PIDFD_OPEN, check, libc, number, syscall
 
 CLONE_PIDFD = 0x1000
 CLONE_PARENT = 0x8000
@@ -67,6 +67,11 @@ def clone(flags: int, cgroup_fd: int | None = None) -> Clone | None:
 def pidfd_open(pid: int) -> int:
     """A descriptor of the process ``pid`` (O_CLOEXEC); raises ProcessLookupError."""
     return syscall(PIDFD_OPEN, pid, 0, what="pidfd_open")
+
+
+def pidfd_getfd(pidfd: int, fd: int) -> int:
+    """A copy (O_CLOEXEC) of descriptor ``fd`` of that process; needs the right to trace it."""
+    return syscall(PIDFD_GETFD, pidfd, fd, 0, what="pidfd_getfd")
 
 
 def pidfd_signal(pidfd: int, signum: int) -> None:

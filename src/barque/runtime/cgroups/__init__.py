@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import Literal
 
 from barque.runtime.cgroups.base import UNIFIED, CgroupManager, InvalidResources, Layout, host_layout
@@ -11,7 +12,8 @@ from barque.runtime.cgroups.v2 import V2Manager
 
 Driver = Literal["cgroupfs", "systemd"]
 
-__all__ = ["UNIFIED", "CgroupManager", "Driver", "InvalidResources", "Layout", "host_layout", "load", "manager"]
+__all__ = ["UNIFIED", "CgroupManager", "Driver", "InvalidResources", "Layout", "beneath", "host_layout", "load",
+           "manager"]
 
 
 def manager(cgroups_path: str, *, driver: Driver = "cgroupfs", layout: Layout | None = None) -> CgroupManager:
@@ -27,6 +29,31 @@ def manager(cgroups_path: str, *, driver: Driver = "cgroupfs", layout: Layout | 
     if layout.version == "v2" and layout.v2 is not None:
         return V2Manager.at(cgroups_path, layout.v2)
     return V1Manager.at(cgroups_path, layout)
+
+
+def beneath(paths: dict[str, str], texts: list[str]) -> dict[str, str]:
+    """``paths`` with what ``texts`` say replaced by cgroups below: ``PATH``, or ``CONTROLLER,...:PATH`` for version 1.
+
+    As runc's ``exec --cgroup`` has it. Raises :class:`InvalidResources`.
+    """
+    result = dict(paths)
+    for text in texts:
+        names, colon, below = text.partition(":")
+        if not colon:
+            names, below = "", text
+        if set(paths) == {UNIFIED}:
+            if names:
+                raise InvalidResources(f"bad cgroup {text!r}: version 2 has no controllers to choose from")
+            chosen = [UNIFIED]
+        else:
+            chosen = names.split(",") if names else list(paths)
+        for name in chosen:
+            if name not in paths:
+                raise InvalidResources(f"unknown controller {name} in {text!r}")
+            result[name] = os.path.normpath(paths[name] + os.path.normpath("/" + below))
+            if not os.path.isdir(result[name]):
+                raise InvalidResources(f"{result[name]} is not a cgroup")
+    return result
 
 
 def load(paths: dict[str, str]) -> CgroupManager:
