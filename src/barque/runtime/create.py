@@ -16,12 +16,12 @@ import msgspec
 
 from barque.oci.mount import Mount
 from barque.oci.runtime_spec import OCI_VERSION, Linux, Resources, Spec
-from barque.runtime import hooks, init, intermediary, links, listener, plan, rootfs, security, sync, validate
+from barque.runtime import hooks, init, intermediary, links, listener, plan, rootfs, security, sync, userns, validate
 from barque.runtime.cgroups import CgroupManager, host_layout
 from barque.runtime.failure import RuntimeFailure
 from barque.runtime.payload import CWD_ANNOTATION, Payload, compile_filter
 from barque.runtime.step import Step
-from barque.sys import idmap, namespaces, process
+from barque.sys import namespaces, prctl, process
 
 __all__ = ["CreateRequest", "Created", "RuntimeFailure", "Stdio", "create"]
 
@@ -106,6 +106,9 @@ def create(request: CreateRequest) -> Created:
     validate.check(spec)
     assert spec.process is not None
     linux = spec.linux or Linux()
+    rootless = userns.rootless()
+    if rootless:
+        validate.check_rootless(linux)
     payload = Payload(spec.process, spec.annotations, compile_filter(linux.seccomp),
                       keyring=f"_ses.{request.id}" if request.new_keyring else None)
     with ExitStack() as undo:
@@ -118,15 +121,19 @@ def create(request: CreateRequest) -> Created:
                                     no_pivot=request.no_pivot)
         if not any(item.type == "mount" and not item.path for item in linux.namespaces):
             undo.callback(rootfs.take_away, _root_path(request), rootfs.mount_at(_root_path(request)))
-        sources = undo.enter_context(_prepared(steps))
+        sources = undo.enter_context(_prepared(() if rootless else steps))
         order = init.Order(spec, payload, steps, leaving, request.stdio.fds, request.preserve_fds,
-                           partial(state_document, request))
+                           partial(state_document, request), rootless)
+        if rootless:
+            prctl.set_dumpable(True)
         caller, child = _fork(request, linux, order)
         undo.callback(process.kill_and_reap, child)
         undo.callback(caller.close)
         sources.close()
         try:
             _join(request, linux, payload, child.pid, caller)
+            if rootless:
+                prctl.set_dumpable(False)
         except RuntimeFailure:
             if process.ended(child.pidfd):
                 # It failed first, and has said why.
@@ -251,9 +258,7 @@ def _join(request: CreateRequest, linux: Linux, payload: Payload, pid: int, call
     """What only the caller can do for the child: id maps, cgroup, OOM score."""
     if any(item.type == "user" and not item.path for item in linux.namespaces):
         with _stage("user namespace"):
-            maps = [[(item.container_id, item.host_id, item.size) for item in side]
-                    for side in (linux.uid_mappings, linux.gid_mappings)]
-            idmap.write_maps(pid, *maps)
+            userns.write_maps(pid, linux)
         caller.go()
     if linux.net_devices:
         links.move_devices(linux.net_devices, pid)
@@ -268,7 +273,11 @@ def adjust_oom_score(pid: int, score: int | None) -> list[str]:
     if score is None:
         return []
     with _stage("oom_score_adj"):
-        fd = os.open(f"/proc/{pid}/oom_score_adj", os.O_RDWR | os.O_CLOEXEC)
+        try:
+            fd = os.open(f"/proc/{pid}/oom_score_adj", os.O_RDWR | os.O_CLOEXEC)
+        except PermissionError:
+            # Hidden from an ordinary user, though its own.
+            return [f"oom_score_adj stays as it is, no permission to set it to {score}"]
         try:
             if int(os.read(fd, 16)) == score:
                 return []

@@ -10,7 +10,7 @@ from typing import NamedTuple, NoReturn
 from barque.oci.runtime_spec import Hook, Hooks, Spec
 from barque.runtime import hooks
 from barque.runtime.failure import RuntimeFailure
-from barque.runtime.payload import Payload
+from barque.runtime.payload import Payload, set_groups
 from barque.runtime.step import Context, Step
 from barque.runtime.sync import ChildEnd
 from barque.sys import prctl, process, tty
@@ -28,6 +28,8 @@ class Order(NamedTuple):
     stdio: tuple[int, int, int] | None
     preserve_fds: int
     hook_state: Callable[[str, int], bytes]
+    #: Nothing of the host's could be opened beforehand: the steps are prepared in the new namespaces.
+    rootless: bool = False
 
     @property
     def hooks(self) -> Hooks:
@@ -66,12 +68,20 @@ def run(order: Order, channel: ChildEnd) -> NoReturn:
 def _init(order: Order, channel: ChildEnd, at: Progress) -> None:
     context = Context(channel)
     payload = order.payload
+    if order.rootless:
+        # Its maker, an ordinary user, can only write the maps of a process that is not hidden.
+        channel.wait_go()
     separate(order.preserve_fds)
     payload.open_labels()
     if order.user_namespace:
         # Until the maps are written there is no root to be in here.
-        channel.wait_go()
+        if not order.rootless:
+            channel.wait_go()
         become_namespace_root()
+    if order.rootless:
+        for step in order.steps:
+            at.stage = step.describe()
+            step.prepare()
 
     _execute(order.steps, context, at)
     if order.outside_hooks:
@@ -129,7 +139,7 @@ def separate(preserve_fds: int) -> None:
 def become_namespace_root() -> None:
     """Uid 0 of the user namespace, with the capabilities that its maker has anyway."""
     os.setresgid(0, 0, 0)
-    os.setgroups([])
+    set_groups([])
     os.setresuid(0, 0, 0)
     # Changing ids made the process dumpable according to fs.suid_dumpable.
     prctl.set_dumpable(False)

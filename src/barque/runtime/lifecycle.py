@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pwd
 import signal
 import socket
 from collections.abc import Callable, Iterator
@@ -15,7 +16,7 @@ import msgspec
 
 from barque.errors import Conflict, InvalidArgument
 from barque.oci.runtime_spec import OCI_VERSION, Hooks, Spec
-from barque.runtime import bundle, cgroups, foreground, hooks, listener, rootfs, state
+from barque.runtime import bundle, cgroups, foreground, hooks, listener, rootfs, state, userns
 from barque.runtime.create import Created, CreateRequest, Stdio, create
 from barque.runtime.failure import RuntimeFailure
 from barque.runtime.sync import CallerEnd
@@ -77,6 +78,9 @@ def _made(invocation: Invocation, *, gated: bool) -> Iterator[Created]:
     with ExitStack() as undo:
         state.reserve(invocation.root, container_id)
         undo.callback(state.remove, invocation.root, container_id)
+        if userns.rootless():
+            cgroup = cgroups.permitted(cgroup)
+            undo.callback(cgroup.destroy)
         gate = state.listen_for_start(invocation.root, container_id) if gated else None
         created = create(CreateRequest(
             id=container_id, bundle=directory, spec=spec, stdio=Stdio(None) if terminal else _INHERITED, cgroup=cgroup,
@@ -97,8 +101,15 @@ def _state(container_id: str, directory: str, spec: Spec, pid: int, paths: dict[
     root = os.path.join(directory, spec.root.path)
     shared = not any(item.type == "mount" for item in spec.linux.namespaces) if spec.linux else True
     return state.State(id=container_id, bundle=directory, rootfs=root, pid=pid, start_time=process.start_time(pid),
-                       created=now, owner="root", cgroup_paths=paths, spec=spec,
+                       created=now, owner=_owner(), cgroup_paths=paths, spec=spec,
                        root_mount=rootfs.mount_at(root) if shared else None)
+
+
+def _owner() -> str:
+    try:
+        return pwd.getpwuid(os.geteuid()).pw_name
+    except KeyError:
+        return str(os.geteuid())
 
 
 def _hand_over_console(invocation: Invocation, created: Created) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -109,10 +110,10 @@ def _dispatch(words: list[str], general: Parsed, log: _Log) -> int:
         return 0
     options = flags.parse(general.rest[1:], command.flags, mixed=name not in ("exec", "ps"))
     _check_count(name, command, options)
-    if command.enters and not interpreter.is_readonly():
+    if command.enters and not interpreter.is_safe():
         interpreter.reexec_readonly(["-I", "-m", "barque.runtime.main", *words])
     interpreter.hide()
-    invocation = Invocation(name, general.text("root") or DEFAULT_ROOT, general.flag("systemd-cgroup"), options,
+    invocation = Invocation(name, general.text("root") or default_root(), general.flag("systemd-cgroup"), options,
                             log.warning)
     run: Callable[[Invocation], int] = getattr(import_module(f"barque.runtime.{command.module}"), f"{name}_command")
     try:
@@ -122,6 +123,16 @@ def _dispatch(words: list[str], general: Parsed, log: _Log) -> int:
     except (BarqueError, OSError) as error:
         log.error(f"{_prefix(name)}{error}" if name in ("create", "run", "exec") else str(error))
     return 255 if name == "exec" else 1
+
+
+def default_root() -> str:
+    """Where the state is: of root in /run, of an ordinary user in its own runtime directory."""
+    if os.geteuid() == 0:
+        return DEFAULT_ROOT
+    directory = os.environ.get("XDG_RUNTIME_DIR")
+    if not directory:
+        raise UsageError("an ordinary user needs --root, or XDG_RUNTIME_DIR in the environment")
+    return os.path.join(directory, "barque-runtime")
 
 
 def _prefix(name: str) -> str:

@@ -6,7 +6,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cache
 from typing import NamedTuple, NoReturn
 
@@ -137,7 +137,7 @@ class Payload:
         if process.no_new_privileges:
             seccomp.no_new_privileges()
         capabilities.limit_bounding(self.sets)
-        os.setgroups(identity.groups)
+        set_groups(identity.groups)
         os.setresgid(identity.gid, identity.gid, identity.gid)
         os.setresuid(identity.uid, identity.uid, identity.uid)
         capabilities.apply(self._interim())
@@ -192,6 +192,15 @@ class Payload:
         except OSError as error:
             raise RuntimeFailure("exec", syscall="execve", errno=error.errno or 0, path=path,
                                  detail=f"exec {path}: {os.strerror(error.errno or 0).lower()}") from None
+
+
+def set_groups(groups: Sequence[int]) -> None:
+    """setgroups(2); where a single mapping forbids it the caller's own stay (user_namespaces(7)), but none is added."""
+    try:
+        os.setgroups(groups)
+    except PermissionError:
+        if groups:
+            raise
 
 
 def _join_keyring(name: str) -> None:

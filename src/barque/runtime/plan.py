@@ -7,7 +7,7 @@ import os
 from barque.oci import mount as oci
 from barque.oci import runtime_spec as spec_types
 from barque.runtime import devices, links, mounts, rootfs, sysctls, targets
-from barque.runtime.cgroups.base import UNIFIED, CgroupManager, Layout
+from barque.runtime.cgroups.base import UNIFIED, CgroupManager, InvalidResources, Layout
 from barque.runtime.options import parse, propagation
 from barque.runtime.step import ChildStep, Context, Step
 from barque.sys import namespaces
@@ -108,6 +108,8 @@ def _cgroups(mount: spec_types.Mount, cgroup: CgroupManager, layout: Layout, own
     if layout.version == "v2":
         if own_view:
             return mounts.CgroupV2(mount.destination, options)
+        if UNIFIED not in paths:
+            raise InvalidResources("a cgroup mount without a cgroup namespace needs a cgroup of the container's own")
         return mounts.CgroupBinds(mount.destination, options, {"": paths[UNIFIED]}, {})
     directories: dict[str, str] = {}
     aliases: dict[str, str] = {}

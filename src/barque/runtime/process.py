@@ -10,7 +10,7 @@ from functools import partial
 from typing import NamedTuple, NoReturn
 
 from barque.oci.runtime_spec import Linux, Process, Spec
-from barque.runtime import init, listener, rootfs, sync, validate
+from barque.runtime import init, intermediary, listener, rootfs, sync, userns, validate
 from barque.runtime.cgroups import CgroupManager
 from barque.runtime.create import Stdio, adjust_oom_score
 from barque.runtime.devices import open_terminal
@@ -98,21 +98,35 @@ def _dying(target: Target, stage: str, error: OSError) -> RuntimeFailure:
 def _fork(target: Target, payload: Payload, stdio: Stdio, preserve_fds: int, channel: sync.ChildEnd,
           caller: sync.CallerEnd) -> process.Clone:
     try:
+        if userns.rootless():
+            child = intermediary.clone(partial(_become_root, target), 0)
+            if child is None:
+                caller.close()
+                _run(target, payload, stdio, preserve_fds, channel, entered={"pid", "user"})
+            return child
         with namespaces.visiting([("pid", target.pidfd)]):
             child = process.clone(0)
             if child is None:
                 caller.close()
-                _run(target, payload, stdio, preserve_fds, channel)
+                _run(target, payload, stdio, preserve_fds, channel, entered={"pid"})
     except OSError as error:
         raise _dying(target, "enter", error) from None
     return child
 
 
-def _run(target: Target, payload: Payload, stdio: Stdio, preserve_fds: int, channel: sync.ChildEnd) -> NoReturn:
-    """The child's side; ends in the program or, after telling the failure, in exit."""
+def _become_root(target: Target) -> None:
+    """An ordinary user has rights in the container's namespaces only once it is in the user namespace."""
+    namespaces.setns(target.pidfd, namespaces.CLONE_NEWUSER)
+    init.become_namespace_root()
+    namespaces.setns(target.pidfd, namespaces.CLONE_NEWPID)
+
+
+def _run(target: Target, payload: Payload, stdio: Stdio, preserve_fds: int, channel: sync.ChildEnd, *,
+         entered: set[str]) -> NoReturn:
+    """The child's side; ends in the program or, after telling the failure, in exit. It was born in ``entered``."""
     progress = init.Progress()
     try:
-        _enter(target, payload, stdio, preserve_fds, channel, progress)
+        _enter(target, payload, stdio, preserve_fds, channel, progress, entered)
     except BaseException as error:
         # Whatever it was: the child must never return into the caller's code.
         channel.failed(RuntimeFailure.of(progress.stage, error))
@@ -121,17 +135,17 @@ def _run(target: Target, payload: Payload, stdio: Stdio, preserve_fds: int, chan
 
 
 def _enter(target: Target, payload: Payload, stdio: Stdio, preserve_fds: int, channel: sync.ChildEnd,
-           at: init.Progress) -> None:
+           at: init.Progress, entered: set[str]) -> None:
     affinity = payload.process.exec_cpu_affinity
     if affinity is not None and affinity.initial:
         os.sched_setaffinity(0, validate.parse_cpus(affinity.initial))
     init.separate(preserve_fds)
     payload.open_labels()
     at.stage = "enter"
-    paths = {item.type: item.path for item in (target.spec.linux or Linux()).namespaces if item.type != "pid"}
+    paths = {item.type: item.path for item in (target.spec.linux or Linux()).namespaces}
     # In a mount namespace that is shared the container is told by its root, which no setns enters.
     root = -1 if paths.get("mount") == "" else os.open(f"/proc/{target.pid}/root", os.O_PATH | os.O_CLOEXEC)
-    kinds = set(paths)
+    kinds = set(paths) - entered
     namespaces.setns(target.pidfd, sum(namespaces.FLAGS[kind] for kind in kinds))
     if "user" in kinds:
         init.become_namespace_root()

@@ -97,10 +97,8 @@ def _output_of(argv: Sequence[str]) -> str:
 
 def spec_command(invocation: Invocation) -> int:
     """Write a config.json to begin with."""
-    if invocation.options.flag("rootless"):
-        raise InvalidArgument("--rootless is not supported")
     path = os.path.join(invocation.options.text("bundle") or ".", "config.json")
-    document = default_spec.default_document()
+    document = default_spec.default_document(rootless=invocation.options.flag("rootless"))
     try:
         with open(path, "x") as file:
             json.dump(document, file, indent="\t")

@@ -59,6 +59,12 @@ def _check_namespaces(spec: Spec, linux: Linux) -> dict[str, str]:
     return kinds
 
 
+def check_rootless(linux: Linux) -> None:
+    """Raise :class:`InvalidSpec` for what an ordinary user cannot ask for."""
+    if not any(item.type == "user" and not item.path for item in linux.namespaces):
+        raise InvalidSpec("rootless container requires user namespaces")
+
+
 def _check_shared_mounts(linux: Linux) -> None:
     """What would change mounts that are not the container's own."""
     if linux.masked_paths or linux.readonly_paths:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from typing import Literal
 
+from barque.runtime.cgroups.absent import AbsentManager
 from barque.runtime.cgroups.base import UNIFIED, CgroupManager, InvalidResources, Layout, host_layout
 from barque.runtime.cgroups.systemd import SystemdManager
 from barque.runtime.cgroups.v1 import V1Manager
@@ -13,7 +15,7 @@ from barque.runtime.cgroups.v2 import V2Manager
 Driver = Literal["cgroupfs", "systemd"]
 
 __all__ = ["UNIFIED", "CgroupManager", "Driver", "InvalidResources", "Layout", "beneath", "host_layout", "load",
-           "manager"]
+           "manager", "permitted"]
 
 
 def manager(cgroups_path: str, *, driver: Driver = "cgroupfs", layout: Layout | None = None) -> CgroupManager:
@@ -29,6 +31,18 @@ def manager(cgroups_path: str, *, driver: Driver = "cgroupfs", layout: Layout | 
     if layout.version == "v2" and layout.v2 is not None:
         return V2Manager.at(cgroups_path, layout.v2)
     return V1Manager.at(cgroups_path, layout)
+
+
+def permitted(cgroup: CgroupManager) -> CgroupManager:
+    """``cgroup``, made, or none at all where the caller may not make it."""
+    try:
+        cgroup.create()
+    except OSError as error:
+        if error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS):
+            raise
+        cgroup.destroy()
+        return AbsentManager()
+    return cgroup
 
 
 def beneath(paths: dict[str, str], texts: list[str]) -> dict[str, str]:
@@ -58,6 +72,8 @@ def beneath(paths: dict[str, str], texts: list[str]) -> dict[str, str]:
 
 def load(paths: dict[str, str]) -> CgroupManager:
     """The manager of a cgroup that exists, from what its :meth:`CgroupManager.paths` said."""
+    if not paths:
+        return AbsentManager()
     if set(paths) == {UNIFIED}:
         return V2Manager(paths[UNIFIED])
     return V1Manager(paths)
