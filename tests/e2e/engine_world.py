@@ -182,13 +182,13 @@ class EngineWorld:
 
 
 @contextmanager
-def engine_world(root: Path) -> Iterator[EngineWorld]:
+def engine_world(root: Path, flags: list[str] | None = None) -> Iterator[EngineWorld]:
     """A running engine with busybox pulled; at the end nothing of it may be left, and its log has no bug in it."""
     port = free_port()
     program = "import sys; from barque.registry.server import main; sys.exit(main(sys.argv[1:]))"
     registry = subprocess.Popen([sys.executable, "-c", program, "--addr", f"127.0.0.1:{port}", "--root",
                                  str(root / "registry"), "--log-level", "error"])
-    world = EngineWorld(root, f"http://127.0.0.1:{port}")
+    world = EngineWorld(root, f"http://127.0.0.1:{port}", flags=flags or [])
     try:
         wait_listening(port)
         push_busybox(root, port)

@@ -10,20 +10,14 @@ from pathlib import Path
 
 import pytest
 
+from tests.runtime.conftest import has_ended
+
 
 def wait_for_status(runtime, container: str, status: str) -> None:
     deadline = time.monotonic() + 10
     while runtime.state(container)["status"] != status:
         assert time.monotonic() < deadline
         time.sleep(0.01)
-
-
-def has_ended(pid: int) -> bool:
-    """Gone, or a zombie that whoever adopted it has yet to reap."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] in "ZX"
-    except (FileNotFoundError, ProcessLookupError):
-        return True
 
 
 def test_run_passes_output_and_exit_code(runtime, bundle):

@@ -14,7 +14,7 @@ import msgspec
 import pytest
 
 import barque as package
-from tests.runtime.conftest import Bundle
+from tests.runtime.conftest import Bundle, has_ended
 
 #: A user that every Debian has and that owns nothing.
 UID, GID = 65534, 65534
@@ -129,7 +129,8 @@ def test_life_from_create_to_delete(user, own):
     assert len(set(namespaces)) == 1
     assert "cannot pause of a container without a cgroup" in user("pause", "life").stderr
     user.ok("delete", "--force", "life")
-    assert not Path(f"/proc/{state['pid']}").exists()
+    assert user.ok("list", "-q") == ""
+    assert has_ended(state["pid"])
 
 
 def test_its_own_network(user, own):
@@ -166,7 +167,8 @@ def map_more(own: Bundle, first: int = SUBORDINATE) -> None:
                            {"containerID": 1, "hostID": first, "size": 65535}]
 
 
-def test_subordinate_ids(user, own, subordinate_ids):
+@pytest.mark.usefixtures("subordinate_ids")
+def test_subordinate_ids(user, own):
     map_more(own)
     own.process["user"] = {"uid": 1000, "gid": 1001, "additionalGids": [29]}
     done = run(user, own, "sh", "-c", "id -u; id -g; id -G; cat /proc/self/uid_map; touch /tmp/mine")
@@ -177,7 +179,8 @@ def test_subordinate_ids(user, own, subordinate_ids):
     assert (own.rootfs / "tmp/mine").stat().st_uid == SUBORDINATE + 999
 
 
-def test_ids_of_others_are_refused_by_newuidmap(user, own, subordinate_ids):
+@pytest.mark.usefixtures("subordinate_ids")
+def test_ids_of_others_are_refused_by_newuidmap(user, own):
     map_more(own, first=0)
     done = run(user, own, "true")
     assert done.returncode == 1

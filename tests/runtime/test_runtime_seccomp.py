@@ -135,13 +135,14 @@ def test_what_can_never_notify(runtime, bundle, tmp_path, default, name, text):
 def learning(tmp_path: Path, bundle) -> Iterator[Path]:
     """The bundle runs under the default profile, watched; yields where the profile will be when the block has ended."""
     base = seccomp_profile.default_profile(frozenset(bundle.process["capabilities"]["bounding"]))
-    (tmp_path / "base.json").write_bytes(go_json.encode(base))
     asking = learn.asking(base, str(tmp_path / "learn"))
     bundle.linux["seccomp"] = msgspec.to_builtins(asking)
     target = tmp_path / "learned.json"
     learner = subprocess.Popen([sys.executable, "-m", "barque.runtime.learn", str(tmp_path / "learn"),
-                                str(tmp_path / "base.json"), str(target)], stdout=subprocess.PIPE)
-    assert learner.stdout
+                                str(target)], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    assert learner.stdin and learner.stdout
+    learner.stdin.write(go_json.encode(base))
+    learner.stdin.close()
     assert learner.stdout.readline() == b"listening\n"
     try:
         yield target

@@ -5,10 +5,10 @@ it allows is first told to a process of ours, which notes the name and lets it t
 container has ended, the profile is written with only the names that were seen. A file that is there already is added
 to, so several runs, or the same container restarted, learn together.
 
-    python -m barque.runtime.learn SOCKET PROFILE FILE
+    python -m barque.runtime.learn SOCKET FILE < PROFILE
 
-listens at SOCKET for the listeners that the runtime hands over (the first process's and those of exec), and takes the
-profile as JSON from PROFILE. It ends by itself.
+listens at SOCKET for the listeners that the runtime hands over (the first process's and those of exec), which it says
+on standard output, and takes the profile as JSON. It ends by itself.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ import msgspec
 
 from barque.oci import go_json
 from barque.oci.runtime_spec import Seccomp, SeccompSyscall
-from barque.runtime.seccomp_compile import ARCHES, tables
+from barque.runtime.seccomp_compile import ARCHES, InvalidProfile, tables
 from barque.sys import fds, prctl, seccomp_notify
 
 #: Not to be asked about: the runtime tells of the listener by it.
@@ -37,10 +37,9 @@ _PATIENCE = 300
 
 
 def asking(profile: Seccomp, listener_path: str) -> Seccomp:
-    """``profile`` with notification in the place of permission.
-
-    A profile that allows by default has nothing to be turned into a list: InvalidProfile is for the caller to raise.
-    """
+    """``profile`` with notification in the place of permission; InvalidProfile for one that allows by default."""
+    if profile.default_action in (_ALLOW, "SCMP_ACT_LOG"):
+        raise InvalidProfile("seccomp=learn needs a profile that denies by default to begin with")
     asked = []
     for entry in profile.syscalls:
         if entry.action != _ALLOW:
@@ -145,9 +144,11 @@ def write(path: str, profile: Seccomp, seen: frozenset[str]) -> None:
 
 def main(argv: list[str]) -> int:
     prctl.set_dumpable(False)
-    path, profile_path, target = argv
-    with open(profile_path, "rb") as file:
-        profile = go_json.decode(file.read(), Seccomp)
+    path, target = argv
+    profile = go_json.decode(sys.stdin.buffer.read(), Seccomp)
+    if not os.access(os.path.dirname(target), os.W_OK):
+        print(f"{os.path.dirname(target)} is not a directory that can be written to", file=sys.stderr)
+        return 1
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as server:
         server.bind(path)
         server.listen(16)
