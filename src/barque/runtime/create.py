@@ -9,7 +9,7 @@ import os
 import socket
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from functools import cache, partial
+from functools import partial
 from typing import NamedTuple
 
 import msgspec
@@ -17,15 +17,14 @@ import msgspec
 from barque.oci.mount import Mount
 from barque.oci.runtime_spec import OCI_VERSION, Linux, Resources, Spec
 from barque.runtime import hooks, init, intermediary, links, listener, plan, rootfs, security, sync, userns, validate
-from barque.runtime.cgroups import CgroupManager, host_layout
+from barque.runtime.birth import Birthplace, birthplace
+from barque.runtime.cgroups import CgroupManager, known_layout
 from barque.runtime.failure import RuntimeFailure
 from barque.runtime.payload import CWD_ANNOTATION, Payload, compile_filter
 from barque.runtime.step import Step
 from barque.sys import namespaces, prctl, process
 
 __all__ = ["CreateRequest", "Created", "RuntimeFailure", "Stdio", "create"]
-
-_layout = cache(host_layout)
 
 #: Entered by the caller for the moment of the fork; the child is born into them.
 _BORN_INTO = ("network", "ipc", "uts", "cgroup", "pid", "time")
@@ -116,7 +115,7 @@ def create(request: CreateRequest) -> Created:
             undo.callback(request.cgroup.destroy)
             request.cgroup.create()
             payload.warnings += request.cgroup.apply(_resources(linux))
-        steps, leaving = plan.build(spec, _root_path(request), request.rootfs, request.cgroup, _layout(),
+        steps, leaving = plan.build(spec, _root_path(request), request.rootfs, request.cgroup, known_layout(),
                                     make_cwd=spec.annotations.get(CWD_ANNOTATION) != "false",
                                     no_pivot=request.no_pivot)
         if not any(item.type == "mount" and not item.path for item in linux.namespaces):
@@ -126,12 +125,12 @@ def create(request: CreateRequest) -> Created:
                            partial(state_document, request), rootless)
         if rootless:
             prctl.set_dumpable(True)
-        caller, child = _fork(request, linux, order)
+        caller, child, joins = _fork(request, linux, order)
         undo.callback(process.kill_and_reap, child)
         undo.callback(caller.close)
         sources.close()
         try:
-            _join(request, linux, payload, child.pid, caller)
+            _join(request, linux, payload, child.pid, caller, joins=joins)
             if rootless:
                 prctl.set_dumpable(False)
         except RuntimeFailure:
@@ -202,8 +201,9 @@ def _prepared(steps: Sequence[Step]) -> Iterator[_Sources]:
         sources.close()
 
 
-def _fork(request: CreateRequest, linux: Linux, order: init.Order) -> tuple[sync.CallerEnd, process.Clone]:
-    """Clone the child into its namespaces; it runs init and never comes back here."""
+def _fork(request: CreateRequest, linux: Linux, order: init.Order) \
+        -> tuple[sync.CallerEnd, process.Clone, bool]:
+    """Clone the child into its namespaces; it runs init and never comes back here. The last: it joins the cgroup."""
     kinds = {item.type: item.path for item in linux.namespaces}
     flags = 0
     for kind, path in kinds.items():
@@ -213,9 +213,7 @@ def _fork(request: CreateRequest, linux: Linux, order: init.Order) -> tuple[sync
     with ExitStack() as stack:
         stack.callback(child_socket.close)
         with _stage("namespaces"):
-            cgroup_fd = request.cgroup.open_for_clone()
-            if cgroup_fd is not None:
-                stack.callback(os.close, cgroup_fd)
+            place = stack.enter_context(birthplace(request.cgroup))
             joins: list[tuple[str, int]] = []
             for kind in _BORN_INTO:
                 if kinds.get(kind):
@@ -225,16 +223,18 @@ def _fork(request: CreateRequest, linux: Linux, order: init.Order) -> tuple[sync
             offsets = None if kinds.get("time") != "" else {
                 clock: (value.secs, value.nanosecs) for clock, value in linux.time_offsets.items()}
             if kinds.get("user"):
+                # What it becomes there has no right to a cgroup of the host's.
+                place = Birthplace(None, [])
                 child = intermediary.clone(partial(_enter_user, kinds["user"], joins, offsets), flags)
             else:
                 stack.enter_context(namespaces.visiting(joins))
                 if offsets is not None:
                     stack.enter_context(namespaces.new_time(offsets))
-                child = process.clone(flags, cgroup_fd)
+                child = place.clone(flags)
         if child is None:
             caller_socket.close()
-            init.run(order, sync.ChildEnd(child_socket, request.gate))
-    return sync.CallerEnd(caller_socket), child
+            init.run(order, sync.ChildEnd(child_socket, request.gate), place)
+    return sync.CallerEnd(caller_socket), child, place.complete
 
 
 def _enter_user(path: str, joins: list[tuple[str, int]], offsets: dict[str, tuple[int, int]] | None) -> None:
@@ -254,16 +254,18 @@ def _enter_user(path: str, joins: list[tuple[str, int]], offsets: dict[str, tupl
         namespaces.prepare_time(offsets)
 
 
-def _join(request: CreateRequest, linux: Linux, payload: Payload, pid: int, caller: sync.CallerEnd) -> None:
-    """What only the caller can do for the child: id maps, cgroup, OOM score."""
+def _join(request: CreateRequest, linux: Linux, payload: Payload, pid: int, caller: sync.CallerEnd, *,
+          joins: bool) -> None:
+    """What only the caller can do for the child: id maps, OOM score, and the cgroup if it does not join by itself."""
     if any(item.type == "user" and not item.path for item in linux.namespaces):
         with _stage("user namespace"):
             userns.write_maps(pid, linux)
         caller.go()
     if linux.net_devices:
         links.move_devices(linux.net_devices, pid)
-    with _stage("cgroup"):
-        request.cgroup.add(pid)
+    if not joins:
+        with _stage("cgroup"):
+            request.cgroup.add(pid)
     payload.warnings += adjust_oom_score(pid, payload.process.oom_score_adj)
     caller.go()
 

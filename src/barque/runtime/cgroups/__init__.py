@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+from functools import cache
 from typing import Literal
 
 from barque.runtime.cgroups.absent import AbsentManager
@@ -14,8 +15,12 @@ from barque.runtime.cgroups.v2 import V2Manager
 
 Driver = Literal["cgroupfs", "systemd"]
 
-__all__ = ["UNIFIED", "CgroupManager", "Driver", "InvalidResources", "Layout", "beneath", "host_layout", "load",
-           "manager", "permitted"]
+__all__ = ["UNIFIED", "CgroupManager", "Driver", "InvalidResources", "Layout", "beneath", "host_layout",
+           "known_layout", "load", "manager", "permitted"]
+
+#: The host's layout as it was at the first call, for a process that stays in its own cgroup: hierarchies do not come
+#: and go while containers are made.
+known_layout = cache(host_layout)
 
 
 def manager(cgroups_path: str, *, driver: Driver = "cgroupfs", layout: Layout | None = None) -> CgroupManager:

@@ -34,6 +34,9 @@ class AbsentManager:
     def open_for_clone(self) -> int | None:
         return None
 
+    def open_for_self(self) -> list[int]:
+        return []
+
     def freeze(self) -> None:
         _refuse("pause")
 
