@@ -17,7 +17,7 @@ import subprocess
 import sys
 import tarfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -199,10 +199,10 @@ def busybox_registry(root: Path) -> Iterator[int]:
 
 
 @contextmanager
-def engine_world(root: Path, bip: str = EngineWorld.bip) -> Iterator[EngineWorld]:
+def engine_world(root: Path, bip: str = EngineWorld.bip, flags: Sequence[str] = ()) -> Iterator[EngineWorld]:
     """A running engine with busybox pulled; at the end nothing of it may be left, and its log has no bug in it."""
     with busybox_registry(root) as port:
-        world = EngineWorld(root, f"http://127.0.0.1:{port}", bip=bip)
+        world = EngineWorld(root, f"http://127.0.0.1:{port}", bip=bip, flags=list(flags))
         try:
             world.start()
             world.ok("pull", "-q", "busybox")

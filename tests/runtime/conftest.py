@@ -116,6 +116,14 @@ class Runtime:
         return tree
 
 
+def has_ended(pid: int) -> bool:
+    """Gone, or a zombie that whoever adopted it has yet to reap."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] in "ZX"
+    except (FileNotFoundError, ProcessLookupError):
+        return True
+
+
 def _make(name: str, root: Path) -> Iterator[Runtime]:
     if name != "barque-runtime" and shutil.which(name) is None:
         pytest.skip(f"needs {name}")

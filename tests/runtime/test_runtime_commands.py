@@ -10,20 +10,14 @@ from pathlib import Path
 
 import pytest
 
+from tests.runtime.conftest import has_ended
+
 
 def wait_for_status(runtime, container: str, status: str) -> None:
     deadline = time.monotonic() + 10
     while runtime.state(container)["status"] != status:
         assert time.monotonic() < deadline
         time.sleep(0.01)
-
-
-def has_ended(pid: int) -> bool:
-    """Gone, or a zombie that whoever adopted it has yet to reap."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] in "ZX"
-    except (FileNotFoundError, ProcessLookupError):
-        return True
 
 
 def test_run_passes_output_and_exit_code(runtime, bundle):
@@ -204,8 +198,6 @@ def test_spec_writes_a_document_that_runs(barque, bundle):
 
 def test_what_is_not_supported_is_refused(barque, bundle):
     bundle.save("true")
-    for words in (["--no-pivot"], ["--nonsense"]):
-        done = barque("run", "--bundle", str(bundle.path), *words, "refused")
-        assert done.returncode == 1
+    assert barque("run", "--bundle", str(bundle.path), "--nonsense", "refused").returncode == 1
     assert "is not supported" in barque("checkpoint", "x").stderr
     assert Path(barque.root).exists() is False or os.listdir(barque.root) == []

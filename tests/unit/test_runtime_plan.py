@@ -38,6 +38,7 @@ def test_the_order_of_steps():
     spec.linux.sysctl = {"net.ipv4.ip_forward": "1"}
     assert described(spec, roots=(Mount("overlay", lower=("/l",), upper="/u", work="/w"),)) == [
         "set the propagation of all mounts",
+        "bring up the loopback device",
         "mount overlay on /b/rootfs",
         "join the cgroup",
         "mount proc on /proc",
@@ -68,7 +69,7 @@ def test_a_dev_of_the_hosts_is_left_alone():
 
 def test_mounts_beneath_the_root_follow_it():
     roots = (Mount("bind", "/data", "/in", ("ro",)), Mount("overlay", lower=("/l",)))
-    assert described(default_spec(), roots=roots)[1:3] == ["mount overlay on /b/rootfs", "mount bind on /in"]
+    assert described(default_spec(), roots=roots)[2:4] == ["mount overlay on /b/rootfs", "mount bind on /in"]
 
 
 def test_version_1_binds_each_hierarchy_with_its_aliases():

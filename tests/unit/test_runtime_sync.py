@@ -29,3 +29,8 @@ def test_a_silent_end_is_a_failure_before_the_start_and_success_after():
         caller.wait_ready()
     caller.wait_exec()
     caller.close()
+
+
+def test_an_error_about_a_descriptor_is_told_as_well():
+    failure = RuntimeFailure.of("copy", OSError(9, "Bad file descriptor", 30))
+    assert (failure.errno, failure.path) == (9, "")

@@ -16,13 +16,13 @@ import msgspec
 
 from barque.oci.mount import Mount
 from barque.oci.runtime_spec import OCI_VERSION, Linux, Resources, Spec
-from barque.runtime import hooks, init, plan, security, sync, validate
-from barque.runtime.birth import birthplace
+from barque.runtime import hooks, init, intermediary, links, listener, plan, rootfs, security, sync, userns, validate
+from barque.runtime.birth import Birthplace, birthplace
 from barque.runtime.cgroups import CgroupManager, known_layout
 from barque.runtime.failure import RuntimeFailure
 from barque.runtime.payload import CWD_ANNOTATION, Payload, compile_filter
 from barque.runtime.step import Step
-from barque.sys import idmap, namespaces, process
+from barque.sys import namespaces, prctl, process
 
 __all__ = ["CreateRequest", "Created", "RuntimeFailure", "Stdio", "create"]
 
@@ -57,6 +57,7 @@ class CreateRequest(msgspec.Struct):
     pid_namespace_ready: bool = False
     new_keyring: bool = True
     gate: socket.socket | None = None
+    no_pivot: bool = False
 
 
 class Created:
@@ -65,13 +66,14 @@ class Created:
     The descriptors are the caller's to close.
     """
 
-    def __init__(self, child: process.Clone, channel: sync.CallerEnd, warnings: list[str], console: int | None,
-                 after_start: Callable[[], None]) -> None:
+    def __init__(self, child: process.Clone, channel: sync.CallerEnd, warnings: list[str], console: int | None, *,
+                 take_listener: Callable[[int], None] | None, after_start: Callable[[], None]) -> None:
         self.pid = child.pid
         self.pidfd = child.pidfd
         self.console = console
         self.warnings = warnings
         self._channel = channel
+        self._take_listener = take_listener
         self._after_start = after_start
 
     def start(self) -> None:
@@ -81,7 +83,7 @@ class Created:
         """
         try:
             self._channel.order_start()
-            self._channel.wait_exec()
+            self._channel.wait_exec(self._take_listener)
         finally:
             self._channel.close()
         try:
@@ -103,6 +105,9 @@ def create(request: CreateRequest) -> Created:
     validate.check(spec)
     assert spec.process is not None
     linux = spec.linux or Linux()
+    rootless = userns.rootless()
+    if rootless:
+        validate.check_rootless(linux)
     payload = Payload(spec.process, spec.annotations, compile_filter(linux.seccomp),
                       keyring=f"_ses.{request.id}" if request.new_keyring else None)
     with ExitStack() as undo:
@@ -111,16 +116,23 @@ def create(request: CreateRequest) -> Created:
             request.cgroup.create()
             payload.warnings += request.cgroup.apply(_resources(linux))
         steps, leaving = plan.build(spec, _root_path(request), request.rootfs, request.cgroup, known_layout(),
-                                    make_cwd=spec.annotations.get(CWD_ANNOTATION) != "false")
-        sources = undo.enter_context(_prepared(steps))
+                                    make_cwd=spec.annotations.get(CWD_ANNOTATION) != "false",
+                                    no_pivot=request.no_pivot)
+        if not any(item.type == "mount" and not item.path for item in linux.namespaces):
+            undo.callback(rootfs.take_away, _root_path(request), rootfs.mount_at(_root_path(request)))
+        sources = undo.enter_context(_prepared(() if rootless else steps))
         order = init.Order(spec, payload, steps, leaving, request.stdio.fds, request.preserve_fds,
-                           partial(state_document, request))
+                           partial(state_document, request), rootless)
+        if rootless:
+            prctl.set_dumpable(True)
         caller, child, joins = _fork(request, linux, order)
         undo.callback(process.kill_and_reap, child)
         undo.callback(caller.close)
         sources.close()
         try:
             _join(request, linux, payload, child.pid, caller, joins=joins)
+            if rootless:
+                prctl.set_dumpable(False)
         except RuntimeFailure:
             if process.ended(child.pidfd):
                 # It failed first, and has said why.
@@ -138,7 +150,9 @@ def create(request: CreateRequest) -> Created:
     def after_start() -> None:
         hooks.run("poststart", order.hooks.poststart, state_document(request, "running", child.pid))
 
-    return Created(child, caller, warnings, console, after_start)
+    take_listener = None if linux.seccomp is None else partial(
+        listener.hand_over, linux.seccomp, child.pidfd, child.pid, state_document(request, "created", child.pid))
+    return Created(child, caller, warnings, console, take_listener=take_listener, after_start=after_start)
 
 
 def _resources(linux: Linux) -> Resources:
@@ -200,32 +214,55 @@ def _fork(request: CreateRequest, linux: Linux, order: init.Order) \
         stack.callback(child_socket.close)
         with _stage("namespaces"):
             place = stack.enter_context(birthplace(request.cgroup))
-            joins = []
+            joins: list[tuple[str, int]] = []
             for kind in _BORN_INTO:
                 if kinds.get(kind):
                     fd = namespaces.open_namespace(kinds[kind], kind)
                     stack.callback(os.close, fd)
                     joins.append((kind, fd))
-            stack.enter_context(namespaces.visiting(joins))
-            if kinds.get("time") == "":
-                offsets = {clock: (value.secs, value.nanosecs) for clock, value in linux.time_offsets.items()}
-                stack.enter_context(namespaces.new_time(offsets))
-            child = place.clone(flags)
+            offsets = None if kinds.get("time") != "" else {
+                clock: (value.secs, value.nanosecs) for clock, value in linux.time_offsets.items()}
+            if kinds.get("user"):
+                # What it becomes there has no right to a cgroup of the host's.
+                place = Birthplace(None, [])
+                child = intermediary.clone(partial(_enter_user, kinds["user"], joins, offsets), flags)
+            else:
+                stack.enter_context(namespaces.visiting(joins))
+                if offsets is not None:
+                    stack.enter_context(namespaces.new_time(offsets))
+                child = place.clone(flags)
         if child is None:
             caller_socket.close()
             init.run(order, sync.ChildEnd(child_socket, request.gate), place)
     return sync.CallerEnd(caller_socket), child, place.complete
 
 
+def _enter_user(path: str, joins: list[tuple[str, int]], offsets: dict[str, tuple[int, int]] | None) -> None:
+    """Join a user namespace, with its root's rights, and the others: before where we may, else as its root."""
+    user = namespaces.open_namespace(path, "user")
+    refused = []
+    for kind, fd in joins:
+        try:
+            namespaces.setns(fd, namespaces.FLAGS[kind])
+        except PermissionError:
+            refused.append((kind, fd))
+    namespaces.setns(user, namespaces.CLONE_NEWUSER)
+    init.become_namespace_root()
+    for kind, fd in refused:
+        namespaces.setns(fd, namespaces.FLAGS[kind])
+    if offsets is not None:
+        namespaces.prepare_time(offsets)
+
+
 def _join(request: CreateRequest, linux: Linux, payload: Payload, pid: int, caller: sync.CallerEnd, *,
           joins: bool) -> None:
     """What only the caller can do for the child: id maps, OOM score, and the cgroup if it does not join by itself."""
-    if any(item.type == "user" for item in linux.namespaces):
+    if any(item.type == "user" and not item.path for item in linux.namespaces):
         with _stage("user namespace"):
-            maps = [[(item.container_id, item.host_id, item.size) for item in side]
-                    for side in (linux.uid_mappings, linux.gid_mappings)]
-            idmap.write_maps(pid, *maps)
+            userns.write_maps(pid, linux)
         caller.go()
+    if linux.net_devices:
+        links.move_devices(linux.net_devices, pid)
     if not joins:
         with _stage("cgroup"):
             request.cgroup.add(pid)
@@ -238,7 +275,11 @@ def adjust_oom_score(pid: int, score: int | None) -> list[str]:
     if score is None:
         return []
     with _stage("oom_score_adj"):
-        fd = os.open(f"/proc/{pid}/oom_score_adj", os.O_RDWR | os.O_CLOEXEC)
+        try:
+            fd = os.open(f"/proc/{pid}/oom_score_adj", os.O_RDWR | os.O_CLOEXEC)
+        except PermissionError:
+            # Hidden from an ordinary user, though its own.
+            return [f"oom_score_adj stays as it is, no permission to set it to {score}"]
         try:
             if int(os.read(fd, 16)) == score:
                 return []

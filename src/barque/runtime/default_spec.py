@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from typing import Any
 
 from barque.oci import go_json
@@ -10,6 +11,7 @@ from barque.oci.runtime_spec import (
     OCI_VERSION,
     Capabilities,
     DeviceCgroup,
+    IDMapping,
     Linux,
     Mount,
     Namespace,
@@ -56,9 +58,25 @@ def default_spec() -> Spec:
             readonly_paths=list(security.READONLY_PATHS)))
 
 
-def default_document() -> dict[str, Any]:
-    """The same as a JSON tree; what the schema requires is there even where it says what is the default anyway."""
+def rootless_spec() -> Spec:
+    """For an ordinary user: its own ids as root's, no network of its own, the host's /sys, no limits."""
     spec = default_spec()
+    assert spec.linux is not None
+    spec.linux.namespaces = [item for item in spec.linux.namespaces if item.type != "network"] + [Namespace("user")]
+    spec.linux.uid_mappings = [IDMapping(0, os.geteuid(), 1)]
+    spec.linux.gid_mappings = [IDMapping(0, os.getegid(), 1)]
+    spec.linux.resources = None
+    for mount in spec.mounts:
+        mount.options = [word for word in mount.options if not word.startswith("gid=")]
+        if mount.destination == "/sys":
+            mount.type, mount.source = "none", "/sys"
+            mount.options = ["rbind", "nosuid", "noexec", "nodev", "ro"]
+    return spec
+
+
+def default_document(*, rootless: bool = False) -> dict[str, Any]:
+    """The same as a JSON tree; what the schema requires is there even where it says what is the default anyway."""
+    spec = rootless_spec() if rootless else default_spec()
     assert spec.process is not None
     tree: dict[str, Any] = json.loads(go_json.encode(spec))
     tree["process"] = {"user": {"uid": 0, "gid": 0}, "cwd": spec.process.cwd, **tree["process"]}

@@ -39,7 +39,8 @@ class RuntimeFailure(Exception):
             return cls(stage, detail=f"{stage}: {error}" if isinstance(error, ValueError) else
                        f"{stage}: {type(error).__name__}: {error}")
         call, _, reason = (error.strerror or "").partition(" in ")[2].partition(": ")
-        path = os.fsdecode(error.filename) if error.filename else ""
+        # A number where the call was about a descriptor.
+        path = os.fsdecode(error.filename) if isinstance(error.filename, str | bytes) else ""
         failure = cls(stage, syscall=call, errno=error.errno, path=path)
         if reason:
             failure.detail = f"{failure}: {reason}"

@@ -11,7 +11,7 @@ from barque.oci.runtime_spec import Hook, Hooks, Spec
 from barque.runtime import hooks
 from barque.runtime.birth import Birthplace
 from barque.runtime.failure import RuntimeFailure
-from barque.runtime.payload import Payload
+from barque.runtime.payload import Payload, set_groups
 from barque.runtime.step import Context, Step
 from barque.runtime.sync import ChildEnd
 from barque.sys import prctl, process, tty
@@ -29,6 +29,8 @@ class Order(NamedTuple):
     stdio: tuple[int, int, int] | None
     preserve_fds: int
     hook_state: Callable[[str, int], bytes]
+    #: Nothing of the host's could be opened beforehand: the steps are prepared in the new namespaces.
+    rootless: bool = False
 
     @property
     def hooks(self) -> Hooks:
@@ -41,7 +43,9 @@ class Order(NamedTuple):
 
     @property
     def user_namespace(self) -> bool:
-        return self.spec.linux is not None and any(item.type == "user" for item in self.spec.linux.namespaces)
+        """Whether the child is in a new one, whose maps it has to wait for."""
+        return self.spec.linux is not None and any(
+            item.type == "user" and not item.path for item in self.spec.linux.namespaces)
 
 
 class Progress:
@@ -68,11 +72,20 @@ def run(order: Order, channel: ChildEnd, place: Birthplace) -> NoReturn:
 def _init(order: Order, channel: ChildEnd, at: Progress) -> None:
     context = Context(channel)
     payload = order.payload
+    if order.rootless:
+        # Its maker, an ordinary user, can only write the maps of a process that is not hidden.
+        channel.wait_go()
     separate(order.preserve_fds)
+    payload.open_labels()
     if order.user_namespace:
         # Until the maps are written there is no root to be in here.
-        channel.wait_go()
+        if not order.rootless:
+            channel.wait_go()
         become_namespace_root()
+    if order.rootless:
+        for step in order.steps:
+            at.stage = step.describe()
+            step.prepare()
 
     _execute(order.steps, context, at)
     if order.outside_hooks:
@@ -99,7 +112,7 @@ def _init(order: Order, channel: ChildEnd, at: Progress) -> None:
     at.stage = "hook startContainer"
     _run_hooks("startContainer", order.hooks.start_container, order, "created")
     at.stage = "exec"
-    payload.execute(path)
+    payload.execute(path, channel.offer_listener)
 
 
 def _run_hooks(stage: str, wanted: Sequence[Hook], order: Order, status: str) -> None:
@@ -130,7 +143,7 @@ def separate(preserve_fds: int) -> None:
 def become_namespace_root() -> None:
     """Uid 0 of the user namespace, with the capabilities that its maker has anyway."""
     os.setresgid(0, 0, 0)
-    os.setgroups([])
+    set_groups([])
     os.setresuid(0, 0, 0)
     # Changing ids made the process dumpable according to fs.suid_dumpable.
     prctl.set_dumpable(False)
@@ -151,5 +164,7 @@ def prepare(payload: Payload, context: Context, stdio: tuple[int, int, int] | No
     payload.enter_cwd(context.root)
     at.stage = "user"
     payload.drop_privileges()
+    at.stage = "label"
+    payload.take_labels()
     at.stage = "exec"
     return payload.find_program()

@@ -15,47 +15,38 @@ import sys
 from collections.abc import Sequence
 from typing import NoReturn
 
-from barque.sys import fds as sys_fds
 from barque.sys import mounts, prctl, process
 
-_EXEC_FAILED = 127
+_CHUNK = 1 << 26
+_ATTRIBUTES = mounts.ATTR_RDONLY | mounts.ATTR_NOSUID | mounts.ATTR_NODEV
 
 
-def is_readonly() -> bool:
-    """Whether the running interpreter's file cannot be written through /proc/self/exe."""
-    return bool(os.statvfs("/proc/self/exe").f_flag & os.ST_RDONLY)
+def is_safe() -> bool:
+    """Whether the running interpreter's file cannot be written through /proc/self/exe by what a container may become.
+
+    A container of root's may become root; that of an ordinary user nobody but the user (and its subordinate ids).
+    """
+    if os.statvfs("/proc/self/exe").f_flag & os.ST_RDONLY:
+        return True
+    with open("/proc/self/exe", "rb") as file:
+        if os.geteuid() and os.fstat(file.fileno()).st_uid not in (os.geteuid(), os.getuid()) \
+                and not os.access("/proc/self/exe", os.W_OK):
+            return True
+        try:
+            return bool(fcntl.fcntl(file, fcntl.F_GET_SEALS) & fcntl.F_SEAL_WRITE)
+        except OSError:
+            return False
 
 
 def reexec_readonly(argv: Sequence[str]) -> NoReturn:
     """Become a new interpreter on the read-only mount, with the arguments ``argv`` (``["-m", "package", ...]``).
 
     The same interpreter as far as Python can tell: ``sys.executable`` and the virtual environment are found through
-    ``argv[0]``. Descriptors that are inheritable stay open. Needs CAP_SYS_ADMIN; raises OSError.
+    ``argv[0]``. Descriptors that are inheritable stay open. Without CAP_SYS_ADMIN, which a mount needs, it is a sealed
+    copy in memory instead. Raises OSError.
     """
     program = _program(argv)
-    program.execveat(_readonly_copy())
-
-
-def spawn_readonly(argv: Sequence[str], fds: Sequence[int]) -> int:
-    """Start such an interpreter as a child, with ``fds`` at 3, 4 ... and 0, 1, 2 as they are; returns its pid.
-
-    For a process without threads. Raises OSError when the mount cannot be made; a failing exec is exit code 127.
-    """
-    program = _program(argv)
-    copy = _readonly_copy()
-    child = process.clone(0)
-    if child is None:
-        try:
-            # The copy must survive the moving of the others; execveat takes it wherever it is.
-            copy = fcntl.fcntl(copy, fcntl.F_DUPFD_CLOEXEC, 3 + len(fds))
-            sys_fds.place(fds, 3)
-            process.cloexec_from(3 + len(fds))
-            program.execveat(copy)
-        finally:
-            os._exit(_EXEC_FAILED)
-    os.close(copy)
-    os.close(child.pidfd)
-    return child.pid
+    program.execveat(_sealed_copy() if os.geteuid() else readonly_copy())
 
 
 def hide() -> None:
@@ -67,7 +58,18 @@ def _program(argv: Sequence[str]) -> process.Program:
     return process.Program([sys.executable, *argv], [f"{key}={value}" for key, value in os.environ.items()])
 
 
-def _readonly_copy() -> int:
-    copy = mounts.clone_tree(sys.executable)
-    mounts.set_attributes(copy, add=mounts.ATTR_RDONLY, propagation=mounts.PROPAGATION_PRIVATE)
+def _sealed_copy() -> int:
+    copy = os.memfd_create("barque-runtime", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+    with open("/proc/self/exe", "rb") as source:
+        while os.sendfile(copy, source.fileno(), None, _CHUNK):
+            pass
+    fcntl.fcntl(copy, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SEAL | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW
+                | fcntl.F_SEAL_WRITE)
+    return copy
+
+
+def readonly_copy() -> int:
+    """A detached read-only bind mount of the interpreter's file, which goes away with its last user. Raises OSError."""
+    copy = mounts.clone_tree(os.path.realpath(sys.executable))
+    mounts.set_attributes(copy, add=_ATTRIBUTES, propagation=mounts.PROPAGATION_PRIVATE)
     return copy

@@ -10,43 +10,48 @@ import msgspec
 from barque.errors import Conflict, InvalidArgument
 from barque.oci import go_json
 from barque.oci.runtime_spec import Capabilities, Process
-from barque.runtime import foreground, state
+from barque.runtime import cgroups, foreground, state
+from barque.runtime.cgroups import CgroupManager
 from barque.runtime.create import Stdio
-from barque.runtime.lifecycle import send_console, write_pid_file
+from barque.runtime.lifecycle import hook_state, send_console, write_pid_file
 from barque.runtime.process import Target, exec_process
 
 if TYPE_CHECKING:
     from barque.runtime.main import Invocation
 
-_UNSUPPORTED = ("process-label", "apparmor", "cgroup")
-
-
 def exec_command(invocation: Invocation) -> int:
     """Run a program in a running container; returns its exit code, or 0 at once with ``--detach``."""
     options = invocation.options
-    for name in _UNSUPPORTED:
-        if name in options.values:
-            raise InvalidArgument(f"--{name} is not supported")
     container = state.load(invocation.root, invocation.container_id)
     status = container.status()
     if status == "paused" and not options.flag("ignore-paused"):
         raise Conflict("cannot exec in a paused container (use --ignore-paused to override)")
-    if status in ("stopped", "created"):
-        raise Conflict(f"cannot exec in a {status} container")
+    if status == "stopped":
+        raise Conflict("cannot exec in a stopped container")
     process = _process(invocation, container)
     detach = options.flag("detach")
     if process.terminal and detach and not options.text("console-socket"):
         raise InvalidArgument("cannot allocate tty if runc will detach without setting console socket")
     with foreground.Signals() as signals, container.pidfd() as pidfd:
-        target = Target(container.state.pid, pidfd, container.state.spec, container.cgroup)
+        target = Target(container.state.pid, pidfd, container.state.spec,
+                        _cgroup(options.texts("cgroup"), container), hook_state(container, "running"))
         done = exec_process(target, process, Stdio(None if process.terminal else (0, 1, 2)),
                             preserve_fds=options.number("preserve-fds") or 0)
+        for warning in done.warnings:
+            invocation.warn(warning)
         write_pid_file(options.text("pid-file"), done.pid)
         if done.console is not None and options.text("console-socket"):
             send_console(options.text("console-socket"), done.console)
         if detach:
             return 0
         return foreground.wait(done.pidfd, signals, done.console)
+
+
+def _cgroup(texts: list[str], container: state.Container) -> CgroupManager:
+    """The container's cgroup, or with ``--cgroup [CONTROLLERS:]PATH`` ones below it, which must exist."""
+    if not texts:
+        return container.cgroup
+    return cgroups.load(cgroups.beneath(container.state.cgroup_paths, texts))
 
 
 def _process(invocation: Invocation, container: state.Container) -> Process:
@@ -72,6 +77,8 @@ def _process(invocation: Invocation, container: state.Container) -> Process:
     return msgspec.structs.replace(
         own, args=options.rest[1:], cwd=options.text("cwd") or own.cwd, env=[*own.env, *options.texts("env")],
         terminal=options.flag("tty"), user=user, capabilities=capabilities, console_size=None,
+        apparmor_profile=options.text("apparmor") or own.apparmor_profile,
+        selinux_label=options.text("process-label") or own.selinux_label,
         no_new_privileges=own.no_new_privileges or options.flag("no-new-privs"))
 
 

@@ -3,22 +3,24 @@
 from __future__ import annotations
 
 import os
+import pwd
 import signal
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime
+from functools import partial
 from typing import TYPE_CHECKING
 
 import msgspec
 
 from barque.errors import Conflict, InvalidArgument
 from barque.oci.runtime_spec import OCI_VERSION, Hooks, Spec
-from barque.runtime import bundle, cgroups, foreground, hooks, state
+from barque.runtime import bundle, cgroups, foreground, hooks, listener, rootfs, state, userns
 from barque.runtime.create import Created, CreateRequest, Stdio, create
 from barque.runtime.failure import RuntimeFailure
 from barque.runtime.sync import CallerEnd
-from barque.sys import fds, process
+from barque.sys import fds, process, unmount
 
 if TYPE_CHECKING:
     from barque.runtime.main import Invocation
@@ -64,8 +66,6 @@ def run_command(invocation: Invocation) -> int:
 def _made(invocation: Invocation, *, gated: bool) -> Iterator[Created]:
     """A created container whose state is saved; all of it is undone when the block fails."""
     options, container_id = invocation.options, invocation.container_id
-    if options.flag("no-pivot"):
-        raise InvalidArgument("--no-pivot is not supported: the root is always switched with pivot_root")
     spec, directory = bundle.load(options.text("bundle") or ".")
     terminal = spec.process is not None and spec.process.terminal
     away = gated or options.flag("detach")
@@ -78,23 +78,38 @@ def _made(invocation: Invocation, *, gated: bool) -> Iterator[Created]:
     with ExitStack() as undo:
         state.reserve(invocation.root, container_id)
         undo.callback(state.remove, invocation.root, container_id)
+        if userns.rootless():
+            cgroup = cgroups.permitted(cgroup)
+            undo.callback(cgroup.destroy)
         gate = state.listen_for_start(invocation.root, container_id) if gated else None
         created = create(CreateRequest(
             id=container_id, bundle=directory, spec=spec, stdio=Stdio(None) if terminal else _INHERITED, cgroup=cgroup,
             preserve_fds=options.number("preserve-fds") or 0, new_keyring=not options.flag("no-new-keyring"),
-            gate=gate))
+            gate=gate, no_pivot=options.flag("no-pivot")))
         undo.callback(cgroup.destroy)
         undo.callback(process.kill_and_reap, process.Clone(created.pid, created.pidfd))
         state.save(invocation.root, _state(container_id, directory, spec, created.pid, cgroup.paths()))
         yield created
         undo.pop_all()
+    for warning in created.warnings:
+        invocation.warn(warning)
 
 
 def _state(container_id: str, directory: str, spec: Spec, pid: int, paths: dict[str, str]) -> state.State:
     assert spec.root is not None
     now = datetime.now(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
-    return state.State(id=container_id, bundle=directory, rootfs=os.path.join(directory, spec.root.path), pid=pid,
-                       start_time=process.start_time(pid), created=now, owner="root", cgroup_paths=paths, spec=spec)
+    root = os.path.join(directory, spec.root.path)
+    shared = not any(item.type == "mount" for item in spec.linux.namespaces) if spec.linux else True
+    return state.State(id=container_id, bundle=directory, rootfs=root, pid=pid, start_time=process.start_time(pid),
+                       created=now, owner=_owner(), cgroup_paths=paths, spec=spec,
+                       root_mount=rootfs.mount_at(root) if shared else None)
+
+
+def _owner() -> str:
+    try:
+        return pwd.getpwuid(os.geteuid()).pw_name
+    except KeyError:
+        return str(os.geteuid())
 
 
 def _hand_over_console(invocation: Invocation, created: Created) -> None:
@@ -134,9 +149,17 @@ def start_command(invocation: Invocation) -> int:
     with sock:
         gate = CallerEnd(sock)
         gate.order_start()
-        gate.wait_exec()
-    hooks.run("poststart", _hooks(container).poststart, _hook_state(container, "running"))
+        with container.pidfd() as pidfd:
+            gate.wait_exec(_take_listener(container, pidfd))
+    hooks.run("poststart", _hooks(container).poststart, hook_state(container, "running"))
     return 0
+
+
+def _take_listener(container: state.Container, pidfd: int) -> Callable[[int], None] | None:
+    linux = container.state.spec.linux
+    if linux is None or linux.seccomp is None:
+        return None
+    return partial(listener.hand_over, linux.seccomp, pidfd, container.state.pid, hook_state(container, "created"))
 
 
 def kill_command(invocation: Invocation) -> int:
@@ -199,15 +222,18 @@ def _remove(container: state.Container) -> None:
     cgroup = container.cgroup
     cgroup.kill()
     cgroup.destroy()
+    mount = container.state.root_mount
+    if mount is not None and rootfs.mount_at(container.state.rootfs) == mount:
+        unmount.detach(container.state.rootfs)
     state.remove(container.root, container.state.id)
-    hooks.run("poststop", _hooks(container).poststop, _hook_state(container, "stopped"))
+    hooks.run("poststop", _hooks(container).poststop, hook_state(container, "stopped"))
 
 
 def _hooks(container: state.Container) -> Hooks:
     return container.state.spec.hooks or Hooks()
 
 
-def _hook_state(container: state.Container, status: str) -> bytes:
+def hook_state(container: state.Container, status: str) -> bytes:
     facts = container.state
     return msgspec.json.encode({"ociVersion": OCI_VERSION, "id": facts.id, "status": status,
                                 "pid": 0 if status == "stopped" else facts.pid, "bundle": facts.bundle,

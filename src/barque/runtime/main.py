@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -72,6 +73,7 @@ class Invocation(NamedTuple):
     root: str
     systemd_cgroup: bool
     options: Parsed
+    warn: Callable[[str], None]
 
     @property
     def container_id(self) -> str:
@@ -108,10 +110,11 @@ def _dispatch(words: list[str], general: Parsed, log: _Log) -> int:
         return 0
     options = flags.parse(general.rest[1:], command.flags, mixed=name not in ("exec", "ps"))
     _check_count(name, command, options)
-    if command.enters and not interpreter.is_readonly():
+    if command.enters and not interpreter.is_safe():
         interpreter.reexec_readonly(["-I", "-m", "barque.runtime.main", *words])
     interpreter.hide()
-    invocation = Invocation(name, general.text("root") or DEFAULT_ROOT, general.flag("systemd-cgroup"), options)
+    invocation = Invocation(name, general.text("root") or default_root(), general.flag("systemd-cgroup"), options,
+                            log.warning)
     run: Callable[[Invocation], int] = getattr(import_module(f"barque.runtime.{command.module}"), f"{name}_command")
     try:
         return run(invocation)
@@ -120,6 +123,16 @@ def _dispatch(words: list[str], general: Parsed, log: _Log) -> int:
     except (BarqueError, OSError) as error:
         log.error(f"{_prefix(name)}{error}" if name in ("create", "run", "exec") else str(error))
     return 255 if name == "exec" else 1
+
+
+def default_root() -> str:
+    """Where the state is: of root in /run, of an ordinary user in its own runtime directory."""
+    if os.geteuid() == 0:
+        return DEFAULT_ROOT
+    directory = os.environ.get("XDG_RUNTIME_DIR")
+    if not directory:
+        raise UsageError("an ordinary user needs --root, or XDG_RUNTIME_DIR in the environment")
+    return os.path.join(directory, "barque-runtime")
 
 
 def _prefix(name: str) -> str:
@@ -143,7 +156,7 @@ def _usage() -> str:
 
 
 class _Log:
-    """Where errors go: runc's log file in its format, and always one line on standard error."""
+    """Where errors go: runc's log file in its format; errors on standard error in any case, warnings without a file."""
 
     def __init__(self, path: str, form: str) -> None:
         if form not in ("", "text", "json"):
@@ -152,16 +165,24 @@ class _Log:
         self.json = form == "json"
 
     def error(self, message: str) -> None:
+        self._write("error", message)
+        if self.path:
+            print(message, file=sys.stderr)
+
+    def warning(self, message: str) -> None:
+        self._write("warning", message)
+
+    def _write(self, level: str, message: str) -> None:
         now = datetime.now(UTC).astimezone().isoformat(timespec="seconds")
         if self.json:
-            line = json.dumps({"level": "error", "msg": message, "time": now})
+            line = json.dumps({"level": level, "msg": message, "time": now})
         else:
-            line = f"time={json.dumps(now)} level=error msg={json.dumps(message)}"
+            line = f"time={json.dumps(now)} level={level} msg={json.dumps(message)}"
         if self.path:
             with open(self.path, "a") as file:
                 file.write(line + "\n")
-            line = message
-        print(line, file=sys.stderr)
+        else:
+            print(line, file=sys.stderr)
 
 
 if __name__ == "__main__":

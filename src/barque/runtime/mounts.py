@@ -7,7 +7,7 @@ import os
 import stat
 
 from barque.oci.runtime_spec import IDMapping
-from barque.runtime import targets
+from barque.runtime import copyup, targets
 from barque.runtime.failure import RuntimeFailure
 from barque.runtime.options import Options
 from barque.runtime.step import ChildStep, Context, SourceStep
@@ -90,14 +90,18 @@ class Filesystem(ChildStep):
         _check_not_in_proc(target, self.destination, self.kind)
         mount = self._make(parameters)
         try:
+            if self.options.copy_up:
+                copyup.copy_tree(target, mount)
+                mounts.set_attributes(mount, add=self.options.add | self.options.deep_add)
             mounts.attach(mount, target)
             finish(mount, self.options._replace(add=0, clear=0), default_private=False)
         finally:
             os.close(mount)
 
     def _make(self, parameters: list[tuple[str, str | None]]) -> int:
+        attributes = self.options.add | self.options.deep_add
         try:
-            return mounts.make(self.kind, parameters, self.options.add | self.options.deep_add)
+            return mounts.make(self.kind, parameters, 0 if self.options.copy_up else attributes)
         except OSError as error:
             if self.kind != "sysfs" or error.errno != errno.EPERM:
                 raise

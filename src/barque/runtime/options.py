@@ -23,7 +23,8 @@ _PROPAGATIONS = {"private": mounts.PROPAGATION_PRIVATE, "slave": mounts.PROPAGAT
                  "shared": mounts.PROPAGATION_SHARED, "unbindable": mounts.PROPAGATION_UNBINDABLE}
 #: The default state in other words, and what no kernel heeds any more.
 _NOTHING = ("defaults", "async", "nomand", "nolazytime", "loud", "silent", "iversion", "noiversion")
-_REFUSED = ("remount", "tmpcopyup", "move")
+_REFUSED = ("remount", "move")
+_OF_A_ROOT = ("mode", "uid", "gid", "size")
 
 #: Most containers have the same few mounts.
 _CACHED = 256
@@ -50,6 +51,7 @@ class Options(NamedTuple):
     data: tuple[tuple[str, str | None], ...]
     idmap: bool
     recursive_idmap: bool
+    copy_up: bool
 
     def has(self, key: str) -> bool:
         return any(name == key for name, _ in self.data)
@@ -86,15 +88,19 @@ def _parse(words: tuple[str, ...]) -> Options:
             propagations.append(found)
         elif word in _REFUSED:
             raise ValueError(f"mount option {word!r} is not supported")
-        elif word not in _NOTHING and word not in ("bind", "rbind", "idmap", "ridmap"):
+        elif word not in _NOTHING and word not in ("bind", "rbind", "idmap", "ridmap", "tmpcopyup"):
             key, equals, value = word.partition("=")
             data.append((key, value if equals else None))
     return Options(masks[""][0], masks[""][1], masks["r"][0], masks["r"][1], bool(seen & {"bind", "rbind"}),
                    "rbind" in seen, tuple(propagations), tuple(data), bool(seen & {"idmap", "ridmap"}),
-                   "ridmap" in seen)
+                   "ridmap" in seen, "tmpcopyup" in seen)
 
 
 def bind_leftovers(options: Options) -> list[str]:
-    """Words that mean nothing to a bind mount, which has no file system of its own to tell them to."""
-    return [key if value is None else f"{key}={value}" for key, value in options.data]
+    """Words that mean nothing to a bind mount, which has no file system of its own to tell them to.
+
+    Those that say what a new file system's root is like are passed over, as the kernel does: what is bound has a mode
+    and an owner, and engines name them here out of habit.
+    """
+    return [key if value is None else f"{key}={value}" for key, value in options.data if key not in _OF_A_ROOT]
 

@@ -6,11 +6,12 @@ from __future__ import annotations
 import errno
 import os
 import stat
+from collections.abc import Callable, Sequence
 from functools import cache
 from typing import NamedTuple, NoReturn
 
 from barque.oci.runtime_spec import Process, Seccomp
-from barque.runtime import capabilities, seccomp_profile, targets, users
+from barque.runtime import capabilities, labels, seccomp_profile, targets, users
 from barque.runtime.failure import RuntimeFailure
 from barque.sys import caps, fds, prctl, rlimit, seccomp
 from barque.sys import process as sys_process
@@ -56,8 +57,13 @@ class Payload:
         self.keyring = keyring
         self.sets, self.warnings = capabilities.prepare(process.capabilities, _available())
         self.identity = users.Identity(0, 0, (), "")
+        self.labels: labels.Labels | None = None
         #: A later assignment wins, as with a shell.
         self.env = dict(entry.split("=", 1) for entry in process.env)
+
+    def open_labels(self) -> None:
+        """While the host's /proc is there."""
+        self.labels = labels.Labels(self.process.apparmor_profile, self.process.selinux_label)
 
     def settle(self) -> None:
         """Keyring, limits, scheduling: what needs the privileges that are about to go."""
@@ -131,7 +137,7 @@ class Payload:
         if process.no_new_privileges:
             seccomp.no_new_privileges()
         capabilities.limit_bounding(self.sets)
-        os.setgroups(identity.groups)
+        set_groups(identity.groups)
         os.setresgid(identity.gid, identity.gid, identity.gid)
         os.setresuid(identity.uid, identity.uid, identity.uid)
         capabilities.apply(self._interim())
@@ -147,6 +153,11 @@ class Payload:
             return sets
         return capabilities.CapabilitySets(sets.bounding, sets.effective | _SYS_ADMIN, sets.permitted | _SYS_ADMIN,
                                            sets.inheritable, sets.ambient)
+
+    def take_labels(self) -> None:
+        """What the program is to run under for the host's security modules."""
+        if self.labels is not None:
+            self.labels.apply()
 
     def find_program(self) -> str:
         """The path of the program, as the container's user finds it; raises RuntimeFailure(stage "exec")."""
@@ -165,13 +176,15 @@ class Payload:
         raise RuntimeFailure("exec", errno=errno.ENOENT, path=name,
                              detail=f'exec: "{name}": executable file not found in $PATH')
 
-    def execute(self, path: str) -> NoReturn:
-        """Become the program. Raises RuntimeFailure(stage "exec")."""
+    def execute(self, path: str, offer_listener: Callable[[int], None]) -> NoReturn:
+        """Become the program; ``offer_listener`` gets the filter's, if it notifies. Raises RuntimeFailure("exec")."""
         env = self.env if self.env.get("HOME") else {**self.env, "HOME": self.identity.home or "/"}
         program = sys_process.Program(self.process.args, [f"{key}={value}" for key, value in env.items()])
         sys_process.reset_signals()
         if self.filter is not None:
-            seccomp_profile.load_filter(*self.filter)
+            listener = seccomp_profile.load_filter(*self.filter)
+            if listener is not None:
+                offer_listener(listener)
             if not self.process.no_new_privileges:
                 caps.set_sets(self.sets.effective, self.sets.permitted, self.sets.inheritable)
         try:
@@ -179,6 +192,15 @@ class Payload:
         except OSError as error:
             raise RuntimeFailure("exec", syscall="execve", errno=error.errno or 0, path=path,
                                  detail=f"exec {path}: {os.strerror(error.errno or 0).lower()}") from None
+
+
+def set_groups(groups: Sequence[int]) -> None:
+    """setgroups(2); where a single mapping forbids it the caller's own stay (user_namespaces(7)), but none is added."""
+    try:
+        os.setgroups(groups)
+    except PermissionError:
+        if groups:
+            raise
 
 
 def _join_keyring(name: str) -> None:

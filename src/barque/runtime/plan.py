@@ -6,11 +6,14 @@ import os
 
 from barque.oci import mount as oci
 from barque.oci import runtime_spec as spec_types
-from barque.runtime import devices, mounts, rootfs, sysctls, targets
-from barque.runtime.cgroups.base import UNIFIED, CgroupManager, Layout
+from barque.runtime import devices, links, mounts, rootfs, sysctls, targets
+from barque.runtime.cgroups.base import UNIFIED, CgroupManager, InvalidResources, Layout
 from barque.runtime.options import parse, propagation
 from barque.runtime.step import ChildStep, Context, Step
 from barque.sys import namespaces
+
+#: The kernel labels their files itself.
+_UNLABELLED = ("proc", "sysfs", "mqueue")
 
 
 class JoinCgroupNamespace(ChildStep):
@@ -42,16 +45,22 @@ class MakeCwd(ChildStep):
 
 
 def build(spec: spec_types.Spec, root_path: str, roots: tuple[oci.Mount, ...], cgroup: CgroupManager,
-          layout: Layout, *, make_cwd: bool) -> tuple[list[Step], list[Step]]:
+          layout: Layout, *, make_cwd: bool, no_pivot: bool = False) -> tuple[list[Step], list[Step]]:
     """(steps with the host's root still there, steps that leave it) for a validated ``spec``."""
     linux = spec.linux or spec_types.Linux()
     kinds = {item.type: item.path for item in linux.namespaces}
     outer = propagation(linux.rootfs_propagation) if linux.rootfs_propagation else None
     at_root = [mount for mount in roots if not mount.target]
-    steps: list[Step] = [rootfs.DetachFromHost(outer), rootfs.MountRoot(at_root[0] if at_root else None, root_path)]
+    own = kinds.get("mount") == ""
+    steps: list[Step] = [rootfs.DetachFromHost(outer)] if own else []
+    if kinds.get("network") == "":
+        steps.append(links.BringUpLoopback())
+    if kinds.get("mount"):
+        steps.append(rootfs.JoinMounts(kinds["mount"]))
+    steps.append(rootfs.MountRoot(at_root[0] if at_root else None, root_path))
     steps += [rootfs.MountInRoot(mount) for mount in roots if mount.target]
     steps.append(JoinCgroupNamespace(fresh=kinds.get("cgroup") == ""))
-    steps += [_mount(mount, cgroup, layout, "cgroup" in kinds) for mount in spec.mounts]
+    steps += [_mount(mount, cgroup, layout, "cgroup" in kinds, linux.mount_label) for mount in spec.mounts]
     steps += _dev(spec, linux)
     if make_cwd and spec.process is not None:
         steps.append(MakeCwd(spec.process.cwd))
@@ -63,7 +72,9 @@ def build(spec: spec_types.Spec, root_path: str, roots: tuple[oci.Mount, ...], c
         steps.append(mounts.MaskPaths(linux.masked_paths))
     if spec.root is not None and spec.root.readonly:
         steps.append(rootfs.ReadonlyRoot())
-    return steps, [rootfs.Pivot(outer)]
+    if not own:
+        return steps, [rootfs.ChangeRoot()]
+    return steps, [rootfs.MoveRoot() if no_pivot else rootfs.Pivot(outer)]
 
 
 def _dev(spec: spec_types.Spec, linux: spec_types.Linux) -> list[Step]:
@@ -80,12 +91,14 @@ def _dev(spec: spec_types.Spec, linux: spec_types.Linux) -> list[Step]:
     return steps
 
 
-def _mount(mount: spec_types.Mount, cgroup: CgroupManager, layout: Layout, own_view: bool) -> Step:
+def _mount(mount: spec_types.Mount, cgroup: CgroupManager, layout: Layout, own_view: bool, label: str) -> Step:
     options = parse(mount.options)
     if mount.type in ("cgroup", "cgroup2"):
         return _cgroups(mount, cgroup, layout, own_view)
     if mount.type == "bind" or options.bind:
         return mounts.Bind(mount.source, mount.destination, options, mount.uid_mappings, mount.gid_mappings)
+    if label and mount.type not in _UNLABELLED:
+        options = options._replace(data=(*options.data, ("context", label)))
     return mounts.Filesystem(mount.type, mount.source, mount.destination, options)
 
 
@@ -95,6 +108,8 @@ def _cgroups(mount: spec_types.Mount, cgroup: CgroupManager, layout: Layout, own
     if layout.version == "v2":
         if own_view:
             return mounts.CgroupV2(mount.destination, options)
+        if UNIFIED not in paths:
+            raise InvalidResources("a cgroup mount without a cgroup namespace needs a cgroup of the container's own")
         return mounts.CgroupBinds(mount.destination, options, {"": paths[UNIFIED]}, {})
     directories: dict[str, str] = {}
     aliases: dict[str, str] = {}

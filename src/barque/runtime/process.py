@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import errno
 import os
+from collections.abc import Callable
 from contextlib import ExitStack
+from functools import partial
 from typing import NamedTuple, NoReturn
 
 from barque.oci.runtime_spec import Linux, Process, Spec
-from barque.runtime import init, sync, validate
+from barque.runtime import init, intermediary, listener, rootfs, sync, userns, validate
 from barque.runtime.birth import Birthplace, birthplace
 from barque.runtime.cgroups import CgroupManager
 from barque.runtime.create import Stdio, adjust_oom_score
@@ -22,12 +24,16 @@ __all__ = ["Executed", "Target", "exec_process"]
 
 
 class Target(NamedTuple):
-    """A running container: its first process (caller's number and pidfd), its document and its cgroup."""
+    """A running container: its first process (caller's number and pidfd), its document and its cgroup.
+
+    ``state`` is its OCI state as JSON, for a seccomp agent.
+    """
 
     pid: int
     pidfd: int
     spec: Spec
     cgroup: CgroupManager
+    state: bytes = b"{}"
 
 
 class Executed(NamedTuple):
@@ -66,10 +72,17 @@ def exec_process(target: Target, spec: Process, stdio: Stdio, *, preserve_fds: i
         warnings, console = caller.wait_ready()
         if console is not None:
             undo.callback(os.close, console)
-        caller.wait_exec()
+        caller.wait_exec(_take_listener(target, child))
         undo.pop_all()
     caller.close()
     return Executed(child.pid, child.pidfd, console, warnings)
+
+
+def _take_listener(target: Target, child: process.Clone) -> Callable[[int], None] | None:
+    profile = (target.spec.linux or Linux()).seccomp
+    if profile is None:
+        return None
+    return partial(listener.hand_over, profile, child.pidfd, child.pid, target.state)
 
 
 def _join(target: Target, child: process.Clone, caller: sync.CallerEnd) -> None:
@@ -92,6 +105,13 @@ def _fork(target: Target, payload: Payload, stdio: Stdio, preserve_fds: int, cha
           caller: sync.CallerEnd) -> tuple[process.Clone, bool]:
     """The child, and whether it joins the cgroup by itself."""
     try:
+        if userns.rootless():
+            place = Birthplace(None, [])
+            child, joins = intermediary.clone(partial(_become_root, target), 0), False
+            if child is None:
+                caller.close()
+                _run(target, payload, stdio, preserve_fds, channel, place, {"pid", "user"})
+            return child, joins
         with birthplace(target.cgroup) as place, namespaces.visiting([("pid", target.pidfd)]):
             try:
                 child, joins = place.clone(0), place.complete
@@ -103,20 +123,27 @@ def _fork(target: Target, payload: Payload, stdio: Stdio, preserve_fds: int, cha
                 child, joins = place.clone(0), False
             if child is None:
                 caller.close()
-                _run(target, payload, stdio, preserve_fds, channel, place)
+                _run(target, payload, stdio, preserve_fds, channel, place, {"pid"})
     except OSError as error:
         raise _dying(target, "enter", error) from None
     return child, joins
 
 
+def _become_root(target: Target) -> None:
+    """An ordinary user has rights in the container's namespaces only once it is in the user namespace."""
+    namespaces.setns(target.pidfd, namespaces.CLONE_NEWUSER)
+    init.become_namespace_root()
+    namespaces.setns(target.pidfd, namespaces.CLONE_NEWPID)
+
+
 def _run(target: Target, payload: Payload, stdio: Stdio, preserve_fds: int, channel: sync.ChildEnd,
-         place: Birthplace) -> NoReturn:
-    """The child's side; ends in the program or, after telling the failure, in exit."""
+         place: Birthplace, entered: set[str]) -> NoReturn:
+    """The child's side; ends in the program or, after telling the failure, in exit. It was born in ``entered``."""
     progress = init.Progress()
     try:
         progress.stage = "cgroup"
         place.enter()
-        _enter(target, payload, stdio, preserve_fds, channel, progress)
+        _enter(target, payload, stdio, preserve_fds, channel, progress, entered)
     except BaseException as error:
         # Whatever it was: the child must never return into the caller's code.
         channel.failed(RuntimeFailure.of(progress.stage, error))
@@ -125,16 +152,22 @@ def _run(target: Target, payload: Payload, stdio: Stdio, preserve_fds: int, chan
 
 
 def _enter(target: Target, payload: Payload, stdio: Stdio, preserve_fds: int, channel: sync.ChildEnd,
-           at: init.Progress) -> None:
+           at: init.Progress, entered: set[str]) -> None:
     affinity = payload.process.exec_cpu_affinity
     if affinity is not None and affinity.initial:
         os.sched_setaffinity(0, validate.parse_cpus(affinity.initial))
     init.separate(preserve_fds)
+    payload.open_labels()
     at.stage = "enter"
-    kinds = {item.type for item in (target.spec.linux or Linux()).namespaces} - {"pid"}
+    paths = {item.type: item.path for item in (target.spec.linux or Linux()).namespaces}
+    # In a mount namespace that is shared the container is told by its root, which no setns enters.
+    root = -1 if paths.get("mount") == "" else os.open(f"/proc/{target.pid}/root", os.O_PATH | os.O_CLOEXEC)
+    kinds = set(paths) - entered
     namespaces.setns(target.pidfd, sum(namespaces.FLAGS[kind] for kind in kinds))
     if "user" in kinds:
         init.become_namespace_root()
+    if root >= 0:
+        rootfs.enter_root(root)
     context = Context(channel)
     context.root = os.open("/", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     if stdio.fds is None:
@@ -148,4 +181,4 @@ def _enter(target: Target, payload: Payload, stdio: Stdio, preserve_fds: int, ch
     channel.ready(payload.warnings, context.console[0] if context.console else None)
     channel.wait_start()
     at.stage = "exec"
-    payload.execute(path)
+    payload.execute(path, channel.offer_listener)

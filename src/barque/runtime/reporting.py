@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from barque.errors import Conflict, InvalidArgument
 from barque.oci.runtime_spec import OCI_VERSION
-from barque.runtime import capabilities, default_spec, state
+from barque.runtime import capabilities, default_spec, labels, state
 from barque.runtime.options import ATTRIBUTE_WORDS, PROPAGATION_WORDS
 from barque.sys import fds, features, namespaces, process, seccomp
 
@@ -97,10 +97,8 @@ def _output_of(argv: Sequence[str]) -> str:
 
 def spec_command(invocation: Invocation) -> int:
     """Write a config.json to begin with."""
-    if invocation.options.flag("rootless"):
-        raise InvalidArgument("--rootless is not supported")
     path = os.path.join(invocation.options.text("bundle") or ".", "config.json")
-    document = default_spec.default_document()
+    document = default_spec.default_document(rootless=invocation.options.flag("rootless"))
     try:
         with open(path, "x") as file:
             json.dump(document, file, indent="\t")
@@ -114,7 +112,7 @@ def features_command(_: Invocation) -> int:
     print(json.dumps({
         "ociVersionMin": "1.0.0", "ociVersionMax": OCI_VERSION,
         "hooks": ["prestart", "createRuntime", "createContainer", "startContainer", "poststart", "poststop"],
-        "mountOptions": sorted({"bind", "rbind", "idmap", "ridmap", *ATTRIBUTE_WORDS,
+        "mountOptions": sorted({"bind", "rbind", "idmap", "ridmap", "tmpcopyup", *ATTRIBUTE_WORDS,
                                 *(f"r{word}" for word in ATTRIBUTE_WORDS), *PROPAGATION_WORDS}),
         "linux": {
             "namespaces": sorted(kind for kind in namespaces.FLAGS if features.has_namespace(kind)),
@@ -125,9 +123,11 @@ def features_command(_: Invocation) -> int:
                             ("SCMP_ACT_ALLOW", seccomp.RET_ALLOW), ("SCMP_ACT_ERRNO", seccomp.RET_ERRNO),
                             ("SCMP_ACT_KILL", seccomp.RET_KILL_THREAD),
                             ("SCMP_ACT_KILL_PROCESS", seccomp.RET_KILL_PROCESS), ("SCMP_ACT_LOG", seccomp.RET_LOG),
+                            ("SCMP_ACT_NOTIFY", seccomp.RET_USER_NOTIF),
                             ("SCMP_ACT_TRACE", seccomp.RET_TRACE), ("SCMP_ACT_TRAP", seccomp.RET_TRAP))
                             if seccomp.supports(value)]},
-            "apparmor": {"enabled": False}, "selinux": {"enabled": False}, "intelRdt": {"enabled": False},
+            "apparmor": {"enabled": labels.has_apparmor()}, "selinux": {"enabled": labels.has_selinux()},
+            "intelRdt": {"enabled": False},
             "mountExtensions": {"idmap": {"enabled": True}},
         },
     }, indent=2))

@@ -9,12 +9,10 @@ import select
 import sys
 from typing import TYPE_CHECKING
 
-import msgspec
-
 from barque.errors import Conflict, InvalidArgument
 from barque.oci import go_json
 from barque.oci.runtime_spec import CPU, BlockIO, Memory, Pids, Resources
-from barque.runtime import state
+from barque.runtime import state, usage
 
 if TYPE_CHECKING:
     from barque.runtime.flags import Parsed
@@ -105,5 +103,5 @@ def _seconds(text: str) -> float:
 def _print(container: state.Container, kind: str) -> None:
     event: dict[str, object] = {"type": kind, "id": container.state.id}
     if kind == "stats":
-        event["data"] = msgspec.to_builtins(container.cgroup.stats())
+        event["data"] = usage.document(container.cgroup.stats())
     print(json.dumps(event), flush=True)

@@ -10,7 +10,7 @@ from barque.runtime import targets
 from barque.runtime.failure import RuntimeFailure
 from barque.runtime.options import Options, Propagation, parse
 from barque.runtime.step import ChildStep, Context, SourceStep
-from barque.sys import mounts
+from barque.sys import mounts, namespaces, unmount
 
 _PAGE = 4096
 
@@ -92,6 +92,74 @@ class ReadonlyRoot(ChildStep):
 
     def execute(self, context: Context) -> None:
         mounts.set_attributes(context.root, add=mounts.ATTR_RDONLY)
+
+
+class JoinMounts(SourceStep):
+    """Enter the mount namespace at ``path``, which others are in, too: what they have mounted stays as it is."""
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+
+    def describe(self) -> str:
+        return f"join the mount namespace {self.path}"
+
+    def prepare(self) -> None:
+        self.source = namespaces.open_namespace(self.path, "mount")
+
+    def execute(self, context: Context) -> None:
+        namespaces.setns(self.source, namespaces.CLONE_NEWNS)
+
+
+class ChangeRoot(ChildStep):
+    """For a mount namespace that is shared: to pivot would take the root away from everybody in it.
+
+    Weaker: a process with CAP_SYS_CHROOT gets out of a changed root.
+    """
+
+    def describe(self) -> str:
+        return "chroot"
+
+    def execute(self, context: Context) -> None:
+        enter_root(context.root)
+
+
+class MoveRoot(ChildStep):
+    """``--no-pivot``: cover the host's root instead of letting it go, for hosts whose root (an initramfs) cannot pivot.
+
+    What is beneath stays mounted: weaker, and never the engine's choice.
+    """
+
+    def describe(self) -> str:
+        return "move the root to /"
+
+    def execute(self, context: Context) -> None:
+        top = os.open("/", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        mounts.attach(context.root, top)
+        os.close(top)
+        enter_root(context.root)
+
+
+def enter_root(root: int) -> None:
+    """Change the root of the calling process to the directory ``root``."""
+    os.fchdir(root)
+    os.chroot(".")
+    os.chdir("/")
+
+
+def mount_at(path: str) -> int:
+    """The number of the mount that ``path`` is on, unique while it exists (proc(5), fdinfo)."""
+    fd = os.open(path, os.O_PATH | os.O_CLOEXEC)
+    try:
+        with open(f"/proc/self/fdinfo/{fd}") as file:
+            return next(int(line.split()[1]) for line in file if line.startswith("mnt_id:"))
+    finally:
+        os.close(fd)
+
+
+def take_away(path: str, before: int) -> None:
+    """Detach what is mounted at ``path`` with all beneath it, unless that is the mount ``before``."""
+    if mount_at(path) != before:
+        unmount.detach(path)
 
 
 class Pivot(ChildStep):

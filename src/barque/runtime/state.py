@@ -50,6 +50,8 @@ class State(msgspec.Struct, rename="camel"):
     owner: str
     cgroup_paths: dict[str, str]
     spec: Spec
+    #: The mount of the root in a mount namespace that is not the container's own, to be taken away at the end.
+    root_mount: int | None = None
 
 
 class Container:

@@ -8,6 +8,8 @@ One SOCK_SEQPACKET pair, one message per packet, one byte of kind and a JSON bod
     RESUME      caller  -                       the hooks of the runtime's side have run
     READY       child   {"warnings": [...]}     all is done but the exec; with a terminal, its master comes along
     START       caller  -                       exec now; may come over the start socket instead (see StartSocket)
+    LISTENER    child   descriptor's number     after START, only with a notifying filter, which is loaded now
+    TAKEN       caller  -                       the listener is with its agent
     FAILED      child   RuntimeFailure          instead of any of the child's; the child exits
     (end)       child   -                       after START: the exec closed the socket, the program runs
 
@@ -16,7 +18,9 @@ Each end is a class whose methods are its legal messages.
 
 from __future__ import annotations
 
+import os
 import socket
+from collections.abc import Callable
 from typing import Any
 
 import msgspec
@@ -29,6 +33,8 @@ NAMESPACES = b"N"
 RESUME = b"R"
 READY = b"Y"
 START = b"S"
+LISTENER = b"L"
+TAKEN = b"T"
 FAILED = b"F"
 
 _MAX_MESSAGE = 65536
@@ -66,9 +72,16 @@ class CallerEnd:
     def order_start(self) -> None:
         self._send(START)
 
-    def wait_exec(self) -> None:
-        """After START: return when the exec has closed the child's end."""
+    def wait_exec(self, take_listener: Callable[[int], None] | None = None) -> None:
+        """After START: return when the exec has closed the child's end.
+
+        ``take_listener`` gets the number of the child's seccomp listener, if it has one.
+        """
         packet, _ = self._receive()
+        if packet[:1] == LISTENER and take_listener is not None:
+            take_listener(int(packet[1:]))
+            self._send(TAKEN)
+            packet, _ = self._receive()
         if packet:
             raise _failure(packet)
 
@@ -131,6 +144,15 @@ class ChildEnd:
             self._socket.close()
             self._socket, _ = self._gate.accept()
         self._expect(START)
+
+    def offer_listener(self, fd: int) -> None:
+        """Tell of the seccomp listener and wait until it was taken.
+
+        By write(2), which a filter may not make wait, and read(2), which waits no longer than for the listener.
+        """
+        os.write(self._socket.fileno(), LISTENER + str(fd).encode())
+        if os.read(self._socket.fileno(), 16) != TAKEN:
+            raise RuntimeFailure("seccomp listener", detail="the runtime went away before it took the listener")
 
     def failed(self, failure: RuntimeFailure) -> None:
         try:

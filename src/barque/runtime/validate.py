@@ -7,8 +7,11 @@ from __future__ import annotations
 
 from barque.errors import InvalidArgument
 from barque.oci.runtime_spec import Hooks, Linux, Mount, Process, Spec
-from barque.runtime import options, seccomp_profile, sysctls
+from barque.runtime import labels, options, seccomp_profile, sysctls
 from barque.sys import namespaces, prctl, rlimit
+
+_MAX_LINK_NAME = 15
+_NO_SELINUX = "selinux label is specified in config, but selinux is disabled or not supported"
 
 
 class InvalidSpec(InvalidArgument):
@@ -23,6 +26,7 @@ def check(spec: Spec) -> None:
     kinds = _check_namespaces(spec, linux)
     _check_user_namespace(linux, kinds)
     _check_linux(linux)
+    _check_net_devices(linux, kinds)
     _check_sysctls(linux, kinds)
     for mount in spec.mounts:
         _check_mount(mount)
@@ -42,9 +46,7 @@ def _check_namespaces(spec: Spec, linux: Linux) -> dict[str, str]:
             raise InvalidSpec(f"duplicated ns {item.type!r}")
         kinds[item.type] = item.path
     if kinds.get("mount") != "":
-        raise InvalidSpec("a mount namespace of its own is required, and joining one is not supported")
-    if kinds.get("user"):
-        raise InvalidSpec("joining a user namespace is not supported")
+        _check_shared_mounts(linux)
     if spec.hostname and "uts" not in kinds:
         raise InvalidSpec("unable to set hostname without a private UTS namespace")
     if spec.domainname and "uts" not in kinds:
@@ -57,25 +59,40 @@ def _check_namespaces(spec: Spec, linux: Linux) -> dict[str, str]:
     return kinds
 
 
+def check_rootless(linux: Linux) -> None:
+    """Raise :class:`InvalidSpec` for what an ordinary user cannot ask for."""
+    if not any(item.type == "user" and not item.path for item in linux.namespaces):
+        raise InvalidSpec("rootless container requires user namespaces")
+
+
+def _check_shared_mounts(linux: Linux) -> None:
+    """What would change mounts that are not the container's own."""
+    if linux.masked_paths or linux.readonly_paths:
+        raise InvalidSpec("unable to restrict sys entries without a private MNT namespace")
+    if linux.rootfs_propagation:
+        raise InvalidSpec("rootfsPropagation needs a mount namespace of the container's own")
+
+
 def _check_user_namespace(linux: Linux, kinds: dict[str, str]) -> None:
     mapped = bool(linux.uid_mappings or linux.gid_mappings)
     if mapped and "user" not in kinds:
         raise InvalidSpec("user namespace mappings specified, but user namespace isn't enabled in the config")
-    if "user" in kinds and not (linux.uid_mappings and linux.gid_mappings):
+    if kinds.get("user"):
+        if mapped:
+            raise InvalidSpec("user namespace mappings and a user namespace path cannot both be specified")
+    elif "user" in kinds and not (linux.uid_mappings and linux.gid_mappings):
         raise InvalidSpec("user namespaces enabled, but no uid or gid mappings found")
 
 
 def _check_linux(linux: Linux) -> None:
     if linux.intel_rdt is not None:
         raise InvalidSpec("intelRdt is not supported")
-    if linux.net_devices:
-        raise InvalidSpec("netDevices is not supported")
-    if linux.mount_label:
-        raise InvalidSpec("selinux label is specified in config, but selinux is not supported")
+    if linux.mount_label and not labels.has_selinux():
+        raise InvalidSpec(_NO_SELINUX)
     if linux.rootfs_propagation and options.propagation(linux.rootfs_propagation) is None:
         raise InvalidSpec(f"rootfsPropagation={linux.rootfs_propagation} is not supported")
-    if linux.seccomp is not None and seccomp_profile.notifies(linux.seccomp):
-        raise InvalidSpec("seccomp: SCMP_ACT_NOTIFY is not supported")
+    if linux.seccomp is not None:
+        seccomp_profile.notifies(linux.seccomp)
     if linux.personality is not None:
         if linux.personality.domain not in prctl.PERSONALITIES:
             raise InvalidSpec(f"unknown personality domain {linux.personality.domain!r}")
@@ -86,6 +103,19 @@ def _check_linux(linux: Linux) -> None:
             raise InvalidSpec(f"device type {device.type!r} of {device.path} does not exist")
         if not device.path.startswith("/") or device.path.endswith("/") or "/../" in device.path + "/":
             raise InvalidSpec(f"device path {device.path!r} must be absolute and clean")
+
+
+def _check_net_devices(linux: Linux, kinds: dict[str, str]) -> None:
+    if linux.net_devices and "network" not in kinds:
+        raise InvalidSpec("unable to move network devices without a private NET namespace")
+    names = [device.name or name for name, device in linux.net_devices.items()]
+    for name in (*names, *linux.net_devices):
+        # dev_valid_name() of the kernel, which counts bytes.
+        if not 0 < len(name.encode()) <= _MAX_LINK_NAME or name in (".", "..") or any(
+                char in "/:" or char.isspace() for char in name):
+            raise InvalidSpec(f"invalid network device name {name!r}")
+    if len(set(names)) < len(names):
+        raise InvalidSpec("netDevices: two devices are to have the same name")
 
 
 def _check_sysctls(linux: Linux, kinds: dict[str, str]) -> None:
@@ -112,9 +142,10 @@ def _check_mount(mount: Mount) -> None:
         bind = False
     if bind and not mount.source:
         raise InvalidSpec(f"invalid mount {mount.destination}: a bind mount needs a source")
-    if bind and options.bind_leftovers(parsed):
-        raise InvalidSpec(f"invalid mount {mount.destination}: option {options.bind_leftovers(parsed)[0]!r} means "
-                          "nothing to a bind mount")
+    if bind and (unknown := options.bind_leftovers(parsed)):
+        raise InvalidSpec(f"invalid mount {mount.destination}: option {unknown[0]!r} means nothing to a bind mount")
+    if parsed.copy_up and (bind or mount.type != "tmpfs"):
+        raise InvalidSpec(f"invalid mount {mount.destination}: tmpcopyup is for tmpfs only")
     if not bind and not mount.type:
         raise InvalidSpec(f"invalid mount {mount.destination}: type must be set")
     if bool(mount.uid_mappings) != bool(mount.gid_mappings):
@@ -144,10 +175,10 @@ def check_process(process: Process) -> None:
     for entry in process.env:
         if entry.find("=") < 1:
             raise InvalidSpec(f"invalid environment variable: {entry!r}")
-    if process.apparmor_profile:
-        raise InvalidSpec("apparmor profile is specified in config, but apparmor is not supported")
-    if process.selinux_label:
-        raise InvalidSpec("selinux label is specified in config, but selinux is not supported")
+    if process.apparmor_profile and not labels.has_apparmor():
+        raise InvalidSpec("apparmor profile is specified in config, but apparmor is not enabled on this host")
+    if process.selinux_label and not labels.has_selinux():
+        raise InvalidSpec(_NO_SELINUX)
     _check_limits(process)
     if process.scheduler is not None:
         if process.scheduler.policy not in prctl.SCHED_POLICIES:

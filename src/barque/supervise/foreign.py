@@ -77,9 +77,7 @@ class ForeignBackend:
     def exec(self, order: ExecOrder, fds: Fds) -> Process:
         self._execs += 1
         path = f"{self._directory}/process-{self._execs}.json"
-        # What is at its default is left out of an encoded struct, but runtimes insist on these.
-        document = {"cwd": "/", **msgspec.to_builtins(order.process)}
-        document["user"] = {"uid": 0, "gid": 0, **document.get("user", {})}
+        document = _complete(msgspec.to_builtins(order.process))
         if order.process.user.username:
             document["user"] = self._look_up(order.process.user.username, ())
         _write(path, document)
@@ -116,18 +114,23 @@ class ForeignBackend:
             self._home = -1
 
     def _settle(self, text: str, spec: runtime_spec.Spec) -> None:
-        """Do what our own annotations ask for, of which other runtimes know nothing: look the user up, make the cwd."""
+        """Complete the document, and do what our annotations ask for, of which other runtimes know nothing: find
+        out who the user is, make the working directory.
+        """
+        if spec.process is None:
+            return
+        document = json.loads(text)
+        document["process"] = _complete(document["process"])
         user, groups = (spec.annotations.get(name, "") for name in (USER_ANNOTATION, GROUPS_ANNOTATION))
-        if spec.process is not None and spec.annotations.get(CWD_ANNOTATION) == "true":
+        if spec.annotations.get(CWD_ANNOTATION) == "true":
             root = self._open_root()
             try:
                 os.close(targets.ensure_directory(root, spec.process.cwd))
             finally:
                 os.close(root)
         if user or groups:
-            document = json.loads(text)
             document["process"]["user"] = self._look_up(user, tuple(filter(None, groups.split(","))))
-            _write(f"{self._bundle}/config.json", document)
+        _write(f"{self._bundle}/config.json", document)
 
     def _look_up(self, user: str, groups: tuple[str, ...]) -> dict[str, Any]:
         root = self._open_root()
@@ -184,6 +187,11 @@ class ForeignBackend:
                 raise _failure(arguments[0], read(log))
         finally:
             _unlink(log)
+
+
+def _complete(process: dict[str, Any]) -> dict[str, Any]:
+    """What is at its default is left out of an encoded struct, but runtimes insist on the directory and the user."""
+    return {"cwd": "/", **process, "user": {"uid": 0, "gid": 0, **process.get("user", {})}}
 
 
 def _write(path: str, document: dict[str, Any]) -> None:

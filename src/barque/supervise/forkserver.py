@@ -23,10 +23,11 @@ from importlib.machinery import ModuleSpec
 from types import ModuleType
 from typing import NoReturn
 
+from barque.runtime import interpreter
 from barque.supervise import messages as m
 from barque.supervise.backend import as_failure
 from barque.supervise.wire import ZYGOTE_REQUESTS, ProtocolError, receive_packet, send_packet
-from barque.sys import mounts, prctl, signalfd
+from barque.sys import prctl, signalfd
 
 CONTROL_FD = 3
 #: The daemon's zygote, as arguments of the interpreter.
@@ -59,12 +60,11 @@ def spawn(exec_root: str, program: Sequence[str] = ZYGOTE) -> ZygoteHandle:
     Raises OSError; mounting needs CAP_SYS_ADMIN and Linux 5.12.
     """
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    interpreter = mounts.clone_tree(os.path.realpath(sys.executable))
+    readonly = interpreter.readonly_copy()
     try:
-        mounts.set_attributes(interpreter, add=mounts.ATTR_RDONLY | mounts.ATTR_NOSUID | mounts.ATTR_NODEV)
         # argv[0] is where Python looks for its library, so it names the real file.
         pid = os.posix_spawn(
-            f"/proc/self/fd/{interpreter}", [sys.executable, "-I", *program, exec_root], os.environ,
+            f"/proc/self/fd/{readonly}", [sys.executable, "-I", *program, exec_root], os.environ,
             file_actions=[(os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDWR, 0), (os.POSIX_SPAWN_DUP2, 0, 1),
                           (os.POSIX_SPAWN_DUP2, theirs.fileno(), CONTROL_FD)],
             setsid=True, setsigmask=[], setsigdef=[signal.SIGPIPE, signal.SIGXFSZ, signal.SIGINT, signal.SIGTERM])
@@ -72,7 +72,7 @@ def spawn(exec_root: str, program: Sequence[str] = ZYGOTE) -> ZygoteHandle:
         ours.close()
         raise
     finally:
-        os.close(interpreter)
+        os.close(readonly)
         theirs.close()
     return ZygoteHandle(pid, ours)
 

@@ -17,9 +17,11 @@ from barque.supervise import builtin, foreign, forkserver, monitor, warm
 from barque.supervise import messages as m
 from barque.supervise.backend import Backend
 from barque.supervise.forkserver import ZygoteHandle, spawn
+from barque.sys import rtnetlink
 
-#: What Python itself would import at a later moment: to decode text, to print a traceback.
-PRELOADED = (encodings.ascii, encodings.latin_1, encodings.utf_8, linecache, tokenize)
+#: What would be imported at a later moment: by Python itself to decode text or print a traceback, by the runtime for
+#: what few containers have.
+PRELOADED = (encodings.ascii, encodings.latin_1, encodings.utf_8, linecache, tokenize, rtnetlink)
 
 __all__ = ["ZygoteHandle", "main", "spawn"]
 

@@ -22,6 +22,16 @@ def write_maps(pid: int, uids: Sequence[Range], gids: Sequence[Range]) -> None:
             os.close(fd)
 
 
+def write_own_maps(pid: int, uids: Sequence[Range], gids: Sequence[Range]) -> None:
+    """As :func:`write_maps` without those capabilities: one id each, the caller's own, and no setgroups(2) there."""
+    fd = os.open(f"/proc/{pid}/setgroups", os.O_WRONLY | os.O_CLOEXEC)
+    try:
+        os.write(fd, b"deny")
+    finally:
+        os.close(fd)
+    write_maps(pid, uids, gids)
+
+
 def user_namespace(uids: Sequence[Range], gids: Sequence[Range]) -> int:
     """A descriptor of a new user namespace with these maps and no process, for mount_setattr(2) with ATTR_IDMAP."""
     wait, release = os.pipe2(os.O_CLOEXEC)

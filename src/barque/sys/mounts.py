@@ -131,7 +131,10 @@ def clone_tree(path: str | bytes, *, at: int = AT_FDCWD, recursive: bool = False
 
 
 def attach(mount: int, target: int) -> None:
-    """Attach the detached ``mount`` on what ``target`` (O_PATH will do) is open on; both descriptors stay open."""
+    """Attach the detached (or move the attached) ``mount`` onto what ``target`` (O_PATH will do) is open on.
+
+    Both descriptors stay open.
+    """
     syscall(MOVE_MOUNT, mount, b"", target, b"", _MOVE_BOTH_EMPTY, what="move_mount")
 
 

@@ -70,14 +70,19 @@ def new_time(offsets: Mapping[str, tuple[int, int]]) -> Iterator[None]:
     """
     home = os.open("/proc/self/ns/time", os.O_RDONLY | os.O_CLOEXEC)
     try:
-        unshare(CLONE_NEWTIME)
-        fd = os.open("/proc/self/timens_offsets", os.O_WRONLY | os.O_CLOEXEC)
-        try:
-            for clock, (seconds, nanoseconds) in offsets.items():
-                os.write(fd, f"{clock} {seconds} {nanoseconds}".encode())
-        finally:
-            os.close(fd)
+        prepare_time(offsets)
         yield
     finally:
         setns(home, CLONE_NEWTIME)
         os.close(home)
+
+
+def prepare_time(offsets: Mapping[str, tuple[int, int]]) -> None:
+    """Have the caller's children born into a new time namespace from now on; ``offsets`` as for :func:`new_time`."""
+    unshare(CLONE_NEWTIME)
+    fd = os.open("/proc/self/timens_offsets", os.O_WRONLY | os.O_CLOEXEC)
+    try:
+        for clock, (seconds, nanoseconds) in offsets.items():
+            os.write(fd, f"{clock} {seconds} {nanoseconds}".encode())
+    finally:
+        os.close(fd)

@@ -10,9 +10,10 @@ import signal
 from collections.abc import Sequence
 from typing import NamedTuple, NoReturn
 
-from barque.sys.libc import CLONE3, CLOSE_RANGE, PIDFD_OPEN, check, libc, number, syscall
+from barque.sys.libc import CLONE3, CLOSE_RANGE, PIDFD_GETFD, PIDFD_OPEN, check, libc, number, syscall
 
 CLONE_PIDFD = 0x1000
+CLONE_PARENT = 0x8000
 CLONE_CLEAR_SIGHAND = 0x100000000
 CLONE_INTO_CGROUP = 0x200000000
 
@@ -50,12 +51,14 @@ def clone(flags: int, cgroup_fd: int | None = None) -> Clone | None:
 
     Signal handlers are back at their defaults in the child (ignored signals stay ignored), so that the parent's
     handlers and wake-up descriptors see nothing of what hits the child. ``cgroup_fd`` is a v2 directory to be born in.
+    With CLONE_PARENT the child is one of the caller's parent (and has the caller's own exit signal).
     Only for a single-threaded process: no atfork handler runs. Raises OSError (ENOMEM: the PID namespace that children
     go to has lost its first process).
     """
     pidfd = ctypes.c_int(-1)
     flags |= CLONE_PIDFD | CLONE_CLEAR_SIGHAND | (CLONE_INTO_CGROUP if cgroup_fd is not None else 0)
-    args = _CloneArgs(flags=flags, pidfd=ctypes.addressof(pidfd), exit_signal=signal.SIGCHLD, cgroup=cgroup_fd or 0)
+    args = _CloneArgs(flags=flags, pidfd=ctypes.addressof(pidfd),
+                      exit_signal=0 if flags & CLONE_PARENT else signal.SIGCHLD, cgroup=cgroup_fd or 0)
     size = ctypes.c_size_t(ctypes.sizeof(args))
     pid = check(_held.syscall(ctypes.c_long(CLONE3), ctypes.byref(args), size), "clone3")
     return Clone(pid, pidfd.value) if pid else None
@@ -64,6 +67,11 @@ def clone(flags: int, cgroup_fd: int | None = None) -> Clone | None:
 def pidfd_open(pid: int) -> int:
     """A descriptor of the process ``pid`` (O_CLOEXEC); raises ProcessLookupError."""
     return syscall(PIDFD_OPEN, pid, 0, what="pidfd_open")
+
+
+def pidfd_getfd(pidfd: int, fd: int) -> int:
+    """A copy (O_CLOEXEC) of descriptor ``fd`` of that process; needs the right to trace it."""
+    return syscall(PIDFD_GETFD, pidfd, fd, 0, what="pidfd_getfd")
 
 
 def pidfd_signal(pidfd: int, signum: int) -> None:

@@ -28,6 +28,7 @@ _IFLA_IFALIAS, _IFLA_NET_NS_FD, _IFLA_MACVLAN_MODE = 20, 28, 1
 _IFLA_INFO_KIND, _IFLA_INFO_DATA, _IFLA_INFO_SLAVE_KIND, _IFLA_INFO_SLAVE_DATA, _VETH_INFO_PEER = 1, 2, 4, 5, 1
 _IFLA_BRPORT_MODE, _IFLA_BRPORT_ISOLATED = 4, 33
 _IFA_ADDRESS, _IFA_LOCAL, _IFA_FLAGS, _IFA_F_NODAD = 1, 2, 8, 0x02
+_IFA_F_PERMANENT, _RT_SCOPE_UNIVERSE = 0x80, 0
 _RTA_DST, _RTA_OIF, _RTA_GATEWAY, _RTA_TABLE = 1, 4, 5, 15
 _RT_TABLE_MAIN, _RTPROT_BOOT, _RTN_UNICAST = 254, 3, 1
 _IFF_UP = 0x1
@@ -66,6 +67,8 @@ class Address:
     index: int
     address: IPAddress
     prefix_len: int
+    #: Whether it was given (and will not run out) and is meant for others than this link.
+    lasting: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,6 +147,12 @@ def set_alias(name: str, alias: str) -> Message:
     """Write ``alias`` on a link; the kernel takes none while it makes one."""
     return Message(_NEWLINK, 0, _IFINFO.pack(0, 0, 0, 0, 0) + _text(_IFLA_IFNAME, name)
                    + _attribute(_IFLA_IFALIAS, alias.encode()))
+
+
+def move_link(index: int, netns: int, name: str) -> Message:
+    """Move a link into the namespace of fd ``netns``, under ``name`` there. It arrives down and without addresses."""
+    return Message(_NEWLINK, 0, _IFINFO.pack(0, 0, index, 0, 0) + _text(_IFLA_IFNAME, name)
+                   + _u32(_IFLA_NET_NS_FD, netns))
 
 
 def set_hairpin(name: str) -> Message:
@@ -241,11 +250,12 @@ class Netlink:
     def addresses(self) -> list[Address]:
         found = []
         for body in self._dump(_GETADDR, _IFADDR.pack(0, 0, 0, 0, 0)):
-            _, prefix_len, _, _, index = _IFADDR.unpack_from(body)
+            _, prefix_len, flags, scope, index = _IFADDR.unpack_from(body)
             attributes = dict(_attributes(body[_IFADDR.size:]))
             packed = attributes.get(_IFA_LOCAL) or attributes.get(_IFA_ADDRESS)
             if packed is not None:
-                found.append(Address(index, ipaddress.ip_address(packed), prefix_len))
+                found.append(Address(index, ipaddress.ip_address(packed), prefix_len,
+                                     bool(flags & _IFA_F_PERMANENT) and scope == _RT_SCOPE_UNIVERSE))
         return found
 
     def routes(self, version: int = 4) -> list[Route]:

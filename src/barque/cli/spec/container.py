@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 from barque.cli.spec import checks, mounts, network, ports
 
 TYPE_CHECKING = False
@@ -183,6 +185,8 @@ def _security(options: list[str]) -> tuple[list[str], list[str] | None, list[str
             raise ValueError(f'Invalid --security-opt: "{option}"')
         if option == "systempaths=unconfined":
             masked = []
+        elif key == "seccomp" and value.startswith("learn:"):
+            kept.append("seccomp=learn:" + os.path.abspath(value.removeprefix("learn:")))
         elif key == "seccomp" and value not in ("unconfined", "builtin"):
             kept.append("seccomp=" + _profile(value))
         else:

@@ -10,6 +10,9 @@ from barque.oci import go_json
 from barque.oci.runtime_spec import Seccomp
 from barque.runtime import seccomp_profile
 
+#: ``seccomp=learn:FILE``: run under the daemon's profile and write down what of it was used.
+LEARN = "learn:"
+
 
 class _Kept:
     """The last few compiled-down profiles: reading one costs more than all else that a start does in Python."""
@@ -54,12 +57,27 @@ def check_security_options(host: HostConfig, *, apparmor: bool, selinux: bool) -
             if value != "disable" and not selinux:
                 raise Unsupported("SELinux is not available on this host: cannot apply label " + value)
         elif name == "seccomp":
-            if value not in ("", "unconfined", "builtin"):
+            if value.startswith(LEARN):
+                _check_learning(host, value.removeprefix(LEARN))
+            elif value not in ("", "unconfined", "builtin"):
                 _decode(value)
         elif name not in ("systempaths", "writable-cgroups"):
             raise InvalidArgument(f'invalid --security-opt 2: "{option}"')
         elif name == "writable-cgroups" or value != "unconfined":
             raise Unsupported(f"--security-opt {option} is not supported")
+
+
+def _check_learning(host: HostConfig, path: str) -> None:
+    if not os.path.isabs(path) or path.endswith("/"):
+        raise InvalidArgument(f"seccomp=learn needs the absolute path of a file: {path!r}")
+    if host.privileged:
+        raise InvalidArgument("seccomp=learn is of no use to a privileged container, which has no profile")
+
+
+def learning_file(host: HostConfig) -> str:
+    """Where to write what the container is seen to use; empty when that was not asked for."""
+    chosen = next((value for name, value in map(split, host.security_opt or ()) if name == "seccomp"), "")
+    return chosen.removeprefix(LEARN) if chosen.startswith(LEARN) else ""
 
 
 def _decode(text: str) -> None:
@@ -82,6 +100,8 @@ def seccomp(host: HostConfig, daemon_profile: str, capabilities: list[str]) -> S
     if host.privileged:
         return None
     chosen = next((value for name, value in map(split, host.security_opt or ()) if name == "seccomp"), "")
+    if chosen.startswith(LEARN):
+        chosen = "builtin" if daemon_profile == "unconfined" else ""
     if not chosen and daemon_profile not in ("", "builtin"):
         chosen = daemon_profile if daemon_profile == "unconfined" else _read(daemon_profile)
     if chosen == "unconfined":

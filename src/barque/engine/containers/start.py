@@ -7,7 +7,17 @@ import contextlib
 from contextlib import AsyncExitStack
 
 from barque.engine import clock
-from barque.engine.containers import bundle, exits, health, machine, networking, surroundings, to_spec, volume_use
+from barque.engine.containers import (
+    bundle,
+    exits,
+    health,
+    learning,
+    machine,
+    networking,
+    surroundings,
+    to_spec,
+    volume_use,
+)
 from barque.engine.containers.context import Context
 from barque.engine.containers.log_options import log_config
 from barque.engine.containers.model import Container
@@ -72,6 +82,7 @@ async def _bring_up(ctx: Context, live: Live) -> tuple[Monitor, Sandbox | None]:
             mount_shm(surroundings.shm_dir(ctx, container.id), container.host_config.shm_size)
             undo.callback(unmount_shm, surroundings.shm_dir(ctx, container.id))
         spec = to_spec.build(container, surroundings.build(ctx, container, files, sandbox, volumes))
+        await learning.begin(ctx, container, spec, undo)
         try:
             monitor = await ctx.supervisor.create(await _order(ctx, container, spec))
             undo.push_async_callback(_abandon, monitor)

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from functools import cache
 from typing import Literal
 
+from barque.runtime.cgroups.absent import AbsentManager
 from barque.runtime.cgroups.base import UNIFIED, CgroupManager, InvalidResources, Layout, host_layout
 from barque.runtime.cgroups.systemd import SystemdManager
 from barque.runtime.cgroups.v1 import V1Manager
@@ -12,8 +15,8 @@ from barque.runtime.cgroups.v2 import V2Manager
 
 Driver = Literal["cgroupfs", "systemd"]
 
-__all__ = ["UNIFIED", "CgroupManager", "Driver", "InvalidResources", "Layout", "host_layout", "known_layout", "load",
-           "manager"]
+__all__ = ["UNIFIED", "CgroupManager", "Driver", "InvalidResources", "Layout", "beneath", "host_layout",
+           "known_layout", "load", "manager", "permitted"]
 
 #: The host's layout as it was at the first call, for a process that stays in its own cgroup: hierarchies do not come
 #: and go while containers are made.
@@ -35,8 +38,47 @@ def manager(cgroups_path: str, *, driver: Driver = "cgroupfs", layout: Layout | 
     return V1Manager.at(cgroups_path, layout)
 
 
+def permitted(cgroup: CgroupManager) -> CgroupManager:
+    """``cgroup``, made, or none at all where the caller may not make it."""
+    try:
+        cgroup.create()
+    except OSError as error:
+        if error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS):
+            raise
+        cgroup.destroy()
+        return AbsentManager()
+    return cgroup
+
+
+def beneath(paths: dict[str, str], texts: list[str]) -> dict[str, str]:
+    """``paths`` with what ``texts`` say replaced by cgroups below: ``PATH``, or ``CONTROLLER,...:PATH`` for version 1.
+
+    As runc's ``exec --cgroup`` has it. Raises :class:`InvalidResources`.
+    """
+    result = dict(paths)
+    for text in texts:
+        names, colon, below = text.partition(":")
+        if not colon:
+            names, below = "", text
+        if set(paths) == {UNIFIED}:
+            if names:
+                raise InvalidResources(f"bad cgroup {text!r}: version 2 has no controllers to choose from")
+            chosen = [UNIFIED]
+        else:
+            chosen = names.split(",") if names else list(paths)
+        for name in chosen:
+            if name not in paths:
+                raise InvalidResources(f"unknown controller {name} in {text!r}")
+            result[name] = os.path.normpath(paths[name] + os.path.normpath("/" + below))
+            if not os.path.isdir(result[name]):
+                raise InvalidResources(f"{result[name]} is not a cgroup")
+    return result
+
+
 def load(paths: dict[str, str]) -> CgroupManager:
     """The manager of a cgroup that exists, from what its :meth:`CgroupManager.paths` said."""
+    if not paths:
+        return AbsentManager()
     if set(paths) == {UNIFIED}:
         return V2Manager(paths[UNIFIED])
     return V1Manager(paths)
