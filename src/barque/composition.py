@@ -15,7 +15,7 @@ from aiohttp import web
 
 from barque.api import app, listeners
 from barque.api.listeners import Listener
-from barque.api.routes import attach, containers, execs, lifecycle, networks, system, unsupported
+from barque.api.routes import archive, attach, containers, execs, lifecycle, networks, system, unsupported
 from barque.api.routes import volumes as volume_routes
 from barque.api.server import ApiServer, tls_context
 from barque.composition_images import Stores, open_images
@@ -155,7 +155,7 @@ async def _close_network(network: Network, registry: Registry) -> None:
 async def serve(stack: AsyncExitStack, context: Context, others: Sequence[web.RouteDef],
                 sockets: Sequence[Listener]) -> ApiServer:
     config = context.config
-    routes = [*containers.routes(context), *lifecycle.routes(context),
+    routes = [*containers.routes(context), *archive.routes(context), *lifecycle.routes(context),
               *attach.routes(context, experimental=config.experimental),
               *execs.routes(Execs(context), experimental=config.experimental), *others, *unsupported.routes()]
     server = ApiServer(app.build(routes, experimental=config.experimental))

@@ -25,22 +25,40 @@ def confine(directory: int, capabilities: Sequence[str], prepare: Callable[[], N
     the process does is by descriptors anyway. ``prepare`` runs with full rights in the private mount namespace, just
     before the old root goes. Raises OSError.
     """
-    for kind, value in _LIMITS.items():
-        _, hard = resource.getrlimit(kind)
-        bounded = value if hard == resource.RLIM_INFINITY else min(value, hard)
-        resource.setrlimit(kind, (bounded, bounded))
     if os.geteuid() != 0:
+        _limit()
         prepare()
         return directory
+
+    def enter() -> int:
+        root = _enter(directory, prepare)
+        os.close(directory)
+        return root
+
+    return restrict(capabilities, enter)
+
+
+def restrict(capabilities: Sequence[str], enter: Callable[[], int]) -> int:
+    """Keep only these capabilities, and limits, once ``enter`` has gone to where the process is to stay.
+
+    ``enter`` has full rights and returns a descriptor of its root, which is passed on. Raises OSError.
+    """
+    _limit()
     keep = to_mask(tuple(capabilities))
     drop_from_bounding(bounding() & ~keep)  # needs /proc, which the new root lacks
-    root = _enter(directory, prepare)
-    os.close(directory)
+    root = enter()
     no_new_privileges()
     _, permitted, _ = get_sets()
     set_sets(permitted & keep, permitted & keep, 0)
     set_dumpable(False)
     return root
+
+
+def _limit() -> None:
+    for kind, value in _LIMITS.items():
+        _, hard = resource.getrlimit(kind)
+        bounded = value if hard == resource.RLIM_INFINITY else min(value, hard)
+        resource.setrlimit(kind, (bounded, bounded))
 
 
 def _enter(directory: int, prepare: Callable[[], None]) -> int:

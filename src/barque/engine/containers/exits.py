@@ -60,13 +60,13 @@ async def finish(ctx: Context, live: Live, record: ExitRecord, monitor: Monitor 
         if record.oom_killed:
             ctx.event(live, "oom")
         ctx.event(live, "die", exitCode=str(record.exit_code), execDuration=str(_duration(facts)))
+        # Each end wakes those who wait, as dockerd has it, also one after which it is started again.
+        live.resolve(live.exits, Outcome(record.exit_code, record.error))
         if backoff is not None:
             live.backoff = backoff
             restart(ctx, live, backoff.delay)
-        else:
-            live.resolve(live.exits, Outcome(record.exit_code, record.error))
-            if gone:
-                remove_soon(ctx, live)
+        elif gone:
+            remove_soon(ctx, live)
 
 
 def _next(live: Live, record: ExitRecord) -> Backoff | None:
