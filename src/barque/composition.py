@@ -131,8 +131,8 @@ async def open_engine(stack: AsyncExitStack, config: Config, layout: Layout, zyg
     users = VolumeUsers(registry)
     volumes = Volumes(layout, db, supervisor, users, bus.emit)
     await volumes.clean()
-    images = open_images(stack, config, Stores(db, content, snapshots, leases), supervisor, registry, bus,
-                         proxies(environment))
+    images = await open_images(stack, config, Stores(db, content, snapshots, leases), supervisor,
+                               registry, bus, proxies(environment))
     context = Context(config=config, host=look_around(), registry=registry, images=images.resolver, snapshots=snapshots,
                       volumes=volumes, networks=network, supervisor=supervisor, emit=bus.emit,
                       containers_dir=layout.containers)

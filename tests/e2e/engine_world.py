@@ -183,25 +183,34 @@ class EngineWorld:
 
 
 @contextmanager
-def engine_world(root: Path, bip: str = EngineWorld.bip) -> Iterator[EngineWorld]:
-    """A running engine with busybox pulled; at the end nothing of it may be left, and its log has no bug in it."""
+def busybox_registry(root: Path) -> Iterator[int]:
+    """A registry on the port of loopback that it gives, with library/busybox:latest in it."""
     port = free_port()
     program = "import sys; from barque.registry.server import main; sys.exit(main(sys.argv[1:]))"
     registry = subprocess.Popen([sys.executable, "-c", program, "--addr", f"127.0.0.1:{port}", "--root",
                                  str(root / "registry"), "--log-level", "error"])
-    world = EngineWorld(root, f"http://127.0.0.1:{port}", bip=bip)
     try:
         wait_listening(port)
         push_busybox(root, port)
-        world.start()
-        world.ok("pull", "-q", "busybox")
-        yield world
-        ids = world.ok("ps", "-aq").split()
-        if ids:
-            world.ok("rm", "-f", "-v", *ids)
-        assert "Traceback" not in world.log, world.log
+        yield port
     finally:
-        if world.process is not None and world.process.poll() is None:
-            world.end()
         registry.terminate()
         registry.wait(PATIENCE)
+
+
+@contextmanager
+def engine_world(root: Path, bip: str = EngineWorld.bip) -> Iterator[EngineWorld]:
+    """A running engine with busybox pulled; at the end nothing of it may be left, and its log has no bug in it."""
+    with busybox_registry(root) as port:
+        world = EngineWorld(root, f"http://127.0.0.1:{port}", bip=bip)
+        try:
+            world.start()
+            world.ok("pull", "-q", "busybox")
+            yield world
+            ids = world.ok("ps", "-aq").split()
+            if ids:
+                world.ok("rm", "-f", "-v", *ids)
+            assert "Traceback" not in world.log, world.log
+        finally:
+            if world.process is not None and world.process.poll() is None:
+                world.end()

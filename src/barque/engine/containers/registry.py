@@ -200,13 +200,20 @@ class Registry:
         """Make the present document durable."""
         await self._documents.put(live.id, live.container.name, live.container)
 
-    async def set_facts(self, live: Live, facts: Facts) -> None:
-        """Change the facts: visible at once (who looks sees the truth), durable on return."""
+    async def set_facts(self, live: Live, facts: Facts, *, durable: bool = True) -> None:
+        """Change the facts: visible at once (who looks sees the truth), stored on return.
+
+        Without ``durable`` a power cut may undo it until :meth:`sync` has returned.
+        """
         live.container.facts = facts
-        await self.save(live)
+        await self._documents.put(live.id, live.container.name, live.container, durable=durable)
+
+    async def sync(self) -> None:
+        await self._documents.sync()
 
     async def discard(self, live: Live) -> None:
-        await self._documents.delete(live.id)
+        """Forget the container; durable with the row of its writable layer, which goes next."""
+        await self._documents.delete(live.id, durable=False)
         self._by_id.pop(live.id, None)
         if self._by_name.get(live.container.name) == live.id:
             del self._by_name[live.container.name]

@@ -50,7 +50,9 @@ async def run(ctx: Context, live: Live) -> None:
     live.monitor = monitor
     live.container.sandbox = sandbox
     live.container.health = health.initial(live.container.config)
-    await ctx.registry.set_facts(live, machine.started(live.facts, monitor.pid, clock.now()))
+    # A power cut ends the process too: that it ran may reach the disk a little later than the client hears of it.
+    await ctx.registry.set_facts(live, machine.started(live.facts, monitor.pid, clock.now()), durable=False)
+    ctx.tasks.spawn(ctx.registry.sync(), f"sync {live.id[:12]}")
     hit("container.start.after-row")
     ctx.event(live, "start")
     exits.watch(ctx, live, monitor, restart_later)
