@@ -1,0 +1,56 @@
+"""Failures -> answers, in one place: ``{"message": ...}`` with the status of the kind of error."""
+
+from __future__ import annotations
+
+import logging
+import secrets
+from collections.abc import Awaitable, Callable
+
+from aiohttp import web
+
+from barque.api.hijack import Hijacked
+from barque.errors import BarqueError
+from barque.oci import go_json
+
+log = logging.getLogger("barque.api")
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+
+def failure(status: int, message: str) -> web.Response:
+    if status == 304:
+        return web.Response(status=304)
+    return web.Response(status=status, body=go_json.encode({"message": message}), content_type="application/json")
+
+
+@web.middleware
+async def errors(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """The boundary of a request: what is no answer is a bug, told with an id that finds its traceback in the log."""
+    try:
+        return await handler(request)
+    except BarqueError as error:
+        if error.status >= 500:
+            log.error("%s %s: %s", request.method, request.path, error.message)
+        return _answer(request, error.status, error.message)
+    except web.HTTPException as error:
+        if error.status == 404:
+            return failure(404, "page not found")
+        if error.status == 405:
+            return failure(405, f"method {request.method} is not allowed for {request.path}")
+        return failure(error.status, error.reason)
+    except (ConnectionResetError, BrokenPipeError):
+        raise
+    except Exception as error:
+        reference = secrets.token_hex(4)
+        log.exception("%s %s failed (%s)", request.method, request.path, reference)
+        return _answer(request, 500, f"{type(error).__name__}: {error} (see the log, {reference})")
+
+
+def _answer(request: web.Request, status: int, message: str) -> web.StreamResponse:
+    """Once an answer has begun nothing can be said any more: the connection is cut, so that the client knows."""
+    begun = request.get("response")
+    if isinstance(begun, Hijacked) or (begun is not None and begun.prepared):
+        transport = request.transport
+        if transport is not None:
+            transport.abort()
+        raise ConnectionResetError("failed in the middle of an answer")
+    return failure(status, message)

@@ -1,0 +1,193 @@
+"""Take a connection over from aiohttp and use it as a byte stream: attach, exec, and whatever upgrades later.
+
+All that aiohttp does not promise is in this file, against the version that pyproject.toml pins; tests/api holds each
+of it to its contract. How docker's clients do it::
+
+    POST /containers/x/attach HTTP/1.1        101 UPGRADED             (with ``Upgrade: tcp``)
+    Connection: Upgrade                  ->   Content-Type: application/vnd.docker.raw-stream | .multiplexed-stream
+    Upgrade: tcp                              Connection: Upgrade, Upgrade: tcp
+
+    the same without those headers       ->   200 OK, Content-Type as above, no length: what follows is data
+
+Each side may half-close: the client at the end of its input, and it goes on reading. Bytes may arrive right behind the
+request, even in the same segment, so the request is cut off the stream before the HTTP parser can take them for
+another.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import Callable
+from typing import Any, cast
+
+from aiohttp import web
+from aiohttp.abc import AbstractStreamWriter
+from aiohttp.web_protocol import RequestHandler
+from aiohttp.web_server import Server
+
+RAW = "application/vnd.docker.raw-stream"
+MULTIPLEXED = "application/vnd.docker.multiplexed-stream"
+#: Taken from the client ahead of who reads here, twice; then the socket's own buffer fills.
+READ_LIMIT = 256 << 10
+WRITE_LIMIT = 256 << 10
+
+_MAX_HEAD = 64 << 10
+_UPGRADE = re.compile(rb"\r\nupgrade:[ \t]*(?:tcp|h2c)[ \t]*\r\n", re.IGNORECASE)
+_STREAMING = re.compile(rb"POST (?:/v[0-9.]+)?/(?:containers/[^/ ?]+/attach|exec/[^/ ?]+/start)[? ]")
+_LENGTH = re.compile(rb"\r\ncontent-length:[ \t]*([0-9]{1,18})[ \t]*\r\n", re.IGNORECASE)
+_CHUNKED = re.compile(rb"\r\ntransfer-encoding:", re.IGNORECASE)
+
+
+class HijackableHandler(RequestHandler):
+    """aiohttp's connection, but what follows a request that may be hijacked stays out of its parser."""
+
+    __slots__ = ("_body_left", "_early", "_eof", "_head", "_holding")
+
+    def __init__(self, manager: Any, **kwargs: Any) -> None:
+        super().__init__(manager, **kwargs)
+        self._head = b""
+        self._early: list[bytes] = []
+        self._body_left = 0
+        self._holding = False
+        self._eof = False
+
+    def data_received(self, data: bytes) -> None:
+        if self._holding:
+            self._hold(data)
+        elif self._head or self._idle():
+            self._scan(self._head + data)
+        else:
+            super().data_received(data)
+
+    def _idle(self) -> bool:
+        """No request is under way: what comes now is the head of one."""
+        return self._current_request is None and not self._messages and self._waiter is not None
+
+    def _scan(self, data: bytes) -> None:
+        end = data.find(b"\r\n\r\n")
+        if end < 0 and len(data) < _MAX_HEAD:
+            self._head = data
+            return
+        self._head = b""
+        head = data[:end + 2] if end >= 0 else b""
+        if not head or not (_STREAMING.match(head) or _UPGRADE.search(head)) or _CHUNKED.search(head):
+            super().data_received(data)
+            return
+        lengths = _LENGTH.findall(head)
+        size = end + 4 + (int(lengths[0]) if len(lengths) == 1 else 0)
+        self._holding = True
+        self._body_left = max(0, size - len(data))
+        super().data_received(data[:size])
+        if len(data) > size:
+            self._early.append(data[size:])
+
+    def _hold(self, data: bytes) -> None:
+        body, rest = data[:self._body_left], data[self._body_left:]
+        self._body_left -= len(body)
+        if body:
+            super().data_received(body)
+        if rest:
+            self._early.append(rest)
+            if sum(map(len, self._early)) > READ_LIMIT and self.transport is not None:
+                cast(asyncio.ReadTransport, self.transport).pause_reading()
+
+    def eof_received(self) -> bool | None:  # type: ignore[override]
+        """A client that has no input may end it before the answer: the answer is still to be delivered."""
+        if self._holding:
+            self._eof = True
+            return True
+        return super().eof_received()
+
+    async def finish_response(self, request: web.BaseRequest, resp: web.StreamResponse,
+                              start_time: float | None) -> tuple[web.StreamResponse, bool]:
+        """A request that was not hijacked after all is answered as any other: what came behind it is the next one."""
+        if self._holding and not isinstance(resp, Hijacked):
+            self._release()
+        return await super().finish_response(request, resp, start_time)
+
+    def _release(self) -> None:
+        self._holding = False
+        early, self._early = b"".join(self._early), []
+        if self.transport is not None:
+            cast(asyncio.ReadTransport, self.transport).resume_reading()
+            if early:
+                self.data_received(early)
+            if self._eof:
+                self.keep_alive(False)
+
+    def take_early(self) -> tuple[bytes, bool]:
+        """The bytes behind the request, and whether the client has ended its side already."""
+        early, self._early = b"".join(self._early), []
+        return early, self._eof
+
+
+def server_factory(server: Server) -> Callable[[], HijackableHandler]:
+    """For ``loop.create_server``: connections whose requests can be hijacked."""
+    loop = asyncio.get_running_loop()
+    return lambda: HijackableHandler(server, loop=loop, **server._kwargs)
+
+
+class _HijackedProtocol(asyncio.StreamReaderProtocol):
+    """The connection after the take-over; tells aiohttp's bookkeeping when it is gone."""
+
+    def __init__(self, reader: asyncio.StreamReader, before: HijackableHandler) -> None:
+        super().__init__(reader)
+        self._before = before
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        super().connection_lost(exc)
+        self._before.connection_lost(exc)
+
+
+class Hijacked(web.StreamResponse):
+    """The connection as ``reader`` and ``writer``. Return it from the handler: aiohttp adds nothing and closes."""
+
+    def __init__(self, request: web.Request, content_type: str, headers: dict[str, str]) -> None:
+        """Answer ``request`` and take its connection; raises ConnectionResetError when the client has gone."""
+        super().__init__()
+        handler = request.protocol
+        transport = request.transport
+        if transport is None or not isinstance(handler, HijackableHandler):
+            raise ConnectionResetError("the client has gone")
+        loop = asyncio.get_running_loop()
+        self._handler = handler
+        self._task: asyncio.Task[Any] | None = None
+        early, eof = handler.take_early()
+        self.reader = asyncio.StreamReader(READ_LIMIT, loop)
+        protocol = _HijackedProtocol(self.reader, handler)
+        protocol.connection_made(transport)
+        transport.set_protocol(protocol)
+        transport.set_write_buffer_limits(WRITE_LIMIT)
+        self.writer = asyncio.StreamWriter(transport, protocol, self.reader, loop)
+        if early:
+            self.reader.feed_data(early)
+        if eof:
+            self.reader.feed_eof()
+        transport.resume_reading()
+        self._upgraded_head(request, content_type, headers)
+
+    def _upgraded_head(self, request: web.Request, content_type: str, headers: dict[str, str]) -> None:
+        lines = [f"{name}: {value}" for name, value in headers.items()]
+        if request.headers.get("Upgrade", "").lower() == "tcp":
+            status = ["HTTP/1.1 101 UPGRADED", f"Content-Type: {content_type}", "Connection: Upgrade", "Upgrade: tcp"]
+        else:
+            status = ["HTTP/1.1 200 OK", f"Content-Type: {content_type}"]
+        self.writer.write("\r\n".join([*status, *lines, "", ""]).encode("latin-1"))
+
+    async def prepare(self, request: web.BaseRequest) -> AbstractStreamWriter | None:
+        return None
+
+    async def write_eof(self, data: bytes = b"") -> None:
+        """The end of the handler: nothing is added, the connection closes once all is sent."""
+        self.writer.close()
+        self._handler.force_close()
+
+    @property
+    def prepared(self) -> bool:
+        return True
+
+
+def keep(request: web.Request, key: str, value: object) -> None:
+    """``request[key] = value``, without aiohttp's warning that it would rather see a typed key."""
+    request._state[key] = value

@@ -1,0 +1,227 @@
+"""``/images``, ``/auth`` and ``/distribution``: docker's API for images, over :class:`ImagesBackend`."""
+
+from __future__ import annotations
+
+import asyncio
+import builtins
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any, Protocol
+
+import msgspec
+from aiohttp import web
+
+from barque.engine import filters
+from barque.engine.filters import Filters
+from barque.engine.images import LIST_FILTERS, PRUNE_FILTERS
+from barque.errors import BarqueError, InvalidArgument, Unsupported
+from barque.image.client import auth
+from barque.image.client.auth import Credentials
+from barque.image.progress import Progress, Report
+from barque.oci import go_json
+from barque.oci import platform as platforms
+from barque.oci.platform import Platform
+from barque.oci.reference import Reference, parse
+
+Version = tuple[int, int]
+
+
+class ImagesBackend(Protocol):
+    async def list(self, version: Version, wanted: Filters, *, shared_size: bool = False) -> list[dict[str, Any]]: ...
+    async def inspect(self, text: str, version: Version) -> dict[str, Any]: ...
+    async def history(self, text: str) -> builtins.list[dict[str, Any]]: ...
+    async def tag(self, text: str, ref: Reference) -> None: ...
+    async def remove(self, text: str, *, force: bool = False) -> builtins.list[dict[str, str]]: ...
+    async def prune(self, wanted: Filters) -> dict[str, Any]: ...
+    async def pull(self, ref: Reference, platform: Platform | None, credentials: Credentials | None,
+                   report: Report) -> None: ...
+    async def push(self, ref: Reference, credentials: Credentials | None, report: Report) -> None: ...
+    async def distribution(self, ref: Reference, credentials: Credentials | None) -> dict[str, Any]: ...
+    async def search(self, term: str) -> builtins.list[dict[str, Any]]: ...
+
+
+#: Proves credentials to a registry and returns an identity token (often empty).
+Login = Callable[[Credentials], Awaitable[str]]
+
+
+def routes(images: ImagesBackend, login: Login) -> list[web.RouteDef]:
+    """The routes, without the version prefix. Image names contain slashes."""
+    handlers = _Handlers(images, login)
+    return [
+        web.get("/images/json", handlers.list),
+        web.post("/images/create", handlers.create),
+        web.get("/images/search", handlers.search),
+        web.post("/images/prune", handlers.prune),
+        web.get("/images/{name:.+}/json", handlers.inspect),
+        web.get("/images/{name:.+}/history", handlers.history),
+        web.post("/images/{name:.+}/tag", handlers.tag),
+        web.post("/images/{name:.+}/push", handlers.push),
+        web.delete("/images/{name:.+}", handlers.remove),
+        web.get("/distribution/{name:.+}/json", handlers.distribution),
+        web.post("/auth", handlers.auth),
+    ]
+
+
+class _Handlers:
+    def __init__(self, images: ImagesBackend, login: Login) -> None:
+        self._images = images
+        self._login = login
+
+    async def list(self, request: web.Request) -> web.StreamResponse:
+        version = _version(request)
+        wanted = filters.parse(request.query.get("filters"), LIST_FILTERS)
+        if version < (1, 25) and "reference" not in wanted and request.query.get("filter"):
+            wanted["reference"] = [request.query["filter"]]
+        for name, since in (("manifests", (1, 47)), ("identity", (1, 54))):
+            if version >= since and _flag(request, name):
+                raise Unsupported(f"{name}=1 is not supported: an image is kept for one platform")
+        shared = version >= (1, 42) and _flag(request, "shared-size")
+        return _json(await self._images.list(version, wanted, shared_size=shared))
+
+    async def create(self, request: web.Request) -> web.StreamResponse:
+        name, tag = request.query.get("fromImage", ""), request.query.get("tag", "")
+        if not name:
+            raise Unsupported("importing an image (fromSrc) is not supported")
+        ref = _reference(name.removesuffix(":"), tag)
+        text = request.query.get("platform", "") if _version(request) >= (1, 32) else ""
+        platform = platforms.parse(text) if text else None
+        credentials = _credentials(request)
+        return await _stream(request, lambda report: self._images.pull(ref, platform, credentials, report))
+
+    async def search(self, request: web.Request) -> web.StreamResponse:
+        return _json(await self._images.search(request.query.get("term", "")))
+
+    async def prune(self, request: web.Request) -> web.StreamResponse:
+        return _json(await self._images.prune(filters.parse(request.query.get("filters"), PRUNE_FILTERS)))
+
+    async def inspect(self, request: web.Request) -> web.StreamResponse:
+        version = _version(request)
+        if version >= (1, 48) and _flag(request, "manifests"):
+            raise Unsupported("manifests=1 is not supported: an image is kept for one platform")
+        found = await self._images.inspect(_name(request), version)
+        _check_platform(request, found, (1, 49))
+        return _json(found)
+
+    async def history(self, request: web.Request) -> web.StreamResponse:
+        name, version = _name(request), _version(request)
+        if version >= (1, 48) and request.query.get("platform"):
+            _check_platform(request, await self._images.inspect(name, version), (1, 48))
+        return _json(await self._images.history(name))
+
+    async def tag(self, request: web.Request) -> web.StreamResponse:
+        await self._images.tag(_name(request), _reference(request.query.get("repo", ""), request.query.get("tag", "")))
+        return web.Response(status=201)
+
+    async def push(self, request: web.Request) -> web.StreamResponse:
+        ref = _reference(_name(request), request.query.get("tag", ""))
+        if _version(request) >= (1, 46) and request.query.get("platform"):
+            _check_platform(request, await self._images.inspect(ref.familiar, _version(request)), (1, 46))
+        credentials = _credentials(request)
+        return await _stream(request, lambda report: self._images.push(ref, credentials, report))
+
+    async def remove(self, request: web.Request) -> web.StreamResponse:
+        name = _name(request)
+        if not name.strip():
+            raise InvalidArgument("image name cannot be blank")
+        if _version(request) >= (1, 50) and "platforms" in request.query:
+            raise Unsupported("removing single platforms is not supported: an image is kept for one platform")
+        # noprune spares untagged parents of classic builds; no image here has a parent.
+        return _json(await self._images.remove(name, force=_flag(request, "force")))
+
+    async def distribution(self, request: web.Request) -> web.StreamResponse:
+        return _json(await self._images.distribution(parse(_name(request)), _credentials(request)))
+
+    async def auth(self, request: web.Request) -> web.StreamResponse:
+        credentials = auth.decode_body(await request.read())
+        if credentials is None:
+            raise InvalidArgument("no credentials given")
+        token = await self._login(credentials)
+        return _json({"Status": "Login Succeeded", "IdentityToken": token})
+
+
+def _version(request: web.Request) -> Version:
+    version: Version = request["api_version"]
+    return version
+
+
+def _name(request: web.Request) -> str:
+    return request.match_info["name"]
+
+
+def _flag(request: web.Request, name: str) -> bool:
+    return request.query.get(name, "").strip().lower() not in ("", "0", "no", "false", "none")
+
+
+def _credentials(request: web.Request) -> Credentials | None:
+    return auth.decode_header(request.headers.get("X-Registry-Auth"))
+
+
+def _reference(name: str, tag: str) -> Reference:
+    """``name`` with ``tag``, which may be a digest; raises InvalidReference."""
+    if not tag:
+        return parse(name)
+    if ":" in tag:
+        return parse(f"{parse(name).name}@{tag}")
+    found = parse(name)
+    return parse(f"{found.name}:{tag}")
+
+
+def _check_platform(request: web.Request, image: Mapping[str, Any], since: Version) -> None:
+    """``platform`` (JSON) must be the one that the image is for; raises NoSuchPlatform, InvalidArgument."""
+    text = request.query.get("platform", "")
+    if not text or _version(request) < since:
+        return
+    wanted = go_json.decode(text, Platform)
+    found = Platform(os=image["Os"], architecture=image["Architecture"], variant=image.get("Variant", ""))
+    if not found.satisfies(wanted):
+        raise NoSuchPlatform(f"image with reference {_name(request)} was found but its platform ({found}) does not "
+                             f"match the specified platform ({wanted})")
+
+
+class NoSuchPlatform(BarqueError):
+    status = 404
+
+
+async def _stream(request: web.Request, work: Callable[[Report], Awaitable[None]]) -> web.StreamResponse:
+    """Run ``work`` and send what it reports, a JSON document a line.
+
+    A failure before the first report is an ordinary error answer, a later one the last line. The work is cancelled
+    when the client goes away, as with dockerd.
+    """
+    queue: asyncio.Queue[Progress | None] = asyncio.Queue()
+    task = asyncio.ensure_future(work(queue.put_nowait))
+    task.add_done_callback(lambda _: queue.put_nowait(None))
+    response = web.StreamResponse(headers={"Content-Type": "application/json"})
+    try:
+        while (line := await queue.get()) is not None:
+            if not response.prepared:
+                request["response"] = response
+                await response.prepare(request)
+            lines = [line]
+            while not queue.empty() and (more := queue.get_nowait()) is not None:
+                lines.append(more)
+            await response.write(b"".join(msgspec.json.encode(each) + b"\r\n" for each in lines))
+            if task.done() and queue.empty():
+                break
+        return await _finish(request, response, task)
+    finally:
+        if not task.done():
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+
+
+async def _finish(request: web.Request, response: web.StreamResponse,
+                  task: asyncio.Future[None]) -> web.StreamResponse:
+    try:
+        await task
+    except BarqueError as error:
+        if not response.prepared:
+            raise
+        line = {"errorDetail": {"message": error.message}, "error": error.message}
+        await response.write(msgspec.json.encode(line) + b"\r\n")
+    if not response.prepared:
+        await response.prepare(request)
+    return response
+
+
+def _json(value: Any) -> web.Response:
+    return web.Response(body=msgspec.json.encode(value) + b"\n", content_type="application/json")

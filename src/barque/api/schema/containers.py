@@ -1,0 +1,54 @@
+"""Bodies of the container routes."""
+
+from __future__ import annotations
+
+import msgspec
+from msgspec import field
+
+from barque.engine.containers.options import ContainerConfig, HostConfig, NetworkingConfig, RestartPolicy, Ulimit
+
+
+class CreateBody(ContainerConfig, frozen=True, kw_only=True, rename="pascal"):
+    """``POST /containers/create``: the container's configuration with two more objects beside its fields."""
+
+    host_config: HostConfig | None = None
+    networking_config: NetworkingConfig | None = None
+
+    def config(self) -> ContainerConfig:
+        """The configuration alone."""
+        names = msgspec.structs.fields(ContainerConfig)
+        return ContainerConfig(**{item.name: getattr(self, item.name) for item in names})
+
+
+class ExecStartBody(msgspec.Struct, frozen=True, kw_only=True, rename="pascal"):
+    detach: bool = False
+    tty: bool = False
+    console_size: list[int] | None = None
+
+
+class UpdateBody(msgspec.Struct, frozen=True, kw_only=True, rename="pascal"):
+    """``POST /containers/{id}/update``; what is left out or 0 stays as it is."""
+
+    cpu_shares: int = 0
+    memory: int = 0
+    cgroup_parent: str = ""
+    blkio_weight: int = 0
+    cpu_period: int = 0
+    cpu_quota: int = 0
+    cpu_realtime_period: int = 0
+    cpu_realtime_runtime: int = 0
+    cpuset_cpus: str = ""
+    cpuset_mems: str = ""
+    memory_reservation: int = 0
+    memory_swap: int = 0
+    memory_swappiness: int | None = None
+    nano_cpus: int = 0
+    oom_kill_disable: bool | None = None
+    pids_limit: int | None = None
+    ulimits: list[Ulimit] | None = None
+    init: bool | None = None
+    cpu_count: int = 0
+    cpu_percent: int = 0
+    io_maximum_iops: int = field(default=0, name="IOMaximumIOps")
+    io_maximum_bandwidth: int = field(default=0, name="IOMaximumBandwidth")
+    restart_policy: RestartPolicy | None = None

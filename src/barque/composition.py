@@ -1,0 +1,167 @@
+"""What the daemon is made of: opened in order, closed in the reverse one. The second half of the composition root.
+
+It is apart from :mod:`barque.daemon` so that the zygote is running before any of this is imported.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Mapping, Sequence
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+
+from aiohttp import web
+
+from barque.api import app, listeners
+from barque.api.listeners import Listener
+from barque.api.routes import attach, containers, execs, lifecycle, networks, system
+from barque.api.routes import volumes as volume_routes
+from barque.api.server import ApiServer, tls_context
+from barque.composition_images import Stores, open_images
+from barque.config import Config
+from barque.engine import host as hosts
+from barque.engine import system as system_model
+from barque.engine.containers import defaults, reconcile, shutdown
+from barque.engine.containers.context import Context
+from barque.engine.containers.execs import Execs
+from barque.engine.containers.model import Container
+from barque.engine.containers.registry import Registry
+from barque.engine.events import EventBus
+from barque.engine.networks import NetworkService
+from barque.engine.system import load_id
+from barque.engine.volumes import Volumes
+from barque.network.model import DEFAULT_POOLS, AddressPool, NetworkSettings, Sandbox
+from barque.network.stack import Network
+from barque.runtime import cgroups
+from barque.store.content import ContentStore
+from barque.store.db import Database, Documents
+from barque.store.layout import Layout
+from barque.store.leases import Leases
+from barque.store.snapshots import Snapshots
+from barque.supervise.client import Supervisor
+from barque.supervise.forkserver import ZygoteHandle
+from barque.sys import caps
+
+log = logging.getLogger("barque.daemon")
+
+
+def proxies(environment: Mapping[str, str]) -> dict[str, str]:
+    """The proxies that the service's environment names; curl's and docker's variables."""
+    return {key: environment.get(f"{name}_PROXY") or environment.get(f"{name.lower()}_proxy") or ""
+            for key, name in (("http", "HTTP"), ("https", "HTTPS"), ("no", "NO"))}
+
+
+def sandboxes(registry: Registry) -> list[tuple[str, Sandbox]]:
+    """Every container that has a network now, by name."""
+    return [(live.container.name, live.container.sandbox) for live in registry if live.container.sandbox is not None]
+
+
+class VolumeUsers:
+    """Which containers use a volume: the registry knows."""
+
+    def __init__(self, registry: Registry) -> None:
+        self._registry = registry
+
+    def users_of(self, name: str) -> Sequence[str]:
+        return [live.id for live in self._registry
+                if any(point.type == "volume" and point.name == name for point in live.container.mounts)]
+
+
+class ContainerLayers(Snapshots):
+    """Snapshots that can tell which containers have a writable layer."""
+
+    def __init__(self, layout: Layout, db: Database) -> None:
+        super().__init__(layout, db)
+        self._layers = db
+
+    async def container_ids(self) -> list[str]:
+        rows = await self._layers.read(lambda connection: connection.execute(
+            "SELECT key FROM snapshots WHERE kind = 'container'").fetchall())
+        return [row[0] for row in rows]
+
+
+@dataclass(frozen=True)
+class Engine:
+    context: Context
+    server: ApiServer
+
+    async def shut_down(self) -> None:
+        """Take no more requests; stop the containers, unless they are to live on."""
+        await self.server.stop_accepting()
+        if not self.context.config.live_restore:
+            await shutdown.stop_all(self.context, self.context.config.shutdown_timeout)
+
+
+def network_settings(config: Config) -> NetworkSettings:
+    pools = tuple(AddressPool(pool.base, pool.size) for pool in config.default_address_pools) or DEFAULT_POOLS
+    publish = config.default_bind_ip if config.default_bind_ip not in ("", "0.0.0.0") else None
+    return NetworkSettings(exec_root=config.exec_root, bip=config.bip or None, fixed_cidr=config.fixed_cidr or None,
+                           mtu=config.mtu, pools=pools, publish_ip=publish)
+
+
+def _swap_limit(layout: cgroups.Layout) -> bool:
+    """Whether swap can be limited: always on version 2, on version 1 only where the kernel was told to count it."""
+    if layout.version == "v2":
+        return True
+    return any("memory" in tree.controllers and os.path.exists(f"{tree.mountpoint}/memory.memsw.limit_in_bytes")
+               for tree in layout.v1)
+
+
+def look_around() -> hosts.Host:
+    layout = cgroups.host_layout()
+    _, permitted, _ = caps.get_sets()
+    return hosts.probe(tuple(caps.to_names(permitted & caps.bounding())), tuple(defaults.thermal_paths()),
+                       cgroup_v2=layout.version == "v2", swap_limit=_swap_limit(layout))
+
+
+async def open_engine(stack: AsyncExitStack, config: Config, layout: Layout, zygote: ZygoteHandle,
+                      environment: Mapping[str, str]) -> Engine:
+    """Bring everything up and serve; ``stack`` ends it. Raises BarqueError or OSError where something is in the way."""
+    # The sockets come first: what they say about a second daemon is better than any later error.
+    sockets = listeners.open_all(config.hosts, config.group, environment, tls=config.tls.enabled,
+                                 verify=config.tls.verify,
+                                 allow_insecure_tcp=config.allow_insecure_tcp)
+    for listener in sockets:
+        stack.callback(listener.close)
+    supervisor = await Supervisor.start(config.exec_root, zygote)
+    stack.push_async_callback(supervisor.close)
+    db = await Database.open(layout.database)
+    stack.push_async_callback(db.close)
+    leases = Leases(db)
+    await leases.expire_all()
+    content = ContentStore(layout, db)
+    snapshots = ContainerLayers(layout, db)
+    bus = EventBus()
+    registry = Registry(Documents(db, "containers", Container))
+    network = await Network.open(network_settings(config))
+    stack.push_async_callback(network.close)
+    users = VolumeUsers(registry)
+    volumes = Volumes(layout, db, supervisor, users, bus.emit)
+    await volumes.clean()
+    images = open_images(stack, config, Stores(db, content, snapshots, leases), supervisor, registry, bus,
+                         proxies(environment))
+    context = Context(config=config, host=look_around(), registry=registry, images=images.resolver, snapshots=snapshots,
+                      leases=leases, volumes=volumes, networks=network, supervisor=supervisor, emit=bus.emit,
+                      containers_dir=layout.containers)
+    stack.push_async_callback(context.tasks.close)
+    await network.reconcile(await reconcile.adopt_all(context))
+    await reconcile.settle(context)
+    others = [*images.routes, *volume_routes.routes(volumes),
+              *networks.routes(NetworkService(network, lambda: sandboxes(registry))),
+              *system.routes(context, bus, load_id(f"{layout.root}/engine-id"), images.service,
+                             system_model.VolumeUsage(volumes, users))]
+    server = await serve(stack, context, others, sockets)
+    return Engine(context, server)
+
+
+async def serve(stack: AsyncExitStack, context: Context, others: Sequence[web.RouteDef],
+                sockets: Sequence[Listener]) -> ApiServer:
+    config = context.config
+    routes = [*containers.routes(context), *lifecycle.routes(context),
+              *attach.routes(context, experimental=config.experimental),
+              *execs.routes(Execs(context), experimental=config.experimental), *others]
+    server = ApiServer(app.build(routes, experimental=config.experimental))
+    stack.push_async_callback(server.close)
+    await server.start(sockets, tls_context(config.tls) if config.tls.enabled else None)
+    return server

@@ -1,0 +1,79 @@
+"""The image side of the engine, put together: names, registry client, the service and its routes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from functools import partial
+
+from aiohttp import web
+
+from barque.api.routes import images as image_routes
+from barque.config import Config
+from barque.engine.containers.registry import Registry
+from barque.engine.events import EventBus
+from barque.engine.image_removal import ImageUser
+from barque.engine.images import ImageService
+from barque.image.client.hosts import HostConfig
+from barque.image.client.login import login
+from barque.image.client.transport import Transport
+from barque.image.fetch import Limits, Puller
+from barque.image.names import ImageNames
+from barque.image.push import Pusher
+from barque.image.resolve import Images
+from barque.store.content import ContentStore
+from barque.store.db import Database
+from barque.store.gc import collect
+from barque.store.leases import Leases
+from barque.store.snapshots import Snapshots
+from barque.supervise.client import Supervisor
+
+CERTIFICATES = "/etc/barque/certs.d"
+
+
+@dataclass(frozen=True)
+class Stores:
+    """What images are kept in."""
+
+    db: Database
+    content: ContentStore
+    snapshots: Snapshots
+    leases: Leases
+
+
+@dataclass(frozen=True)
+class ImageParts:
+    resolver: Images
+    service: ImageService
+    routes: list[web.RouteDef]
+
+
+class ImageUsers:
+    """Which containers were made from an image: the registry of containers knows."""
+
+    def __init__(self, registry: Registry) -> None:
+        self._registry = registry
+
+    def users_of_image(self, image_id: str) -> Sequence[ImageUser]:
+        return [ImageUser(live.id, live.facts.alive) for live in self._registry if live.container.image_id == image_id]
+
+
+def open_images(stack: AsyncExitStack, config: Config, stores: Stores, workers: Supervisor, registry: Registry,
+                bus: EventBus, proxies: dict[str, str]) -> ImageParts:
+    """``proxies``: "http", "https" and "no" as the environment has them; ``stack`` closes the connections."""
+    hosts = HostConfig(
+        mirrors=config.registry_mirrors, insecure=config.insecure_registries, certs_dir=CERTIFICATES,
+        proxies={scheme: proxies[scheme] for scheme in ("http", "https") if proxies.get(scheme)},
+        no_proxy=tuple(filter(None, proxies.get("no", "").split(","))))
+    transport = Transport(hosts)
+    stack.push_async_callback(transport.close)
+    names = ImageNames(stores.db)
+    resolver = Images(names, stores.content, stores.snapshots)
+    limits = Limits(downloads=config.max_concurrent_downloads, attempts=config.max_download_attempts)
+    puller = Puller(stores.content, stores.snapshots, stores.leases, names, workers, transport, limits)
+    stack.callback(puller.close)
+    pusher = Pusher(stores.content, names, transport)
+    service = ImageService(resolver, names, stores.snapshots, puller, pusher, ImageUsers(registry),
+                           partial(collect, stores.db, stores.content, stores.snapshots), bus.emit)
+    return ImageParts(resolver, service, image_routes.routes(service, partial(login, transport)))

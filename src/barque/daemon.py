@@ -1,0 +1,151 @@
+"""barqued: the composition root. Everything is made here, in this order, and ended in the reverse one.
+
+Flags and file -> lock of the data root -> zygote (before there is any thread) -> event loop -> database -> living
+containers adopted -> network brought in line with them -> API.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import signal
+import sys
+from collections.abc import Mapping
+from contextlib import AsyncExitStack
+from dataclasses import replace
+
+from barque import failpoints
+from barque import log as logs
+from barque.config import DEFAULT_CONFIG_FILE, VERSION, Config
+from barque.daemon_options import BadOption, CommandLine, combine, parse_flags, read_file, usage
+from barque.errors import BarqueError
+from barque.store.layout import Layout
+from barque.supervise.forkserver import ZygoteHandle, spawn
+
+log = logging.getLogger("barque.daemon")
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the daemon until it is told to stop; returns the exit status."""
+    try:
+        line = parse_flags(sys.argv[1:] if argv is None else argv)
+        if line.help:
+            print(usage())
+            return 0
+        if line.version:
+            print(f"Barque version {VERSION}")
+            return 0
+        config = load(line)
+    except BadOption as error:
+        print(f"{error}\nSee 'barqued --help'.", file=sys.stderr)
+        return 125
+    if line.validate:
+        print("configuration OK")
+        return 0
+    logs.configure(config.log_level, config.log_format)
+    try:
+        failpoints.arm(os.environ.get("BARQUE_FAILPOINTS", ""))
+        return _run(config, line)
+    except (BarqueError, OSError, ValueError) as error:
+        log.critical("failed to start daemon: %s", error)
+        return 1
+
+
+def load(line: CommandLine) -> Config:
+    """The settings of this run; raises :class:`BadOption`."""
+    path = line.config_file or DEFAULT_CONFIG_FILE
+    file = read_file(path, required=line.config_file is not None)
+    config = combine(line.values, file, path)
+    exec_root = os.path.abspath(config.exec_root)
+    return replace(config, data_root=os.path.abspath(config.data_root), exec_root=exec_root,
+                   hosts=config.hosts or (f"unix://{exec_root}/barque.sock",))
+
+
+def _run(config: Config, line: CommandLine) -> int:
+    os.umask(0o022)
+    os.makedirs(config.exec_root, mode=0o711, exist_ok=True)
+    layout = Layout.open(config.data_root)
+    pidfile = config.pidfile or f"{config.exec_root}/barque.pid"
+    _write_pidfile(pidfile)
+    try:
+        return asyncio.run(_serve(config, line, layout, spawn(config.exec_root)))
+    finally:
+        layout.close()
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(pidfile)
+
+
+def _write_pidfile(path: str) -> None:
+    """Raises ValueError where the process that the file names is alive and a daemon like this one."""
+    try:
+        with open(path, encoding="ascii") as file:
+            text = file.read().strip()
+    except FileNotFoundError:
+        text = ""
+    if text.isdecimal() and int(text) != os.getpid() and _is_daemon(int(text)):
+        raise ValueError(f"process with PID {text} is still running, and {path} is its pid file")
+    os.makedirs(os.path.dirname(path), exist_ok=True)
+    with open(path, "w", encoding="ascii") as file:
+        file.write(str(os.getpid()))
+
+
+def _is_daemon(pid: int) -> bool:
+    """A pid may have been given to somebody else since."""
+    try:
+        with open(f"/proc/{pid}/cmdline", "rb") as file:
+            return b"barque" in file.read()
+    except OSError:
+        return False
+
+
+async def _serve(config: Config, line: CommandLine, layout: Layout, zygote: ZygoteHandle) -> int:
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, _stop, stop, number)
+    loop.add_signal_handler(signal.SIGHUP, _reload, line)
+    async with AsyncExitStack() as stack:
+        from barque import composition
+
+        engine = await composition.open_engine(stack, config, layout, zygote, os.environ)
+        log.info("API listen on %s", ", ".join(config.hosts))
+        _notify(os.environ, "READY=1")
+        await stop.wait()
+        _notify(os.environ, "STOPPING=1")
+        log.info("shutting down")
+        await engine.shut_down()
+    return 0
+
+
+def _stop(stop: asyncio.Event, number: int) -> None:
+    if stop.is_set():
+        log.warning("forced to stop by a second %s", signal.Signals(number).name)
+        os._exit(1)
+    stop.set()
+
+
+def _reload(line: CommandLine) -> None:
+    """SIGHUP: what can change while it runs is the log level; the rest needs a restart."""
+    try:
+        config = load(line)
+    except BadOption as error:
+        log.error("reload: %s", error)
+        return
+    logging.getLogger().setLevel(logs.LEVELS[config.log_level])
+    log.info("reloaded: log level %s; all other settings need a restart", config.log_level)
+
+
+def _notify(environment: Mapping[str, str], message: str) -> None:
+    """sd_notify(3)."""
+    path = environment.get("NOTIFY_SOCKET", "")
+    if path[:1] in ("/", "@"):
+        import socket
+
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock, contextlib.suppress(OSError):
+            sock.sendto(message.encode(), "\0" + path[1:] if path[0] == "@" else path)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

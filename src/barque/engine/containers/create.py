@@ -1,0 +1,182 @@
+"""Make a container: check what is asked, complete it from the image and the settings, reserve its parts, store it."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+from collections.abc import Iterable
+from contextlib import AsyncExitStack
+from dataclasses import dataclass, field
+
+import msgspec
+
+from barque.config import DEFAULT_RUNTIME
+from barque.engine import clock, names
+from barque.engine.containers import merge, mounts, publish, to_spec, validate
+from barque.engine.containers.context import Context
+from barque.engine.containers.model import Container, MountPoint
+from barque.engine.containers.options import (
+    ContainerConfig,
+    EndpointSettings,
+    HostConfig,
+    NetworkingConfig,
+    words,
+)
+from barque.engine.containers.registry import Live
+from barque.engine.containers.security import check_security_options
+from barque.engine.containers.volume_use import make_volumes, remove_anonymous
+from barque.errors import InvalidArgument, NotFound
+from barque.failpoints import hit
+from barque.oci.platform import parse as parse_platform
+
+#: What clients that know only docker ask for; it means the built-in runtime here.
+RUNC_NAMES = ("runc", "io.containerd.runc.v2")
+ULIMITS = frozenset(["as", "core", "cpu", "data", "fsize", "locks", "memlock", "msgqueue", "nice", "nofile", "nproc",
+                     "rss", "rtprio", "rttime", "sigpending", "stack"])
+_MAC = re.compile(r"[0-9a-f]{2}(?:[:-][0-9a-f]{2}){5}\Z", re.IGNORECASE | re.ASCII)
+
+
+@dataclass(frozen=True)
+class Created:
+    id: str
+    warnings: list[str] = field(default_factory=list)
+
+
+async def create(ctx: Context, name: str, config: ContainerConfig, host: HostConfig,
+                 networking: NetworkingConfig | None, platform: str = "") -> Created:
+    """Store a new container; nothing of it runs yet, and nothing is left of it where this raises."""
+    validate.check(config, host, networking, ctx.host.cpus)
+    warnings = check_host(ctx, host)
+    if not config.image:
+        raise InvalidArgument("invalid reference format")
+    image = await ctx.images.resolve(config.image)
+    _check_platform(config.image, platform, image.config.os, image.config.architecture)
+    config = merge.merge_image(config, image.config)
+    host = merge.complete_host(host, ctx.config, cgroup_v2=ctx.host.cgroup_v2, thermal_paths=ctx.host.thermal_paths)
+    publish.publications(config, host)
+    points = mounts.collect(config, host, _inherited(ctx, host))
+    _check_sources(points)
+    container_id = names.new_id()
+    command = [*words(config.entrypoint), *words(config.cmd)]
+    container = Container(
+        id=container_id, name="", created=clock.now(), image=config.image, image_id=image.id,
+        chain_id=image.chain_id, path=command[0], args=command[1:], host_config=host, mounts=points,
+        config=_with_hostname(ctx, config, host, container_id), endpoints=_endpoints(config, host, networking),
+        log_path=f"{ctx.state_dir(container_id)}/{container_id}-json.log" if host.log_config.type == "json-file"
+        else "")
+    live = await ctx.tasks.shielded(_make(ctx, container, name.removeprefix("/")), f"create {container_id[:12]}")
+    ctx.event(live, "create")
+    return Created(container_id, warnings)
+
+
+async def _make(ctx: Context, container: Container, name: str) -> Live:
+    async with AsyncExitStack() as undo:
+        if name:
+            ctx.registry.reserve(name, container.id)
+        else:
+            name = ctx.registry.free_name(container.id)
+        container.name = name
+        undo.callback(ctx.registry.unreserve, name)
+        await ctx.snapshots.create_container(None, container.id, container.chain_id)
+        undo.push_async_callback(ctx.snapshots.remove_container, container.id)
+        hit("container.create.after-snapshot")
+        undo.push_async_callback(remove_anonymous, ctx, container)
+        await make_volumes(ctx, container)
+        directory = ctx.state_dir(container.id)
+        os.makedirs(directory, mode=0o710, exist_ok=True)
+        undo.callback(shutil.rmtree, directory, ignore_errors=True)
+        live = await ctx.registry.add(container)
+        undo.pop_all()
+    hit("container.create.after-row")
+    return live
+
+
+def check_host(ctx: Context, host: HostConfig) -> list[str]:
+    """What depends on this machine and its settings; returns warnings, raises as :func:`validate.check`."""
+    if host.runtime not in ("", DEFAULT_RUNTIME, *RUNC_NAMES, *ctx.config.runtimes):
+        raise InvalidArgument(f"unknown or invalid runtime name: {host.runtime}")
+    to_spec.capability_names(host, ctx.host.capabilities)
+    check_security_options(host, apparmor=ctx.host.apparmor, selinux=ctx.host.selinux)
+    if host.init or (host.init is None and ctx.config.init):
+        ctx.host.init(ctx.config.init_path)
+    for limit in host.ulimits or ():
+        if limit.name not in ULIMITS:
+            raise InvalidArgument(f"invalid ulimit type: {limit.name}")
+        if limit.soft > limit.hard >= 0 or (limit.soft < 0 <= limit.hard):
+            raise InvalidArgument(f"ulimit soft limit must be less than or equal to hard limit: {limit.soft} > "
+                                  f"{limit.hard}")
+    for link in host.extra_hosts or ():
+        if ":" not in link:
+            raise InvalidArgument(f'bad format for add-host: "{link}"')
+    for name, mode in (("network", host.network_mode), ("ipc", host.ipc_mode), ("pid", host.pid_mode)):
+        if mode.startswith("container:"):
+            _check_shared(ctx, name, mode.partition(":")[2])
+    warnings = []
+    if host.privileged and len(ctx.host.capabilities) < ctx.host.last_capability + 1:
+        warnings.append("This daemon lacks some capabilities itself; the privileged container gets those that it has.")
+    if host.network_mode == "host" and (host.port_bindings or host.publish_all_ports):
+        warnings.append("Published ports are discarded when using host network mode")
+    return warnings
+
+
+def _check_shared(ctx: Context, what: str, ref: str) -> None:
+    other = ctx.registry.find(ref).container
+    if what == "ipc" and other.host_config.ipc_mode not in ("shareable", "host"):
+        raise InvalidArgument(f"cannot join IPC namespace of container {ref}: non-shareable IPC (hint: use "
+                              "IpcMode:shareable for the donor container)")
+
+
+def _check_platform(ref: str, asked: str, os_name: str, architecture: str) -> None:
+    if asked:
+        wanted = parse_platform(asked)
+        if (os_name and wanted.os != os_name) or (architecture and wanted.architecture != architecture):
+            raise NotFound(f"image with reference {ref} was found but does not provide the specified platform "
+                           f"({asked})")
+
+
+def _inherited(ctx: Context, host: HostConfig) -> Iterable[MountPoint]:
+    for item in host.volumes_from or ():
+        ref, _, mode = item.partition(":")
+        if not ref:
+            raise InvalidArgument(f"malformed volumes-from specification: {item}")
+        yield from mounts.inherit(ctx.registry.find(ref).container.mounts, mode)
+
+
+def _check_sources(points: Iterable[MountPoint]) -> None:
+    for point in points:
+        if point.type == "bind" and not point.create_source and not os.path.lexists(point.source):
+            raise InvalidArgument('invalid mount config for type "bind": bind source path does not exist: '
+                                  + point.source)
+
+
+def _with_hostname(ctx: Context, config: ContainerConfig, host: HostConfig, container_id: str) -> ContainerConfig:
+    if host.network_mode == "host" and not config.hostname:
+        name = ctx.host.name
+    elif host.network_mode.startswith("container:"):
+        name = ctx.registry.find(host.network_mode.partition(":")[2]).container.config.hostname
+    else:
+        name = config.hostname or container_id[:12]
+    return msgspec.structs.replace(config, hostname=name)
+
+
+def _endpoints(config: ContainerConfig, host: HostConfig, networking: NetworkingConfig | None
+               ) -> dict[str, EndpointSettings]:
+    """The settings for each network, as asked; what the network gives is added when the container starts."""
+    asked = {name: settings or EndpointSettings()
+             for name, settings in ((networking.endpoints_config if networking else None) or {}).items()}
+    mode = host.network_mode
+    if "default" in asked:
+        asked[mode] = asked.pop("default")
+    foreign = [name for name in asked if name != mode]
+    if foreign:
+        raise InvalidArgument("conflicting options: cannot attach both user-defined and non-user-defined network-modes")
+    if mode.startswith("container:"):
+        return {}
+    own = asked.get(mode) or EndpointSettings()
+    mac = own.mac_address or config.mac_address
+    if mac:
+        if not _MAC.match(mac):
+            raise InvalidArgument(f"invalid MAC address: {mac}")
+        own = msgspec.structs.replace(own, mac_address=mac)
+    return {mode: own}

@@ -1,0 +1,106 @@
+"""A process has ended: record how, free what it had, tell who waits, and restart or remove it where that is asked."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Callable
+
+from barque.engine import clock
+from barque.engine.containers import machine
+from barque.engine.containers.context import Context
+from barque.engine.containers.ports import Monitor
+from barque.engine.containers.registry import Live, Outcome
+from barque.engine.containers.removal import remove_stopped
+from barque.engine.containers.shm import unmount_shm
+from barque.engine.containers.surroundings import shm_dir
+from barque.errors import BarqueError, Conflict
+from barque.supervise.messages import ExitRecord
+from barque.supervise.restart_policy import Backoff, Policy, after_exit
+
+log = logging.getLogger("barque.engine")
+#: Start a container again after so many seconds.
+RestartLater = Callable[[Context, Live, float], None]
+
+
+def policy(live: Live) -> Policy:
+    asked = live.container.host_config.restart_policy
+    return Policy(asked.name, asked.maximum_retry_count)
+
+
+def watch(ctx: Context, live: Live, monitor: Monitor, restart: RestartLater) -> None:
+    """Wait for the end in the background."""
+    live.tasks["exit"] = ctx.tasks.spawn(_watch(ctx, live, monitor, restart), f"watch {live.id[:12]}")
+
+
+async def _watch(ctx: Context, live: Live, monitor: Monitor, restart: RestartLater) -> None:
+    record = await monitor.wait_exit()
+    await finish(ctx, live, record, monitor, restart)
+
+
+async def finish(ctx: Context, live: Live, record: ExitRecord, monitor: Monitor | None, restart: RestartLater) -> None:
+    """Take note of ``record``; the network is free and the state durable before anyone hears of it."""
+    async with live.lock:
+        if not live.facts.alive:
+            return
+        live.cancel("health")
+        backoff = _next(live, record)
+        finished = record.finished_at or clock.now()
+        facts = machine.exited(live.facts, record.exit_code, finished, oom_killed=record.oom_killed, error=record.error,
+                               restarting=backoff is not None)
+        live.monitor = None
+        live.container.sandbox = None
+        live.container.facts = facts
+        gone = live.container.host_config.auto_remove and backoff is None and not live.keep
+        # A container that goes away now needs no record of its end: its row is the next thing to go.
+        await asyncio.gather(_free(ctx, live), *(() if gone else (ctx.registry.save(live),)))
+        if monitor is not None:
+            await monitor.release()
+        if record.oom_killed:
+            ctx.event(live, "oom")
+        ctx.event(live, "die", exitCode=str(record.exit_code), execDuration=str(_duration(facts)))
+        if backoff is not None:
+            live.backoff = backoff
+            restart(ctx, live, backoff.delay)
+        else:
+            live.resolve(live.exits, Outcome(record.exit_code, record.error))
+            if gone:
+                remove_soon(ctx, live)
+
+
+def _next(live: Live, record: ExitRecord) -> Backoff | None:
+    if live.keep_down:
+        return None
+    ran_for = 0.0
+    with contextlib.suppress(ValueError):
+        ran_for = (clock.parse(record.finished_at or clock.now()) - clock.parse(live.facts.started_at)) / 1e9
+    return after_exit(policy(live), live.backoff, exit_code=record.exit_code, ran_for=ran_for,
+                      stopped=live.facts.stopped_by_user)
+
+
+def _duration(facts: machine.Facts) -> int:
+    """Whole seconds that it ran."""
+    return max(0, clock.parse(facts.finished_at) - clock.parse(facts.started_at)) // 10**9
+
+
+async def _free(ctx: Context, live: Live) -> None:
+    container = live.container
+    if not container.network_mode.startswith("container:"):
+        await ctx.networks.teardown(container.id)
+    if container.host_config.ipc_mode == "shareable":
+        unmount_shm(shm_dir(ctx, container.id))
+
+
+def remove_soon(ctx: Context, live: Live) -> None:
+    """``--rm``: take the container away in the background."""
+    ctx.tasks.spawn(_auto_remove(ctx, live), f"auto-remove {live.id[:12]}")
+
+
+async def _auto_remove(ctx: Context, live: Live) -> None:
+    try:
+        await remove_stopped(ctx, live, volumes=True)
+    except Conflict:
+        log.debug("container %s is being removed by someone else", live.id[:12])
+    except BarqueError as error:
+        log.error("container %s cannot be removed: %s", live.id[:12], error.message)

@@ -1,0 +1,277 @@
+"""Read the json-file log of a container back: a tail, a span of time, and what is still to come.
+
+The files are read by this process, never through the monitor, so a slow reader disturbs nobody.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gzip
+import os
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import dataclass
+from typing import BinaryIO, cast
+from urllib.parse import quote_plus
+
+import msgspec
+
+from barque.engine import clock
+from barque.engine.containers.registry import Live
+from barque.errors import InvalidArgument, Unsupported
+from barque.sys import inotify
+
+CHUNK = 256 << 10
+#: More than this in one go is decoded in a thread; less is faster at once.
+_INLINE = 32 << 10
+#: Written to, renamed or removed by a rotation.
+_CHANGES = inotify.MODIFY | inotify.ATTRIB | inotify.MOVE_SELF | inotify.DELETE_SELF
+_STREAMS = {"stdout": b"\x01\0\0\0", "stderr": b"\x02\0\0\0"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Query:
+    """Times in nanoseconds; ``tail`` None means all."""
+
+    stdout: bool
+    stderr: bool
+    since: int | None = None
+    until: int | None = None
+    timestamps: bool = False
+    details: bool = False
+    tail: int | None = None
+    follow: bool = False
+
+
+class _Entry(msgspec.Struct):
+    log: str
+    stream: str
+    time: str
+    attrs: dict[str, str] = {}
+
+
+_decode = msgspec.json.Decoder(_Entry).decode
+
+
+class Renderer:
+    """Log lines -> what goes to the client: 8-byte frames, or raw bytes for a terminal."""
+
+    def __init__(self, query: Query, *, framed: bool) -> None:
+        self._query = query
+        self._framed = framed
+        self._wanted = {name for name, on in (("stdout", query.stdout), ("stderr", query.stderr)) if on}
+        self.done = False
+
+    def render(self, lines: list[bytes]) -> bytes:
+        """``done`` is set once an entry is past ``until``. A line that does not parse was cut off by a crash:
+        skipped.
+        """
+        query = self._query
+        timed = query.since is not None or query.until is not None
+        parts: list[bytes] = []
+        for line in lines:
+            try:
+                entry = _decode(line)
+            except msgspec.DecodeError:
+                continue
+            if timed:
+                moment = clock.parse(entry.time)
+                if query.since is not None and moment < query.since:
+                    continue
+                if query.until is not None and moment > query.until:
+                    self.done = True
+                    break
+            if entry.stream in self._wanted:
+                self._add(parts, entry)
+        return b"".join(parts)
+
+    def _add(self, parts: list[bytes], entry: _Entry) -> None:
+        text = entry.log
+        if self._query.details:
+            attributes = sorted(entry.attrs.items())
+            text = ",".join(f"{quote_plus(key)}={quote_plus(value)}" for key, value in attributes) + " " + text
+        if self._query.timestamps:
+            text = f"{_nine(entry.time)} {text}"
+        data = text.encode(errors="surrogateescape")
+        if self._framed:
+            parts.append(_STREAMS[entry.stream] + len(data).to_bytes(4, "big"))
+        parts.append(data)
+
+
+def _nine(time: str) -> str:
+    """With nine decimals, so that lines align."""
+    head, _, tail = time.removesuffix("Z").partition(".")
+    return f"{head}.{tail.ljust(9, '0')}Z"
+
+
+def files(path: str) -> list[str]:
+    """The log and its rotated predecessors, oldest first."""
+    directory, name = os.path.split(path)
+    try:
+        present = set(os.listdir(directory))
+    except FileNotFoundError:
+        return []
+    numbers = sorted({int(part) for item in present if item.startswith(name + ".")
+                      and (part := item[len(name) + 1:].removesuffix(".gz")).isdecimal()}, reverse=True)
+    older = [f"{path}.{n}" if f"{name}.{n}" in present else f"{path}.{n}.gz" for n in numbers]
+    return older + ([path] if name in present else [])
+
+
+def _open(path: str) -> BinaryIO:
+    return cast(BinaryIO, gzip.open(path, "rb")) if path.endswith(".gz") else open(path, "rb")
+
+
+def tail_offset(file: BinaryIO, wanted: int) -> tuple[int, int]:
+    """Where the last ``wanted`` complete lines begin, and how many there are from there (fewer than wanted: offset
+    0).
+    """
+    end = file.seek(0, os.SEEK_END)
+    position, count, size = end, 0, 64 << 10
+    if wanted == 0:
+        return end, 0
+    while position > 0:
+        size = min(size, position)
+        file.seek(position - size)
+        block = file.read(size)
+        at = len(block)
+        while (at := block.rfind(b"\n", 0, at)) >= 0:
+            if position - size + at + 1 < end:
+                count += 1
+                if count == wanted:
+                    return position - size + at + 1, wanted
+        position -= size
+    return 0, count + (1 if end else 0)
+
+
+def _sources(path: str, tail: int | None) -> list[tuple[str, int]]:
+    """(path, offset) of what is to be read, oldest first."""
+    present = files(path)
+    if tail is None:
+        return [(item, 0) for item in present]
+    result: list[tuple[str, int]] = []
+    for item in reversed(present):
+        with _open(item) as file:
+            offset, count = tail_offset(file, tail)
+        result.insert(0, (item, offset))
+        tail -= count
+        if tail <= 0:
+            break
+    return result
+
+
+async def stream(live: Live, query: Query) -> AsyncIterator[bytes]:
+    """The log as a client wants it, in pieces. Follows, where asked, until the present process has ended."""
+    renderer = Renderer(query, framed=not live.container.config.tty)
+    reader = _Reader(live.container.log_path, follow=query.follow)
+    try:
+        async for lines in reader.batches(query.tail, live if query.follow else None):
+            big = sum(map(len, lines)) > _INLINE
+            data = await asyncio.to_thread(renderer.render, lines) if big else renderer.render(lines)
+            if data:
+                yield data
+            if renderer.done:
+                return
+    finally:
+        reader.close()
+
+
+def check(live: Live, query: Query) -> None:
+    """Before the answer begins: raises what still can have a status of its own."""
+    if not (query.stdout or query.stderr):
+        raise InvalidArgument("Bad parameters: you must choose at least one stream")
+    if not live.container.log_path:
+        raise Unsupported("configured logging driver does not support reading")
+
+
+class _Reader:
+    """Lines of a log that may grow and rotate. It holds the last file open, so a rotation loses nothing."""
+
+    def __init__(self, path: str, *, follow: bool) -> None:
+        self._path = path
+        self._file: BinaryIO | None = None
+        self._rest = b""
+        self._watch = inotify.Inotify() if follow else None
+
+    def close(self) -> None:
+        if self._file is not None:
+            self._file.close()
+        if self._watch is not None:
+            self._watch.close()
+
+    async def batches(self, tail: int | None, live: Live | None) -> AsyncIterator[list[bytes]]:
+        for path, offset in _sources(self._path, tail):
+            if not self._switch(path, offset):
+                continue
+            for lines in self._drain():
+                yield lines
+        while live is not None:
+            ended = _ended(live)
+            for lines in self._drain():
+                yield lines
+            if self._rotated():
+                continue
+            if ended:
+                return
+            await self._changed(live)
+
+    def _switch(self, path: str, offset: int) -> bool:
+        """Read ``path`` from here on; False when it has gone."""
+        try:
+            file = _open(path)
+        except FileNotFoundError:
+            return False
+        if self._file is not None:
+            self._file.close()
+        self._file = file
+        file.seek(offset)
+        if self._watch is not None and not path.endswith(".gz"):
+            self._watch.add(path, _CHANGES)
+        return True
+
+    def _drain(self) -> Iterator[list[bytes]]:
+        """All complete lines that are there now."""
+        while self._file is not None and (data := self._file.read(CHUNK)):
+            lines = (self._rest + data).split(b"\n")
+            self._rest = lines.pop()
+            if lines:
+                yield lines
+
+    def _rotated(self) -> bool:
+        """Take over the new file when the log was rotated or begun anew; True when there is one to read."""
+        try:
+            now = os.stat(self._path)
+        except FileNotFoundError:
+            return False
+        if self._file is not None:
+            held = os.fstat(self._file.fileno())
+            if (held.st_dev, held.st_ino) == (now.st_dev, now.st_ino):
+                if now.st_size < self._file.tell():  # truncated: a log of one file starts over
+                    self._file.seek(0)
+                    return True
+                return False
+            if self._file.tell() < held.st_size:
+                return True  # written between our last read and the rename
+        self._rest = b""
+        return self._switch(self._path, 0)
+
+    async def _changed(self, live: Live) -> None:
+        """Wait until the file changes or the process has ended."""
+        assert self._watch is not None
+        loop = asyncio.get_running_loop()
+        changed = asyncio.Event()
+        fd = self._watch.fileno()
+        loop.add_reader(fd, changed.set)
+        waiting: set[asyncio.Future[object]] = {asyncio.ensure_future(changed.wait())}
+        task = live.tasks.get("exit")
+        try:
+            watched = waiting | ({task} if task is not None else set())
+            await asyncio.wait(watched, return_when=asyncio.FIRST_COMPLETED)
+            self._watch.read()
+        finally:
+            loop.remove_reader(fd)
+            for item in waiting:
+                item.cancel()
+
+
+def _ended(live: Live) -> bool:
+    task = live.tasks.get("exit")
+    return live.removed or task is None or task.done()

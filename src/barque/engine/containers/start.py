@@ -1,0 +1,158 @@
+"""Start a container: network, files, volumes, monitor, attached clients, process. All of it or nothing."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from contextlib import AsyncExitStack
+
+from barque.engine import clock
+from barque.engine.containers import bundle, exits, health, machine, publish, surroundings, to_spec, volume_use
+from barque.engine.containers.context import Context
+from barque.engine.containers.log_options import log_config
+from barque.engine.containers.model import Container
+from barque.engine.containers.ports import Monitor
+from barque.engine.containers.registry import Live, Outcome
+from barque.engine.containers.shm import mount_shm, unmount_shm
+from barque.engine.containers.start_errors import StartRefused, start_refused
+from barque.errors import BarqueError
+from barque.failpoints import hit
+from barque.network.model import Sandbox, SandboxRequest
+from barque.oci.runtime_spec import Spec
+from barque.runtime.failure import RuntimeFailure
+from barque.supervise.messages import CreateOrder, RuntimeChoice
+from barque.supervise.restart_policy import Backoff
+
+
+async def start(ctx: Context, ref: str) -> None:
+    """Start the container that ``ref`` names; raises NotModified when it runs already."""
+    live = ctx.registry.find(ref)
+    machine.check_start(live.facts)
+    await ctx.tasks.shielded(_start_by_hand(ctx, live), f"start {live.id[:12]}")
+
+
+async def _start_by_hand(ctx: Context, live: Live) -> None:
+    async with live.lock:
+        machine.check_start(live.facts)
+        live.cancel("restart")
+        live.backoff = Backoff()
+        live.container.facts = machine.restart_reset(live.facts)
+        await run(ctx, live)
+
+
+async def run(ctx: Context, live: Live) -> None:
+    """Bring the container up; the caller holds the lock and has checked that it may. On failure the facts say why."""
+    try:
+        monitor, sandbox = await _bring_up(ctx, live)
+    except Exception as error:  # a boundary: whatever failed is recorded before the client hears of it
+        await _record_failure(ctx, live, error)
+        raise
+    live.monitor = monitor
+    live.container.sandbox = sandbox
+    live.container.health = health.initial(live.container.config)
+    await ctx.registry.set_facts(live, machine.started(live.facts, monitor.pid, clock.now()))
+    hit("container.start.after-row")
+    ctx.event(live, "start")
+    exits.watch(ctx, live, monitor, restart_later)
+    health.watch(ctx, live)
+
+
+async def _bring_up(ctx: Context, live: Live) -> tuple[Monitor, Sandbox | None]:
+    container = live.container
+    async with AsyncExitStack() as undo:
+        sandbox = await _setup_network(ctx, container, undo)
+        files = _files(ctx, container, sandbox)
+        volumes = await volume_use.prepare(ctx, container)
+        if container.host_config.ipc_mode == "shareable":
+            mount_shm(surroundings.shm_dir(ctx, container.id), container.host_config.shm_size)
+            undo.callback(unmount_shm, surroundings.shm_dir(ctx, container.id))
+        spec = to_spec.build(container, surroundings.build(ctx, container, files, sandbox, volumes))
+        try:
+            monitor = await ctx.supervisor.create(await _order(ctx, container, spec))
+            undo.push_async_callback(_abandon, monitor)
+            hit("container.start.after-create")
+            for pending in live.attaching:
+                await pending.connect(monitor)
+            live.attaching.clear()
+            await monitor.start()
+        except RuntimeFailure as failure:
+            raise start_refused(failure, container.path) from failure
+        undo.pop_all()
+        return monitor, sandbox
+
+
+async def _setup_network(ctx: Context, container: Container, undo: AsyncExitStack) -> Sandbox | None:
+    mode = container.network_mode
+    if mode.startswith("container:"):
+        return None
+    endpoint = container.endpoints.get(container.host_config.network_mode)
+    ipam = endpoint.ipam_config if endpoint else None
+    ports = publish.publications(container.config, container.host_config) if mode != "host" else []
+    sandbox = await ctx.networks.setup(SandboxRequest(
+        container_id=container.id, mode=mode, name=container.name, hostname=container.config.hostname,
+        aliases=tuple(endpoint.aliases or ()) if endpoint else (), mac=(endpoint.mac_address or None) if endpoint
+        else None,
+        ipv4=(ipam.ipv4_address or None) if ipam else None, ports=tuple(ports)))
+    undo.push_async_callback(ctx.networks.teardown, container.id)
+    return sandbox
+
+
+def _files(ctx: Context, container: Container, sandbox: Sandbox | None) -> to_spec.Files:
+    """A container in another's network sees that one's files."""
+    if container.network_mode.startswith("container:"):
+        other = surroundings.running(ctx, container.network_mode, "network").id
+        directory = ctx.state_dir(other)
+        return to_spec.Files(hostname=f"{directory}/hostname", hosts=f"{directory}/hosts",
+                             resolv_conf=f"{directory}/resolv.conf")
+    return bundle.write_files(ctx, container, sandbox)
+
+
+async def _order(ctx: Context, container: Container, spec: Spec) -> CreateOrder:
+    size = container.host_config.console_size
+    runtime = ctx.config.runtimes.get(container.host_config.runtime)
+    return CreateOrder(
+        id=container.id, bundle=bundle.write_bundle(ctx, container.id, spec),
+        rootfs=(await ctx.snapshots.container_mount(container.id),), terminal=container.config.tty,
+        console_size=(size[0], size[1]) if len(size) == 2 and any(size) else None,
+        open_stdin=container.config.open_stdin,
+        stdin_once=container.config.stdin_once, log=log_config(container), cgroup_driver=ctx.config.cgroup_driver,
+        runtime=RuntimeChoice(runtime.path, runtime.args) if runtime else RuntimeChoice())
+
+
+async def _abandon(monitor: Monitor) -> None:
+    """End a monitor whose container shall not start after all; one that failed to start has ended by itself."""
+    with contextlib.suppress(BarqueError, RuntimeFailure, OSError):
+        await monitor.signal(9)
+        await monitor.wait_exit()
+        await monitor.release()
+
+
+async def _record_failure(ctx: Context, live: Live, error: Exception) -> None:
+    code = error.exit_code if isinstance(error, StartRefused) else 128
+    message = error.message if isinstance(error, BarqueError) else str(error)
+    for pending in live.attaching:
+        pending.give_up()
+    live.attaching.clear()
+    await ctx.registry.set_facts(live, machine.start_failed(live.facts, code, message))
+    if isinstance(error, StartRefused):
+        ctx.event(live, "die", exitCode=str(code), execDuration="0")
+    live.resolve(live.exits, Outcome(code, message))
+    if live.container.host_config.auto_remove and not live.keep:
+        exits.remove_soon(ctx, live)
+
+
+def restart_later(ctx: Context, live: Live, delay: float) -> None:
+    """Start it again in ``delay`` seconds unless someone stops, starts or removes it before."""
+    live.tasks["restart"] = ctx.tasks.spawn(_restart(ctx, live, delay), f"restart {live.id[:12]}")
+
+
+async def _restart(ctx: Context, live: Live, delay: float) -> None:
+    await asyncio.sleep(delay)
+    async with live.lock:
+        live.tasks.pop("restart", None)
+        if live.facts.status is not machine.Status.RESTARTING:
+            return
+        try:
+            await run(ctx, live)
+        except BarqueError as error:
+            exits.log.error("container %s cannot be restarted: %s", live.id[:12], error.message)

@@ -1,0 +1,136 @@
+"""Stop, kill, pause: what is done to a running process from outside. No lock is held while waiting for its end."""
+
+from __future__ import annotations
+
+import asyncio
+
+from barque.engine.containers import machine
+from barque.engine.containers.cgroup import container_cgroup
+from barque.engine.containers.context import Context
+from barque.engine.containers.machine import Status
+from barque.engine.containers.registry import Live, Outcome
+from barque.engine.signals import DEFAULT_STOP, parse_signal
+from barque.errors import Conflict, Internal, NotModified
+
+DEFAULT_TIMEOUT = 10
+#: How long SIGKILL may take before it is an error (a process in uninterruptible sleep).
+_KILL_PATIENCE = 10.0
+
+
+class CannotKill(Conflict):
+    text = "cannot kill container: {ref}: container {id} is not running"
+
+
+class NotPaused(Conflict):
+    text = "Container {id} is not paused"
+
+
+def exit_of(live: Live) -> asyncio.Future[Outcome]:
+    """Resolves when the container has ended (and is not about to restart)."""
+    future: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
+    live.exits.add(future)
+    future.add_done_callback(live.exits.discard)
+    return future
+
+
+def cancel_restart(live: Live) -> bool:
+    """Give up a restart that is due; True where there was one. The caller holds the lock and wakes those who wait."""
+    live.cancel("restart")
+    if live.facts.status is Status.RESTARTING:
+        live.container.facts = machine.restart_given_up(live.facts)
+        return True
+    return False
+
+
+async def deliver(ctx: Context, live: Live, number: int) -> None:
+    """Send a signal to PID 1 and say so; a frozen container is thawed so that it can take it."""
+    monitor = live.monitor
+    if monitor is None:
+        return
+    await monitor.signal(number)
+    if live.facts.status is Status.PAUSED:
+        await unpause(ctx, live.id)
+    ctx.event(live, "kill", signal=str(number))
+
+
+async def kill(ctx: Context, ref: str, signal: str) -> None:
+    live = ctx.registry.find(ref)
+    number = parse_signal(signal) if signal else 9
+    if not live.facts.alive:
+        raise CannotKill(ref=ref, id=live.id)
+    stopping = parse_signal(live.container.config.stop_signal) if live.container.config.stop_signal else DEFAULT_STOP
+    waiter = None
+    if number in (9, stopping):
+        live.container.facts = machine.stop_asked(live.facts)
+    if number == 9:
+        waiter = exit_of(live)
+    await deliver(ctx, live, number)
+    if waiter is not None:
+        await _killed(live, waiter)
+
+
+async def _killed(live: Live, waiter: asyncio.Future[Outcome]) -> None:
+    try:
+        async with asyncio.timeout(_KILL_PATIENCE):
+            await waiter
+    except TimeoutError:
+        raise Internal(f"Container {live.id} PID {live.facts.pid} is zombie and can not be killed. Use the --init "
+                       "option when creating containers to run an init inside the container that forwards signals "
+                       "and reaps processes") from None
+
+
+async def stop(ctx: Context, ref: str, timeout: int | None, signal: str) -> None:
+    """Ask it to end; after ``timeout`` seconds (negative: never) it is killed. Raises NotModified when it is not
+    running.
+    """
+    live = ctx.registry.find(ref)
+    number = parse_signal(signal) if signal else None
+    if not live.facts.alive and live.facts.status is not Status.RESTARTING:
+        raise NotModified("container already stopped")
+    await ctx.tasks.shielded(end(ctx, live, timeout, number), f"stop {live.id[:12]}")
+    ctx.event(live, "stop")
+
+
+async def end(ctx: Context, live: Live, timeout: int | None, number: int | None = None) -> None:
+    """Bring it down and wait for that, by its own stop signal and timeout unless they are given."""
+    async with live.lock:
+        live.container.facts = machine.stop_asked(live.facts)
+        ended = cancel_restart(live)
+        if ended:
+            await ctx.registry.save(live)
+        waiter = exit_of(live) if live.facts.alive else None
+    if ended:
+        live.resolve(live.exits, Outcome(live.facts.exit_code))
+    if waiter is None:
+        return
+    config = live.container.config
+    number = number or (parse_signal(config.stop_signal) if config.stop_signal else int(DEFAULT_STOP))
+    if timeout is None:
+        timeout = config.stop_timeout if config.stop_timeout is not None else DEFAULT_TIMEOUT
+    await deliver(ctx, live, number)
+    done, _ = await asyncio.wait({waiter}, timeout=None if timeout < 0 else timeout)
+    if not done:
+        await deliver(ctx, live, 9)
+        await _killed(live, waiter)
+
+
+async def pause(ctx: Context, ref: str) -> None:
+    live = ctx.registry.find(ref)
+    async with live.lock:
+        if live.facts.status is Status.PAUSED:
+            raise Conflict(f"Container {live.id} is already paused")
+        if live.facts.status is not Status.RUNNING:
+            raise machine.NotRunning(id=live.id)
+        await asyncio.to_thread(container_cgroup(live).freeze)
+        await ctx.registry.set_facts(live, machine.paused(live.facts))
+    ctx.event(live, "pause")
+
+
+async def unpause(ctx: Context, ref: str) -> None:
+    live = ctx.registry.find(ref)
+    async with live.lock:
+        if live.facts.status is not Status.PAUSED:
+            raise NotPaused(id=live.id)
+        await asyncio.to_thread(container_cgroup(live).thaw)
+        await ctx.registry.set_facts(live, machine.resumed(live.facts))
+    ctx.event(live, "unpause")

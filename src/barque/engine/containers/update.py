@@ -1,0 +1,65 @@
+"""Change limits and the restart policy of a container, running or not."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import msgspec
+
+from barque.engine.containers import machine, to_spec, validate
+from barque.engine.containers.cgroup import container_cgroup
+from barque.engine.containers.context import Context
+from barque.engine.containers.options import HostConfig
+from barque.errors import Conflict, Internal, InvalidArgument
+
+#: What an update may change; the rest of a container stays what it was made as.
+FIELDS = frozenset(["cpu_shares", "memory", "blkio_weight", "cpu_period", "cpu_quota", "cpu_realtime_period",
+                    "cpu_realtime_runtime", "cpuset_cpus", "cpuset_mems", "memory_reservation", "memory_swap",
+"nano_cpus", "pids_limit", "restart_policy"])
+
+
+async def update(ctx: Context, ref: str, changes: dict[str, Any]) -> list[str]:
+    """Apply ``changes`` (fields of HostConfig that are set); returns warnings. All or nothing."""
+    live = ctx.registry.find(ref)
+    unknown = sorted(set(changes) - FIELDS)
+    if unknown:
+        raise InvalidArgument(f"cannot update {', '.join(unknown)} of a container")
+    return await ctx.tasks.shielded(_update(ctx, live.id, changes), f"update {live.id[:12]}")
+
+
+async def _update(ctx: Context, ref: str, changes: dict[str, Any]) -> list[str]:
+    live = ctx.registry.find(ref)
+    warnings: list[str] = []
+    async with live.lock:
+        if live.facts.status in (machine.Status.REMOVING, machine.Status.DEAD):
+            raise Conflict(f"Container is marked for removal and cannot be \"update\": {live.id}")
+        before = live.container.host_config
+        after = _changed(before, changes)
+        validate.check(live.container.config, after, None, ctx.host.cpus)
+        if live.facts.alive:
+            limits = msgspec.structs.replace(to_spec.resources(after), devices=[], block_io=None)
+            try:
+                warnings = await asyncio.to_thread(container_cgroup(live).apply, limits)
+            except OSError as error:
+                raise Internal(f"Cannot update container {live.id}: {error.strerror} ({error.filename})") from None
+        live.container.host_config = after
+        await ctx.registry.save(live)
+    ctx.event(live, "update")
+    return warnings
+
+
+def _changed(host: HostConfig, changes: dict[str, Any]) -> HostConfig:
+    """``host`` with ``changes``; the two ways to limit processor time exclude each other, as docker has it."""
+    if changes.get("nano_cpus") and (host.cpu_period or host.cpu_quota):
+        raise Conflict("Conflicting options: Nano CPUs cannot be updated as CPU Period or Quota has already been set")
+    if (changes.get("cpu_period") or changes.get("cpu_quota")) and host.nano_cpus:
+        raise Conflict("Conflicting options: CPU Period and Quota cannot be updated as NanoCPUs has already been set")
+    policy = changes.get("restart_policy")
+    if host.auto_remove and policy is not None and policy.name not in ("", "no"):
+        raise InvalidArgument("Restart policy cannot be updated because AutoRemove is enabled for the container")
+    memory = changes.get("memory", 0)
+    if memory and "memory_swap" not in changes and 0 < host.memory_swap < memory:
+        raise Conflict("Memory limit should be smaller than already set memoryswap limit, update the memoryswap at the "
+                       "same time")
+    return msgspec.structs.replace(host, **changes)

@@ -1,0 +1,101 @@
+"""Images in docker's JSON, in the shape that each API version has."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
+
+from barque.engine import clock
+from barque.image.history import steps
+from barque.image.resolve import ResolvedImage
+from barque.oci.image import RunConfig
+
+Version = tuple[int, int]
+
+
+def created_ns(image: ResolvedImage) -> int:
+    """Nanoseconds since 1970; 0 where the image does not say or says nonsense."""
+    try:
+        return clock.parse(image.config.created) if image.config.created else 0
+    except ValueError:
+        return 0
+
+
+def labels_of(image: ResolvedImage) -> dict[str, str] | None:
+    return image.config.config.labels if image.config.config else None
+
+
+def summary(image: ResolvedImage, version: Version, containers: int, shared_size: int) -> dict[str, Any]:
+    """An entry of ``GET /images/json``."""
+    tags, digests = image.repo_tags, image.repo_digests
+    if version < (1, 43) and not tags and not digests:
+        tags, digests = ["<none>:<none>"], ["<none>@<none>"]
+    found: dict[str, Any] = {
+        "Containers": containers if version >= (1, 51) else -1, "Created": created_ns(image) // 10**9,
+        "Id": image.id, "Labels": labels_of(image), "ParentId": "", "RepoDigests": digests, "RepoTags": tags,
+        "SharedSize": shared_size, "Size": image.size}
+    if version < (1, 44):
+        found["VirtualSize"] = image.size
+    return found
+
+
+def inspect(image: ResolvedImage, version: Version, lower: Sequence[str]) -> dict[str, Any]:
+    """``GET /images/{name}/json``; ``lower`` are the directories of the layers, topmost first."""
+    config = image.config
+    comment = config.history[-1].comment if config.history else ""
+    found: dict[str, Any] = {
+        "Id": image.id, "RepoTags": image.repo_tags, "RepoDigests": image.repo_digests, "Comment": comment,
+        "Created": config.created or (clock.ZERO if version < (1, 44) else ""), "Author": config.author,
+        "Config": _config(config.config or RunConfig(), version), "Architecture": config.architecture,
+        "Os": config.os, "Size": image.size, "GraphDriver": {"Name": "overlay2", "Data": _directories(lower)},
+        "RootFS": {"Type": config.rootfs.type, "Layers": list(config.rootfs.diff_ids)},
+        "Metadata": {"LastTagTime": clock.render(image.updated)}}
+    if config.variant:
+        found["Variant"] = config.variant
+    if config.os_version:
+        found["OsVersion"] = config.os_version
+    if version < (1, 44):
+        found["VirtualSize"] = image.size
+    if version < (1, 45):
+        found |= {"Container": "", "ContainerConfig": _config(RunConfig(), (1, 24))}
+    if version < (1, 52):
+        found |= {"Parent": "", "DockerVersion": ""}
+    return found
+
+
+def _directories(lower: Sequence[str]) -> dict[str, str] | None:
+    if not lower:
+        return None
+    data = {"UpperDir": lower[0]}
+    if len(lower) > 1:
+        data["LowerDir"] = ":".join(lower[1:])
+    return data
+
+
+def _config(config: RunConfig, version: Version) -> dict[str, Any]:
+    found: dict[str, Any] = msgspec.to_builtins(config)
+    if version >= (1, 52):
+        return found
+    always: dict[str, Any] = {"Cmd": None, "Entrypoint": None, "Env": None, "Labels": None, "OnBuild": None, "User": "",
+                              "Volumes": None, "WorkingDir": ""}
+    if version < (1, 50):
+        always |= {"Hostname": "", "Domainname": "", "AttachStdin": False, "AttachStdout": False, "AttachStderr": False,
+                   "Tty": False, "OpenStdin": False, "StdinOnce": False, "Image": ""}
+    return {**always, **found}
+
+
+def history(image: ResolvedImage) -> list[dict[str, Any]]:
+    """``GET /images/{name}/history``: only the newest entry carries the image's id and tags."""
+    entries: list[dict[str, Any]] = []
+    for step in steps(image.config, image.layer_sizes):
+        try:
+            created = clock.parse(step.history.created) // 10**9 if step.history.created else 0
+        except ValueError:
+            created = 0
+        entries.append({"Id": "<missing>", "Created": created, "CreatedBy": step.history.created_by, "Tags": None,
+                        "Size": step.size, "Comment": step.history.comment})
+    if entries:
+        entries[0] |= {"Id": image.id, "Tags": image.repo_tags or None}
+    return entries

@@ -1,0 +1,249 @@
+"""Use cases of images: list, inspect, pull, push, tag, remove, prune, as docker's API has them."""
+
+from __future__ import annotations
+
+import builtins
+import re
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Protocol
+
+from barque.engine import clock, filters, image_views
+from barque.engine.filters import Filters, match_labels
+from barque.engine.image_removal import ImageUser, decide
+from barque.engine.image_views import Version
+from barque.errors import Conflict, InvalidArgument, Unsupported
+from barque.image.client.auth import Credentials
+from barque.image.client.errors import RegistryRefused, RegistryUnreachable
+from barque.image.fetch import Puller
+from barque.image.names import ImageNames
+from barque.image.progress import Progress, Report
+from barque.image.push import Pusher
+from barque.image.resolve import Images, ResolvedImage
+from barque.oci.platform import Platform
+from barque.oci.reference import Reference
+from barque.store.gc import GcReport
+from barque.store.snapshots import Snapshots
+
+LIST_FILTERS = ("dangling", "label", "before", "since", "reference", "until")
+PRUNE_FILTERS = ("dangling", "label", "label!", "until")
+Emit = Callable[[str, str, str, Mapping[str, str]], None]
+
+
+class ImageUsers(Protocol):
+    """What the engine knows of containers: a consumer's view."""
+
+    def users_of_image(self, image_id: str) -> Sequence[ImageUser]: ...
+
+
+class Collector(Protocol):
+    async def __call__(self) -> GcReport:
+        """Remove what nothing refers to any more."""
+
+
+class ImageService:
+    def __init__(self, images: Images, names: ImageNames, snapshots: Snapshots, puller: Puller, pusher: Pusher,
+                 users: ImageUsers, collect: Collector, emit: Emit) -> None:
+        self._images = images
+        self._names = names
+        self._snapshots = snapshots
+        self._puller = puller
+        self._pusher = pusher
+        self._users = users
+        self._collect = collect
+        self._emit = emit
+
+    def _event(self, action: str, actor: str, name: str, image: ResolvedImage | None = None) -> None:
+        labels = (image_views.labels_of(image) or {}) if image else {}
+        self._emit("image", action, actor, {**labels, "name": name})
+
+    async def count(self) -> int:
+        return len({str(row.id) for row in await self._names.list()})
+
+    async def disk_usage(self) -> tuple[builtins.list[dict[str, Any]], int]:
+        """The list entries of all images, and the bytes of all layers, each counted once."""
+        images = await self._images.all()
+        layers = {chain_id: size for image in images
+                  for chain_id, size in zip(image.chain, image.layer_sizes, strict=True)}
+        shared = _shared_sizes(images)
+        return [image_views.summary(image, (1, 51), len(self._users.users_of_image(image.id)),
+                                    shared[image.id]) for image in images], sum(layers.values())
+
+    async def list(self, version: Version, wanted: Filters, *,
+                   shared_size: bool = False) -> builtins.list[dict[str, Any]]:
+        """``GET /images/json``, newest first. Raises InvalidArgument, NoSuchImage (before, since)."""
+        images = await self._images.all()
+        shared = _shared_sizes(images) if shared_size else {}
+        chosen = await self._filtered(images, wanted)
+        chosen.sort(key=image_views.created_ns, reverse=True)
+        return [image_views.summary(image, version, len(self._users.users_of_image(image.id)),
+                                    shared.get(image.id, -1)) for image in chosen]
+
+    async def _filtered(self, images: builtins.list[ResolvedImage], wanted: Filters) -> builtins.list[ResolvedImage]:
+        before = [image_views.created_ns(await self._images.resolve(text)) for text in wanted.get("before", [])]
+        before += [_moment(text) for text in wanted.get("until", [])]
+        since = [image_views.created_ns(await self._images.resolve(text)) for text in wanted.get("since", [])]
+        dangling = filters.flag(wanted, "dangling")
+        patterns = [_go_pattern(text) for text in wanted.get("reference", [])]
+        found = []
+        for image in images:
+            created = image_views.created_ns(image)
+            if any(created >= limit for limit in before) or any(created <= limit for limit in since):
+                continue
+            if dangling is not None and dangling == bool(image.repo_tags):
+                continue
+            if not match_labels(wanted.get("label", []), image_views.labels_of(image)):
+                continue
+            if patterns and not any(_matches(pattern, row.reference) for pattern in patterns for row in image.names):
+                continue
+            found.append(image)
+        return found
+
+    async def inspect(self, text: str, version: Version) -> dict[str, Any]:
+        image = await self._images.resolve(text)
+        lower = await self._snapshots.image_lower(image.chain_id)
+        return image_views.inspect(image, version, lower)
+
+    async def history(self, text: str) -> builtins.list[dict[str, Any]]:
+        return image_views.history(await self._images.resolve(text))
+
+    async def tag(self, text: str, ref: Reference) -> None:
+        """Give the image another name; an image that loses its last name by that goes on as dangling."""
+        if ref.digest is not None:
+            raise InvalidArgument("refusing to create a tag with a digest reference")
+        if ref.familiar_name == "sha256":
+            raise InvalidArgument("refusing to create an ambiguous tag using digest algorithm as name")
+        image = await self._images.resolve(text)
+        ref = ref.with_default_tag()
+        await self._names.put(str(ref), image.target)
+        self._event("tag", image.id, ref.familiar, image)
+
+    async def remove(self, text: str, *, force: bool = False) -> builtins.list[dict[str, str]]:
+        """``DELETE /images/{name}``: what was untagged and deleted. Raises NoSuchImage, Conflict."""
+        image = await self._images.resolve(text)
+        return await self._remove(image, text, force)
+
+    async def _remove(self, image: ResolvedImage, text: str, force: bool) -> builtins.list[dict[str, str]]:
+        removal = decide(image, text, self._users.users_of_image(image.id), force)
+        records = [{"Untagged": ref.familiar} for ref in removal.untagged]
+        if removal.delete:
+            await self._names.remove_image(image.id)
+        else:
+            gone = {str(ref) for ref in removal.untagged}
+            last = all(row.name in gone for row in image.names)
+            await self._names.remove(*gone, keep=image.target if last else None)
+        for ref in removal.untagged:
+            if ref.tag:
+                self._event("untag", image.id, image.id, image)
+        if not removal.delete:
+            return records
+        report = await self._collect()
+        self._event("delete", image.id, image.id, image)
+        records.append({"Deleted": image.id})
+        return records + [{"Deleted": chain_id} for chain_id in reversed(image.chain)
+                          if chain_id in report.snapshots]
+
+    async def prune(self, wanted: Filters) -> dict[str, Any]:
+        """``POST /images/prune``: images without tags, or with ``dangling=false`` all that no container uses."""
+        dangling_only = filters.flag(wanted, "dangling") is not False
+        if len(wanted.get("until", [])) > 1:
+            raise InvalidArgument("more than one until filter specified")
+        until = [_moment(text) for text in wanted.get("until", [])]
+        records: builtins.list[dict[str, str]] = []
+        reclaimed = 0
+        for image in await self._images.all():
+            labels = image_views.labels_of(image)
+            if self._users.users_of_image(image.id) or (dangling_only and image.repo_tags):
+                continue
+            if any(image_views.created_ns(image) >= limit for limit in until) \
+                    or not match_labels(wanted.get("label", []), labels) \
+                    or any(match_labels([text], labels) for text in wanted.get("label!", [])):
+                continue
+            try:
+                gone = await self._remove(image, image.id, force=True)
+            except Conflict:
+                continue  # a container was made from it meanwhile
+            deleted = {record["Deleted"] for record in gone if "Deleted" in record}
+            reclaimed += sum(size for chain_id, size in zip(image.chain, image.layer_sizes, strict=True)
+                             if chain_id in deleted)
+            records += gone
+        self._emit("image", "prune", "", {"reclaimed": str(reclaimed)})
+        return {"ImagesDeleted": records or None, "SpaceReclaimed": reclaimed}
+
+    async def pull(self, ref: Reference, platform: Platform | None, credentials: Credentials | None,
+                   report: Report) -> None:
+        """Pull one tag or digest, or every tag of a repository where ``ref`` names neither, as dockerd does."""
+        try:
+            if ref.tag or ref.digest:
+                await self._pull(ref, platform, credentials, report)
+                return
+            for tag in await self._puller.tags(ref, credentials):
+                await self._pull(Reference(ref.domain, ref.path, tag), platform, credentials, report)
+        except (RegistryRefused, RegistryUnreachable):
+            raise  # what arrived is kept for the next try
+        except BaseException:
+            await self._collect()
+            raise
+
+    async def _pull(self, ref: Reference, platform: Platform | None, credentials: Credentials | None,
+                    report: Report) -> None:
+        pulled = await self._puller.pull(ref, platform, credentials, report)
+        found = pulled.target.platform
+        if platform is not None and found is not None and not found.satisfies(platform):
+            report(Progress(status=f"WARNING: image with reference {ref.familiar} was found but its platform "
+                                   f"({found}) does not match the specified platform ({platform})"))
+        if pulled.updated:
+            await self._collect()
+        self._event("pull", ref.familiar, ref.familiar_name)
+
+    async def push(self, ref: Reference, credentials: Credentials | None, report: Report) -> None:
+        await self._pusher.push(ref, credentials, report)
+        self._event("push", ref.familiar, ref.familiar_name)
+
+    async def distribution(self, ref: Reference, credentials: Credentials | None) -> dict[str, Any]:
+        """``GET /distribution/{name}/json``."""
+        descriptor, platforms = await self._puller.describe(ref.with_default_tag(), credentials)
+        return {"Descriptor": descriptor, "Platforms": platforms}
+
+    async def search(self, term: str) -> builtins.list[dict[str, Any]]:
+        raise Unsupported(f"cannot search for {term!r}: the search index of Docker Hub is not part of the registry "
+                          "protocol, and this engine speaks only that")
+
+
+def _shared_sizes(images: Sequence[ResolvedImage]) -> dict[str, int]:
+    """Bytes of each image's layers that others have too."""
+    uses = Counter(chain_id for image in images for chain_id in image.chain)
+    return {image.id: sum(size for chain_id, size in zip(image.chain, image.layer_sizes, strict=True)
+                               if uses[chain_id] > 1) for image in images}
+
+
+def _moment(text: str) -> int:
+    moment = clock.parse_moment(text, time.time_ns())
+    if moment is None:
+        raise InvalidArgument(f"invalid value for 'until' filter: failed to parse value as time or duration: {text!r}")
+    return moment
+
+
+def _go_pattern(text: str) -> re.Pattern[str]:
+    """Go's path.Match as a regular expression: ``*`` and ``?`` do not cross a slash. Raises InvalidArgument."""
+    translated = re.sub(r"\\?.", _go_token, text) if "[" not in text else _with_classes(text)
+    return re.compile(translated + r"\Z")
+
+
+def _go_token(match: re.Match[str]) -> str:
+    token = match[0]
+    return {"*": "[^/]*", "?": "[^/]"}.get(token, re.escape(token[-1]))
+
+
+def _with_classes(text: str) -> str:
+    parts = re.split(r"(\[\^?(?:\\.|[^\]\\])+\])", text)
+    if any("[" in part for part in parts[::2]):
+        raise InvalidArgument("syntax error in pattern")
+    return "".join(part if index % 2 else re.sub(r"\\?.", _go_token, part) for index, part in enumerate(parts))
+
+
+def _matches(pattern: re.Pattern[str], ref: Reference | None) -> bool:
+    if ref is None:
+        return False
+    return any(pattern.match(text) for text in (ref.familiar, ref.familiar_name, str(ref), ref.name))

@@ -1,0 +1,172 @@
+"""What the engine says about itself and its machine: version, info, disk usage."""
+
+from __future__ import annotations
+
+import builtins
+import os
+import secrets
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+import msgspec
+
+from barque.config import VERSION, Config
+from barque.engine import clock
+from barque.engine.containers import listing
+from barque.engine.containers.context import Context
+from barque.engine.containers.machine import Status
+from barque.engine.events import EventBus
+from barque.engine.filters import Filters
+from barque.engine.volumes import Volume, VolumeUsers
+
+
+class Images(Protocol):
+    async def count(self) -> int: ...
+    async def disk_usage(self) -> tuple[list[dict[str, Any]], int]:
+        """The list entries of all images, and the bytes of all layers, each counted once."""
+
+
+class Volumes(Protocol):
+    async def list(self, wanted: Filters) -> builtins.list[Volume]: ...
+    async def size(self, name: str) -> int: ...
+
+
+class VolumeUsage:
+    """What volumes take, and how many containers use each."""
+
+    def __init__(self, volumes: Volumes, users: VolumeUsers) -> None:
+        self._volumes = volumes
+        self._users = users
+
+    async def disk_usage(self) -> list[dict[str, Any]]:
+        return [{**msgspec.to_builtins(volume), "UsageData": {"Size": await self._volumes.size(volume.name),
+                                                              "RefCount": len(self._users.users_of(volume.name))}}
+                for volume in await self._volumes.list({})]
+
+
+def load_id(path: str) -> str:
+    """The engine's lasting id, made at the first start."""
+    try:
+        with open(path, encoding="ascii") as file:
+            return file.read().strip()
+    except FileNotFoundError:
+        made = secrets.token_hex(16)
+        with open(path, "w", encoding="ascii") as file:
+            file.write(made + "\n")
+        return made
+
+
+def version(ctx: Context, api: str, minimum: str) -> dict[str, Any]:
+    details = {"ApiVersion": api, "Arch": _go_arch(ctx.host.architecture), "BuildTime": "", "Experimental":
+               str(ctx.config.experimental).lower(), "GitCommit": "", "GoVersion": "", "KernelVersion": ctx.host.kernel,
+               "MinAPIVersion": minimum, "Os": "linux"}
+    return {"Platform": {"Name": "Barque"}, "Components": [{"Name": "Engine", "Version": VERSION, "Details": details}],
+            "Version": VERSION, "ApiVersion": api, "MinAPIVersion": minimum, "GitCommit": "", "GoVersion": "",
+            "Os": "linux",
+            "Arch": details["Arch"], "KernelVersion": ctx.host.kernel, "BuildTime": "",
+            **({"Experimental": True} if ctx.config.experimental else {})}
+
+
+def _go_arch(machine: str) -> str:
+    return {"x86_64": "amd64", "aarch64": "arm64", "armv7l": "arm", "ppc64le": "ppc64le"}.get(machine, machine)
+
+
+def _count(ctx: Context) -> dict[str, int]:
+    states = [live.facts.status for live in ctx.registry]
+    running = sum(state in (Status.RUNNING, Status.RESTARTING) for state in states)
+    paused = states.count(Status.PAUSED)
+    return {"Containers": len(states), "ContainersRunning": running, "ContainersPaused": paused,
+            "ContainersStopped": len(states) - running - paused}
+
+
+async def info(ctx: Context, engine_id: str, images: Images, bus: EventBus) -> dict[str, Any]:
+    config, host = ctx.config, ctx.host
+    runtimes: dict[str, Any] = {"barque": {"path": "barque-runtime"}}
+    runtimes |= {name: {"path": item.path, **({"runtimeArgs": list(item.args)} if item.args else {})}
+                 for name, item in config.runtimes.items()}
+    return {
+        "ID": engine_id, **_count(ctx), "Images": await images.count(), "Driver": "overlay2",
+        "DriverStatus": [["Backing Filesystem", _filesystem(config.data_root)], ["Supports d_type", "true"],
+                         ["Native Overlay Diff", "true"]],
+        "Plugins": {"Volume": ["local"], "Network": ["bridge", "host", "null"], "Authorization": None,
+                    "Log": ["json-file", "none"]},
+        "MemoryLimit": True, "SwapLimit": ctx.host.swap_limit, "CpuCfsPeriod": True, "CpuCfsQuota": True,
+        "CPUShares": True,
+        "CPUSet": True, "PidsLimit": True, "OomKillDisable": not host.cgroup_v2, "IPv4Forwarding": True,
+        "Debug": config.debug, "NFd": len(os.listdir("/proc/self/fd")), "NGoroutines": 0, "SystemTime": clock.now(),
+        "LoggingDriver": config.log_driver, "CgroupDriver": config.cgroup_driver,
+        "CgroupVersion": "2" if host.cgroup_v2 else "1", "NEventsListener": bus.listeners, "KernelVersion": host.kernel,
+        "OperatingSystem": host.operating_system, "OSVersion": host.os_version, "OSType": "linux",
+        "Architecture": host.architecture, "NCPU": host.cpus, "MemTotal": host.memory,
+        "IndexServerAddress": "https://index.docker.io/v1/", "RegistryConfig": _registries(config),
+        "GenericResources": None, "HttpProxy": "", "HttpsProxy": "", "NoProxy": "", "Name": host.name,
+        "Labels": list(config.labels), "ExperimentalBuild": config.experimental, "ServerVersion": VERSION,
+        "Runtimes": runtimes, "DefaultRuntime": config.default_runtime, "Swarm": _no_swarm(),
+        "LiveRestoreEnabled": config.live_restore, "Isolation": "",
+        "InitBinary": os.path.basename(config.init_path or host.init_path or ""), "ContainerdCommit": {"ID": ""},
+        "RuncCommit": {"ID": ""}, "InitCommit": {"ID": ""}, "SecurityOptions": _security(ctx),
+        "DockerRootDir": config.data_root, "ProductLicense": "", "CDISpecDirs": [],
+        "FirewallBackend": {"Driver": "nftables"},
+        "DefaultAddressPools": [{"Base": pool.base, "Size": pool.size} for pool in config.default_address_pools],
+        "Warnings": _warnings(ctx)}
+
+
+def _filesystem(path: str) -> str:
+    """The type of the file system that ``path`` is on (proc_pid_mountinfo(5))."""
+    device = os.stat(path).st_dev
+    wanted = f"{os.major(device)}:{os.minor(device)}"
+    with open("/proc/self/mountinfo", encoding="utf-8") as file:
+        for line in file:
+            head, _, tail = line.partition(" - ")
+            if head.split()[2] == wanted:
+                return tail.split()[0]
+    return "unknown"
+
+
+def _registries(config: Config) -> dict[str, Any]:
+    own = {"docker.io": {"Name": "docker.io", "Mirrors": list(config.registry_mirrors), "Secure": True,
+                         "Official": True}}
+    insecure = [item for item in config.insecure_registries if "/" in item]
+    for name in config.insecure_registries:
+        if "/" not in name:
+            own[name] = {"Name": name, "Mirrors": [], "Secure": False, "Official": False}
+    return {"AllowNondistributableArtifactsCIDRs": None, "AllowNondistributableArtifactsHostnames": None,
+            "InsecureRegistryCIDRs": [*insecure, "127.0.0.0/8"], "IndexConfigs": own,
+            "Mirrors": list(config.registry_mirrors)}
+
+
+def _no_swarm() -> dict[str, Any]:
+    return {"NodeID": "", "NodeAddr": "", "LocalNodeState": "inactive", "ControlAvailable": False, "Error": "",
+            "RemoteManagers": None}
+
+
+def _security(ctx: Context) -> list[str]:
+    options = [] if ctx.config.seccomp_profile == "unconfined" else [
+        f"name=seccomp,profile={ctx.config.seccomp_profile or 'builtin'}"]
+    if ctx.host.cgroup_v2:
+        options.append("name=cgroupns")
+    if ctx.config.no_new_privileges:
+        options.append("name=no-new-privileges")
+    return options
+
+
+def _warnings(ctx: Context) -> list[str]:
+    warnings = []
+    if any(host.startswith("tcp://") for host in ctx.config.hosts) and not ctx.config.tls.verify:
+        warnings.append("WARNING: API is accessible over TCP without client certificates. Access to the remote API is "
+                        "equivalent to root access on the host.")
+    if not ctx.host.swap_limit:
+        warnings.append("WARNING: No swap limit support")
+    return warnings
+
+
+async def disk_usage(ctx: Context, images: Images, volumes: VolumeUsage, kinds: Sequence[str]) -> dict[str, Any]:
+    """``GET /system/df`` in the shape of up to 1.51; ``kinds`` empty means all."""
+    result: dict[str, Any] = {"LayersSize": 0, "Images": [], "Containers": [], "Volumes": [], "BuildCache": []}
+    if not kinds or "image" in kinds:
+        result["Images"], result["LayersSize"] = await images.disk_usage()
+    if not kinds or "container" in kinds:
+        result["Containers"] = await listing.containers(ctx, {}, everything=True, limit=0, size=True)
+    if not kinds or "volume" in kinds:
+        result["Volumes"] = await volumes.disk_usage()
+    return result

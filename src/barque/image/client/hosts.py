@@ -1,0 +1,145 @@
+"""Which addresses stand behind a registry's name, and how far each may be trusted."""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+import os
+import socket
+import ssl
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from urllib.parse import urlsplit
+
+from barque.errors import InvalidArgument
+from barque.oci.reference import DEFAULT_DOMAIN
+
+#: Docker Hub serves its images under another name than the one it has in references.
+HUB_HOST = "registry-1.docker.io"
+Networks = tuple[ipaddress.IPv4Network | ipaddress.IPv6Network, ...]
+_LOOPBACK: Networks = (ipaddress.ip_network("127.0.0.0/8"), ipaddress.ip_network("::1/128"))
+
+
+class InvalidMirror(InvalidArgument):
+    text = "invalid mirror: {reason} in {value!r}"
+
+
+class InvalidInsecureRegistry(InvalidArgument):
+    text = "insecure registry {value} is not valid: {reason}"
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """One base URL (``https://host:port[/path]``, no slash at the end). ``verify``: whether TLS must be valid."""
+
+    url: str
+    host: str
+    verify: bool = True
+    mirror: bool = False
+
+    @property
+    def plain(self) -> bool:
+        return self.url.startswith("http:")
+
+
+def split_host(authority: str) -> str:
+    """The host of ``host[:port]`` or ``[v6][:port]``."""
+    return urlsplit("//" + authority).hostname or ""
+
+
+@dataclass(frozen=True)
+class HostConfig:
+    """``registry-mirrors``, ``insecure-registries`` (hosts, host:port, CIDR), and where certificates are.
+
+    Loopback addresses are always insecure-allowed, as with dockerd: plain HTTP and unverified TLS may be used there.
+    ``proxies`` maps "http" and "https" to a proxy URL; hosts of ``no_proxy`` (names, ``.suffix``) are asked directly.
+    """
+
+    mirrors: tuple[str, ...] = ()
+    insecure: tuple[str, ...] = ()
+    certs_dir: str = ""
+    proxies: dict[str, str] = field(default_factory=dict)
+    no_proxy: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        for mirror in self.mirrors:
+            parts = urlsplit(mirror)
+            if parts.scheme not in ("http", "https") or not parts.hostname:
+                raise InvalidMirror(reason="must use either 'https://' or 'http://' and a host", value=mirror)
+            if parts.query or parts.fragment or parts.username:
+                raise InvalidMirror(reason="query, fragment or password", value=mirror)
+        for value in self.insecure:
+            if "://" in value:
+                raise InvalidInsecureRegistry(value=value, reason="should not contain '://'")
+
+    async def endpoints(self, domain: str, *, push: bool = False) -> list[Endpoint]:
+        """Where to try, in order; mirrors serve pulls from docker.io only."""
+        if domain == DEFAULT_DOMAIN:
+            found = [] if push else [self._mirror(mirror) for mirror in self.mirrors]
+            return [*found, Endpoint(f"https://{HUB_HOST}", HUB_HOST)]
+        if not await self.is_insecure(domain):
+            return [Endpoint(f"https://{domain}", domain)]
+        return [Endpoint(f"https://{domain}", domain, verify=False), Endpoint(f"http://{domain}", domain, verify=False)]
+
+    def _mirror(self, url: str) -> Endpoint:
+        parts = urlsplit(url)
+        return Endpoint(url.rstrip("/"), parts.netloc, verify=parts.netloc not in self.insecure, mirror=True)
+
+    async def is_insecure(self, authority: str) -> bool:
+        """Whether plain HTTP and unverified TLS are allowed for ``host[:port]``. Names are resolved only for CIDRs."""
+        host = split_host(authority)
+        if authority in self.insecure or host in self.insecure or host == "localhost":
+            return True
+        networks = (*_LOOPBACK, *_networks(self.insecure))
+        try:
+            addresses = [ipaddress.ip_address(host)]
+        except ValueError:
+            if len(networks) == len(_LOOPBACK):
+                return False
+            addresses = await _resolve(host)
+        return any(address in network for address in addresses for network in networks)
+
+    def proxy_for(self, scheme: str, authority: str) -> str | None:
+        host = split_host(authority)
+        for name in self.no_proxy:
+            if host == name or (name.startswith(".") and host.endswith(name)):
+                return None
+        return self.proxies.get(scheme)
+
+    def tls_context(self, endpoint: Endpoint) -> ssl.SSLContext:
+        """With ``certs_dir/<host[:port]>/{*.crt,*.cert+*.key}``: CAs, and client certificates with their keys."""
+        context = ssl.create_default_context()
+        if not endpoint.verify:
+            context.check_hostname = False
+            context.verify_mode = ssl.CERT_NONE
+        directory = os.path.join(self.certs_dir, endpoint.host) if self.certs_dir else ""
+        for name in sorted(os.listdir(directory)) if directory and os.path.isdir(directory) else ():
+            path = os.path.join(directory, name)
+            if name.endswith(".crt"):
+                context.load_verify_locations(cafile=path)
+            elif name.endswith(".cert"):
+                key = path.removesuffix(".cert") + ".key"
+                if not os.path.exists(key):
+                    raise InvalidArgument(f"missing key {os.path.basename(key)} for client certificate {name}. "
+                                          "CA certificates must use the extension .crt")
+                context.load_cert_chain(path, key)
+        return context
+
+
+def _networks(values: Iterable[str]) -> Networks:
+    found = []
+    for value in values:
+        if "/" in value:
+            try:
+                found.append(ipaddress.ip_network(value, strict=False))
+            except ValueError as error:
+                raise InvalidInsecureRegistry(value=value, reason=error) from None
+    return tuple(found)
+
+
+async def _resolve(host: str) -> list[ipaddress.IPv4Address | ipaddress.IPv6Address]:
+    try:
+        answers = await asyncio.get_running_loop().getaddrinfo(host, None, type=socket.SOCK_STREAM)
+    except OSError:
+        return []
+    return [ipaddress.ip_address(str(answer[4][0]).partition("%")[0]) for answer in answers]

@@ -1,0 +1,300 @@
+"""Pulling: a reference becomes verified blobs, unpacked layers and, as the very last step, a name.
+
+Each layer goes from the socket into the content store and, behind the writer and at its own pace, from there into the
+unpacking worker: the network never waits for the disk, and nothing is read twice from the network. The name comes only
+when every digest was verified and every layer is committed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass, replace
+
+from barque.errors import DataLoss, InvalidArgument, NotFound, PermissionDenied
+from barque.image.client.auth import Credentials
+from barque.image.client.endpoints import Registry
+from barque.image.client.errors import (
+    LayerVerificationFailed,
+    ManifestVerificationFailed,
+    RegistryRefused,
+    for_pull,
+)
+from barque.image.client.repository import MAX_CONFIG, Repository
+from barque.image.client.transport import Transport
+from barque.image.layers import Download, UnpackSlots, unpack
+from barque.image.names import ImageNames, with_id
+from barque.image.progress import Bar, Progress, Report, short
+from barque.image.sources import remember
+from barque.image.tasks import results, stop
+from barque.oci import go_json
+from barque.oci import media_types as mt
+from barque.oci.descriptor import Descriptor
+from barque.oci.digest import Digest
+from barque.oci.image import ImageConfig, chain_ids
+from barque.oci.manifest import Index, Manifest, media_type_of, parse
+from barque.oci.platform import Platform, host
+from barque.oci.reference import Reference
+from barque.store.content import ContentStore
+from barque.store.ingest import DigestMismatch
+from barque.store.leases import Lease, Leases
+from barque.store.snapshots import LayerSlot, Snapshots
+from barque.store.tar.messages import UnpackResult
+from barque.store.workers import Workers
+
+#: Indexes within indexes are followed so deep.
+_MAX_NESTING = 3
+
+
+class NoMatchingManifest(NotFound):
+    text = "no matching manifest for {platform} in the manifest list entries"
+
+
+class ReservedName(PermissionDenied):
+    text = "'{name}' is a reserved name"
+
+
+class LayersMismatch(DataLoss):
+    text = "layers from manifest don't match image configuration"
+
+
+class InvalidRootFs(DataLoss):
+    text = "invalid rootfs in image configuration"
+
+
+class ConfigPullFailed(DataLoss):
+    text = "error pulling image configuration: {cause}"
+
+
+class UnsupportedArtifact(InvalidArgument):
+    text = "unsupported media type {media_type}"
+
+
+@dataclass(frozen=True)
+class Limits:
+    """``downloads`` at once; ``attempts`` for one layer before its pull fails; ``pause`` seconds before the second."""
+
+    downloads: int = 3
+    attempts: int = 5
+    pause: float = 1.0
+
+
+@dataclass(frozen=True)
+class Pulled:
+    """What a pull came to: ``target`` as stored under the name, ``digest`` as the registry calls the tag."""
+
+    target: Descriptor
+    digest: Digest
+    updated: bool
+
+
+@dataclass(frozen=True)
+class _Remote:
+    """The manifest of one platform as it was received."""
+
+    manifest: Manifest
+    body: bytes
+    descriptor: Descriptor
+    top: Digest
+
+
+class Puller:
+    def __init__(self, content: ContentStore, snapshots: Snapshots, leases: Leases, names: ImageNames,
+                 workers: Workers, transport: Transport, limits: Limits | None = None) -> None:
+        self._content = content
+        self._snapshots = snapshots
+        self._leases = leases
+        self._names = names
+        self._workers = workers
+        self._registry = Registry(transport)
+        self._limits = limits or Limits()
+        self._downloads = asyncio.Semaphore(self._limits.downloads)
+        self._unpacks = UnpackSlots()
+
+    def close(self) -> None:
+        self._unpacks.threads.shutdown()
+
+    async def pull(self, ref: Reference, platform: Platform | None, credentials: Credentials | None,
+                   report: Report) -> Pulled:
+        """Pull ``ref`` (a tag is added if it has neither tag nor digest) for ``platform``, else for this machine.
+
+        Raises BarqueError with dockerd's texts; then no name was changed. Cancelling it is the same.
+        """
+        if ref.familiar_name == "scratch":
+            raise ReservedName(name="scratch")
+        ref = ref.with_default_tag()
+        try:
+            return await self._registry.attempt(
+                ref, credentials, "pull", lambda repository: self._pull(repository, ref, platform, report))
+        except RegistryRefused as error:
+            raise for_pull(error, ref) from error
+
+    async def tags(self, ref: Reference, credentials: Credentials | None) -> list[str]:
+        """All tags of a repository; raises as :meth:`pull`."""
+        try:
+            return await self._registry.attempt(ref, credentials, "pull", lambda repository: repository.tags())
+        except RegistryRefused as error:
+            raise for_pull(error, ref) from error
+
+    async def describe(self, ref: Reference, credentials: Credentials | None) -> tuple[Descriptor, list[Platform]]:
+        """What the registry has under ``ref``, without pulling it: its descriptor, and for which platforms it is."""
+        async def use(repository: Repository) -> tuple[Descriptor, list[Platform]]:
+            body, content_type, digest = await repository.manifest(ref.selector)
+            document = parse(body, content_type)
+            descriptor = Descriptor(media_type=media_type_of(document, content_type), digest=str(digest),
+                                    size=len(body))
+            if isinstance(document, Index):
+                return descriptor, [entry.platform for entry in document.manifests if entry.platform]
+            config = await repository.small_blob(document.config.checked_digest)
+            found = go_json.decode(config, Platform)
+            return descriptor, [found] if found.os or found.architecture else []
+
+        try:
+            return await self._registry.attempt(ref, credentials, "pull", use)
+        except RegistryRefused as error:
+            raise for_pull(error, ref) from error
+
+    async def _pull(self, repository: Repository, ref: Reference, platform: Platform | None,
+                    report: Report) -> Pulled:
+        async with self._leases.hold(f"pull {ref}") as lease:
+            body, content_type, top = await repository.manifest(ref.selector)
+            report(Progress(status=f"Pulling from {ref.path}", id=str(ref.digest or ref.tag)))
+            remote = await self._choose(repository, body, content_type, top, platform)
+            image_id = remote.manifest.config.checked_digest
+            config = await self._config(repository, lease, remote.manifest.config)
+            await self._layers(repository, lease, remote.manifest, config, report)
+            await self._content.put(lease, remote.descriptor.media_type, remote.body)
+            target = with_id(_with_platform(remote.descriptor, config), image_id)
+            for layer in remote.manifest.layers:
+                await remember(self._content, layer.digest, ref)
+            updated = await self._names.point(_names_of(ref, remote.top), target)
+        report(Progress(status=f"Digest: {remote.top}"))
+        status = "Downloaded newer image for" if updated else "Image is up to date for"
+        report(Progress(status=f"Status: {status} {ref.familiar}"))
+        return Pulled(target, remote.top, updated)
+
+    async def _choose(self, repository: Repository, body: bytes, content_type: str, top: Digest,
+                      platform: Platform | None) -> _Remote:
+        """Follow indexes down to the manifest for the platform."""
+        wanted = platform or host()
+        digest = top
+        for _ in range(_MAX_NESTING):
+            document = parse(body, content_type)
+            if isinstance(document, Manifest):
+                descriptor = Descriptor(media_type=media_type_of(document, content_type), digest=str(digest),
+                                        size=len(body))
+                return _Remote(document, body, descriptor, top)
+            entry = _matching(document, wanted)
+            digest = entry.checked_digest
+            body, _, _ = await repository.manifest(digest)
+            if len(body) != entry.size:
+                raise ManifestVerificationFailed(digest=digest)
+            content_type = entry.media_type
+        raise NoMatchingManifest(platform=wanted)
+
+    async def _config(self, repository: Repository, lease: Lease, descriptor: Descriptor) -> ImageConfig:
+        if descriptor.media_type not in mt.CONFIGS:
+            raise UnsupportedArtifact(media_type=descriptor.media_type)
+        if descriptor.size > MAX_CONFIG:
+            raise ConfigPullFailed(cause=f"{descriptor.size} bytes are too many")
+        async with await self._content.ingest(lease, descriptor) as ingest:
+            if not ingest.exists:
+                try:
+                    data = await repository.small_blob(descriptor.checked_digest)
+                except RegistryRefused as error:
+                    raise ConfigPullFailed(cause=error.message) from error
+                if Digest.of(data, descriptor.checked_digest.algorithm) != descriptor.digest:
+                    raise ConfigPullFailed(cause=f"image config verification failed for digest {descriptor.digest}")
+                await ingest.write(data[ingest.offset:])
+            await ingest.commit()
+        return go_json.decode(await self._content.read(descriptor.digest, MAX_CONFIG), ImageConfig)
+
+    async def _layers(self, repository: Repository, lease: Lease, manifest: Manifest, config: ImageConfig,
+                      report: Report) -> None:
+        """Fetch and unpack what is missing, all at once, and commit in one step."""
+        diff_ids = config.rootfs.diff_ids
+        if config.rootfs.type != "layers" or (manifest.layers and not diff_ids):
+            raise InvalidRootFs
+        if len(diff_ids) != len(manifest.layers):
+            raise LayersMismatch
+        for layer in manifest.layers:
+            if layer.media_type not in mt.LAYER_COMPRESSION:
+                raise UnsupportedArtifact(media_type=layer.media_type)
+        slots: list[LayerSlot] = []
+        tasks: list[asyncio.Task[UnpackResult]] = []
+        try:
+            parent: Digest | None = None
+            for layer, diff_id, chain_id in zip(manifest.layers, diff_ids, chain_ids(diff_ids), strict=True):
+                bar = Bar(report, short(layer.digest))
+                slot = await self._snapshots.prepare_layer(lease, chain_id, parent, diff_id)
+                parent = chain_id
+                if slot is None:
+                    await self._hold_blob(lease, layer)
+                    bar.step("Already exists")
+                    continue
+                slots.append(slot)
+                bar.step("Pulling fs layer")
+                tasks.append(asyncio.create_task(self._layer(repository, lease, layer, slot, bar)))
+            unpacked = await results(tasks)
+            await self._snapshots.commit(list(zip(slots, unpacked, strict=True)))
+        finally:
+            await stop(tasks)
+            for slot in slots:
+                await slot.abort()
+        fresh = {slot.chain_id for slot in slots}
+        for layer, chain_id in zip(manifest.layers, chain_ids(diff_ids), strict=True):
+            if chain_id in fresh:
+                Bar(report, short(layer.digest)).step("Pull complete")
+
+    async def _hold_blob(self, lease: Lease, layer: Descriptor) -> None:
+        """Keep the blob of a layer that is unpacked already, if it is still there."""
+        if await self._content.info(layer.digest) is not None:
+            async with await self._content.ingest(lease, layer) as ingest:
+                if ingest.exists:
+                    await ingest.commit()
+
+    async def _layer(self, repository: Repository, lease: Lease, layer: Descriptor, slot: LayerSlot,
+                     bar: Bar) -> UnpackResult:
+        async with await self._content.ingest(lease, layer) as ingest:
+            if ingest.exists:
+                await ingest.commit()
+                bar.step("Download complete")
+                return await unpack(self._workers, self._unpacks, self._content.path(layer.digest), layer, slot, bar)
+            download = Download(ingest, layer, bar, self._limits.attempts, self._limits.pause)
+            unpacking = asyncio.create_task(
+                unpack(self._workers, self._unpacks, ingest.path, layer, slot, bar, download))
+            try:
+                if self._downloads.locked():
+                    bar.step("Waiting")
+                async with self._downloads:
+                    await download.run(repository)
+                bar.step("Verifying Checksum")
+                try:
+                    await ingest.commit()
+                except DigestMismatch as error:
+                    raise LayerVerificationFailed(digest=layer.digest) from error
+                bar.step("Download complete")
+                return await unpacking
+            finally:
+                await stop([unpacking])
+
+
+def _with_platform(descriptor: Descriptor, config: ImageConfig) -> Descriptor:
+    platform = Platform(os=config.os, architecture=config.architecture, variant=config.variant)
+    return Descriptor(media_type=descriptor.media_type, digest=descriptor.digest, size=descriptor.size,
+                      platform=platform)
+
+
+def _matching(index: Index, wanted: Platform) -> Descriptor:
+    """The entry for ``wanted``: an equal variant first, then the first that fits, then one without a platform."""
+    entries = [entry for entry in index.manifests if entry.media_type in mt.MANIFESTS | mt.INDEXES]
+    for fits in (lambda entry: entry.platform is not None and entry.platform.satisfies(wanted),
+                 lambda entry: entry.platform is None):
+        for entry in entries:
+            if fits(entry):
+                return entry
+    raise NoMatchingManifest(platform=wanted)
+
+
+def _names_of(ref: Reference, top: Digest) -> list[str]:
+    digested = str(replace(ref, tag="", digest=ref.digest or top))
+    return [digested] if not ref.tag or ref.digest else [str(ref), digested]

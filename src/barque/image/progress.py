@@ -1,0 +1,51 @@
+"""Progress as docker's JSON messages. Texts and their order are those of dockerd: clients draw bars from them."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+
+from barque.oci.digest import Digest
+
+#: Bars move at most so often, in seconds.
+_INTERVAL = 0.1
+
+
+class Progress(msgspec.Struct, omit_defaults=True, rename="camel"):
+    """One line of a stream. ``progress_detail``: current and total of a bar, ``{}`` where a bar has no numbers."""
+
+    status: str = ""
+    progress_detail: dict[str, int] | None = None
+    id: str = ""
+    aux: dict[str, Any] | None = None
+
+
+Report = Callable[[Progress], None]
+
+
+def short(digest: str) -> str:
+    """The 12 hex digits by which people know a digest."""
+    return Digest(digest).hex[:12]
+
+
+class Bar:
+    """The progress of one layer."""
+
+    def __init__(self, report: Report, id: str) -> None:
+        self._report = report
+        self._id = id
+        self._last = 0.0
+
+    def step(self, status: str) -> None:
+        self._report(Progress(status=status, progress_detail={}, id=self._id))
+
+    def move(self, status: str, current: int, total: int) -> None:
+        """Report a position; most are left out, the last one (``current == total``) never is."""
+        now = time.monotonic()
+        if current < total and now - self._last < _INTERVAL:
+            return
+        self._last = now
+        self._report(Progress(status=status, progress_detail={"current": current, "total": total}, id=self._id))

@@ -1,0 +1,153 @@
+"""Finding images by whatever users call them: name, tag, digest, id or the beginning of an id."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from barque.errors import DataLoss, NotFound
+from barque.image.client.repository import MAX_CONFIG
+from barque.image.names import ImageNames, NamedImage
+from barque.oci import go_json
+from barque.oci.descriptor import Descriptor
+from barque.oci.digest import Digest
+from barque.oci.image import ImageConfig, chain_ids
+from barque.oci.manifest import MAX_MANIFEST_SIZE, Manifest
+from barque.oci.manifest import parse as parse_manifest
+from barque.oci.reference import InvalidReference, parse
+from barque.store.content import ContentStore
+from barque.store.snapshots import Snapshots
+
+_ID = re.compile(r"(?:sha256:)?([0-9a-f]{1,64})\Z", re.ASCII)
+
+
+class NoSuchImage(NotFound):
+    text = "No such image: {ref}"
+
+
+class NotAnImage(DataLoss):
+    text = "{digest} is not the manifest of an image"
+
+
+@dataclass(frozen=True)
+class ResolvedImage:
+    """``size``: bytes of file contents of all layers. ``names`` are rows, sorted. ``updated``: ns since 1970."""
+
+    id: str
+    config: ImageConfig
+    manifest: Manifest
+    target: Descriptor
+    chain: tuple[str, ...]
+    names: tuple[NamedImage, ...]
+    layer_sizes: tuple[int, ...]
+
+    @property
+    def short_id(self) -> str:
+        return Digest(self.id).hex[:12]
+
+    @property
+    def chain_id(self) -> str | None:
+        """``None`` for an image without layers."""
+        return self.chain[-1] if self.chain else None
+
+    @property
+    def size(self) -> int:
+        return sum(self.layer_sizes)
+
+    @property
+    def updated(self) -> int:
+        return max(name.updated for name in self.names)
+
+    @property
+    def repo_tags(self) -> list[str]:
+        return [name.reference.familiar for name in self.names if name.reference and name.reference.tag]
+
+    @property
+    def repo_digests(self) -> list[str]:
+        return [name.reference.familiar for name in self.names if name.reference and name.reference.digest]
+
+
+class Images:
+    def __init__(self, names: ImageNames, content: ContentStore, snapshots: Snapshots) -> None:
+        self._names = names
+        self._content = content
+        self._snapshots = snapshots
+        # Both are named by digests, so they never change; what is gone from the store drops out with its name.
+        self._known: dict[str, tuple[Manifest, ImageConfig]] = {}
+
+    async def all(self) -> list[ResolvedImage]:
+        """Every image once, in no order."""
+        grouped = _group(await self._names.list())
+        self._known = {digest: known for digest, known in self._known.items()
+                       if any(row.target.digest == digest for rows in grouped.values() for row in rows)}
+        return [await self._load(rows) for rows in grouped.values()]
+
+    async def resolve(self, text: str) -> ResolvedImage:
+        """Raises :class:`NoSuchImage` (also where the beginning of an id fits several), InvalidReference."""
+        grouped = _group(await self._names.list())
+        rows = grouped.get(_find(text, grouped))
+        if rows is None:
+            raise NoSuchImage(ref=_told(text))
+        return await self._load(rows)
+
+    async def get(self, image_id: str) -> ResolvedImage | None:
+        rows = _group(await self._names.list()).get(image_id)
+        return await self._load(rows) if rows else None
+
+    async def _load(self, rows: list[NamedImage]) -> ResolvedImage:
+        target = rows[0].target
+        if target.digest not in self._known:
+            self._known[target.digest] = await self._read(target)
+        manifest, config = self._known[target.digest]
+        chain = tuple(str(chain_id) for chain_id in chain_ids(config.rootfs.diff_ids))
+        sizes = []
+        for chain_id in chain:
+            layer = await self._snapshots.layer(chain_id)
+            sizes.append(layer.size if layer else 0)
+        return ResolvedImage(str(rows[0].id), config, manifest, target, chain, tuple(rows), tuple(sizes))
+
+    async def _read(self, target: Descriptor) -> tuple[Manifest, ImageConfig]:
+        document = parse_manifest(await self._content.read(target.digest, MAX_MANIFEST_SIZE), target.media_type)
+        if not isinstance(document, Manifest):
+            raise NotAnImage(digest=target.digest)
+        return document, go_json.decode(await self._content.read(document.config.digest, MAX_CONFIG), ImageConfig)
+
+
+def _group(rows: list[NamedImage]) -> dict[str, list[NamedImage]]:
+    grouped: dict[str, list[NamedImage]] = {}
+    for row in rows:
+        grouped.setdefault(str(row.id), []).append(row)
+    return grouped
+
+
+def _find(text: str, grouped: dict[str, list[NamedImage]]) -> str:
+    """The id of the image called ``text``, or ''. A name wins over the beginning of an id, as with dockerd."""
+    match = _ID.match(text)
+    if match and (text.startswith("sha256:") or len(match[1]) == 64):
+        return _by_prefix(match[1], grouped)
+    reference = parse(text).with_default_tag()
+    for image_id, rows in grouped.items():
+        for row in rows:
+            if row.name == str(reference):
+                return image_id
+            if reference.digest and row.reference and row.reference.name == reference.name \
+                    and reference.digest in (row.reference.digest, row.target.digest):
+                return image_id
+    return _by_prefix(match[1], grouped) if match else ""
+
+
+def _by_prefix(prefix: str, grouped: dict[str, list[NamedImage]]) -> str:
+    found = [image_id for image_id in grouped if image_id.startswith("sha256:" + prefix)]
+    return found[0] if len(found) == 1 else ""
+
+
+def _told(text: str) -> str:
+    try:
+        return parse(text).with_default_tag().familiar
+    except InvalidReference:
+        return text
+
+
+def is_id_prefix(image_id: str, text: str) -> bool:
+    """Whether ``text`` names an image by its id rather than by a name."""
+    return image_id.startswith(text) or Digest(image_id).hex.startswith(text)

@@ -1,0 +1,131 @@
+"""Who may do what: nobody asked, htpasswd over HTTP basic, or bearer tokens that a hook verifies."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import binascii
+import hashlib
+import hmac
+import secrets
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Protocol
+
+from aiohttp import hdrs, web
+
+from barque.errors import InvalidArgument
+from barque.registry.errors import RegistryError
+from barque.sys import crypt
+
+
+class InvalidPasswordFile(InvalidArgument):
+    text = "password file line {line}: {reason}"
+
+
+@dataclass(frozen=True, slots=True)
+class Access:
+    """One right, spelled as in a token scope: ``repository:NAME:pull`` or ``registry:catalog:*``."""
+
+    type: str
+    name: str
+    action: str
+
+    def __str__(self) -> str:
+        return f"{self.type}:{self.name}:{self.action}"
+
+
+class Authenticator(Protocol):
+    async def check(self, request: web.Request, wanted: tuple[Access, ...]) -> None:
+        """Return if the request may have all of ``wanted`` (none: any valid identity will do).
+
+        Else raise UNAUTHORIZED with a WWW-Authenticate challenge, or DENIED.
+        """
+
+
+def _credentials(request: web.Request, scheme: str) -> str | None:
+    found, _, value = request.headers.get(hdrs.AUTHORIZATION, "").partition(" ")
+    return value.strip() if found.lower() == scheme else None
+
+
+class PasswordFile:
+    """An Apache htpasswd file with crypt(3) hashes (bcrypt: ``htpasswd -B``). Every user may do everything."""
+
+    def __init__(self, text: str, realm: str = "Registry") -> None:
+        self._users: dict[str, str] = {}
+        self._realm = realm
+        # A bcrypt check takes some 50 ms on purpose; a password that passed once is known by its keyed hash.
+        self._key = secrets.token_bytes(32)
+        self._passed: dict[str, bytes] = {}
+        for number, line in enumerate(text.splitlines(), 1):
+            if not line.strip() or line.startswith("#"):
+                continue
+            user, colon, hashed = line.strip().partition(":")
+            if not colon or not user:
+                raise InvalidPasswordFile(line=number, reason="want user:hash")
+            if not hashed.startswith(("$2", "$5$", "$6$", "$y$")):
+                raise InvalidPasswordFile(line=number, reason="weak or unknown hash, use bcrypt (htpasswd -B)")
+            self._users[user] = hashed
+
+    async def check(self, request: web.Request, wanted: tuple[Access, ...]) -> None:
+        value = _credentials(request, "basic")
+        if value is None or not await self._known(value):
+            challenge = f'Basic realm="{self._realm}"'
+            raise RegistryError("UNAUTHORIZED", [_detail(access) for access in wanted] or None,
+                                headers={hdrs.WWW_AUTHENTICATE: challenge})
+
+    async def _known(self, value: str) -> bool:
+        try:
+            user, _, password = base64.b64decode(value, validate=True).decode().partition(":")
+        except (binascii.Error, UnicodeDecodeError):
+            return False
+        # An unknown user costs as much as a wrong password: names cannot be told by the time taken.
+        hashed = self._users.get(user) or next(iter(self._users.values()), None)
+        if hashed is None or "\0" in password:
+            return False
+        fingerprint = hmac.digest(self._key, password.encode(), hashlib.sha256)
+        if user in self._users and hmac.compare_digest(self._passed.get(user, b""), fingerprint):
+            return True
+        if not await asyncio.to_thread(crypt.verify, password, hashed) or user not in self._users:
+            return False
+        self._passed[user] = fingerprint
+        return True
+
+
+def _detail(access: Access) -> dict[str, str]:
+    return {"Type": access.type, "Name": access.name, "Action": access.action}
+
+
+class TokenAuthority:
+    """Bearer tokens of the docker token flow; ``verify`` says what a token allows, ``None`` if it is no good."""
+
+    def __init__(self, realm: str, service: str, verify: Callable[[str], Iterable[Access] | None]) -> None:
+        self._realm = realm
+        self._service = service
+        self._verify = verify
+
+    async def check(self, request: web.Request, wanted: tuple[Access, ...]) -> None:
+        token = _credentials(request, "bearer")
+        granted = None if token is None else self._verify(token)
+        if granted is not None:
+            held = set(granted)
+            if all(access in held for access in wanted):
+                return
+        raise RegistryError("UNAUTHORIZED", [_detail(access) for access in wanted] or None,
+                            headers={hdrs.WWW_AUTHENTICATE: self._challenge(wanted, token, granted is None)})
+
+    def _challenge(self, wanted: tuple[Access, ...], token: str | None, invalid: bool) -> str:
+        text = f'Bearer realm="{self._realm}",service="{self._service}"'
+        if wanted:
+            text += f',scope="{_scope(wanted)}"'
+        if token is not None:
+            text += ',error="invalid_token"' if invalid else ',error="insufficient_scope"'
+        return text
+
+
+def _scope(wanted: tuple[Access, ...]) -> str:
+    """Rights on one resource are joined: ``repository:NAME:pull,push``."""
+    joined: dict[tuple[str, str], list[str]] = {}
+    for access in wanted:
+        joined.setdefault((access.type, access.name), []).append(access.action)
+    return " ".join(f"{kind}:{name}:{','.join(actions)}" for (kind, name), actions in joined.items())

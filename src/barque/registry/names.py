@@ -1,0 +1,57 @@
+"""Repository names, tags and digests of a request path, checked: what passes is safe as a path of directories."""
+
+from __future__ import annotations
+
+import re
+
+from aiohttp import web
+
+from barque.oci.digest import Digest, InvalidDigest
+from barque.oci.reference import valid_tag
+from barque.registry.errors import RegistryError
+
+_COMPONENT = r"[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*"
+_NAME = re.compile(rf"{_COMPONENT}(?:/{_COMPONENT})*\Z", re.ASCII)
+_MAX_NAME = 255
+
+
+def checked_name(name: str) -> str:
+    """Raises NAME_INVALID for what the specification's grammar does not allow."""
+    if len(name) > _MAX_NAME or not _NAME.match(name):
+        raise RegistryError("NAME_INVALID", {"name": name})
+    return name
+
+
+def repository_of(request: web.Request) -> str:
+    return checked_name(request.match_info["name"])
+
+
+def digest_of(text: str) -> Digest:
+    try:
+        return Digest.parse(text)
+    except InvalidDigest:
+        raise RegistryError("DIGEST_INVALID", {"digest": text}) from None
+
+
+def reference_of(request: web.Request) -> Digest | str:
+    """The tag or digest of a manifest path; a tag is a plain ``str``."""
+    text = request.match_info["reference"]
+    if ":" in text:
+        return digest_of(text)
+    if not valid_tag(text):
+        raise RegistryError("TAG_INVALID", {"tag": text})
+    return text
+
+
+def page(request: web.Request, names: list[str]) -> tuple[list[str], str | None]:
+    """The part of the sorted ``names`` that ``?n=&last=`` ask for, and ``last`` for the next page if there is one."""
+    text = request.query.get("n")
+    last = request.query.get("last", "")
+    rest = [name for name in names if name > last]
+    if text is None:
+        return rest, None
+    if not text.isascii() or not text.isdigit():
+        raise RegistryError("PAGINATION_NUMBER_INVALID", {"n": text})
+    count = int(text)
+    chosen = rest[:count]
+    return chosen, chosen[-1] if chosen and count < len(rest) else None

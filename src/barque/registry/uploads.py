@@ -1,0 +1,148 @@
+"""Upload routes (distribution-spec, end-4 to end-6, end-11, end-13, end-14).
+
+A session takes its bytes in order: a PATCH or PUT that names a start other than the bytes so far is refused with 416
+and the range that is there. An interrupted transfer keeps what arrived, so that a client can ask and go on.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+
+from aiohttp import hdrs, web
+
+from barque.oci.digest import ALGORITHMS, Digest
+from barque.registry.errors import RegistryError
+from barque.registry.names import checked_name, digest_of, repository_of
+from barque.registry.storage.base import BlobStorage, Upload, WrongDigest
+
+#: Bytes handed to the storage at a time: hashing and writing them takes longer than the trip to a thread.
+_BATCH = 1 << 20
+_CONTENT_RANGE = re.compile(r"(?:bytes[ =])?([0-9]+)-([0-9]+)(?:/[0-9*]+)?\Z", re.ASCII)
+
+
+async def receive(request: web.Request, upload: Upload) -> None:
+    """Append the body of ``request``: the next batch is received while the last one is hashed and written."""
+    batch: list[bytes] = []
+    size = 0
+    writing: asyncio.Task[None] | None = None
+    try:
+        while data := await request.content.readany():
+            batch.append(data)
+            size += len(data)
+            if size >= _BATCH:
+                if writing is not None:
+                    await writing
+                writing = asyncio.create_task(upload.write(b"".join(batch)))
+                batch, size = [], 0
+    finally:
+        if writing is not None:
+            await writing
+        if batch:
+            await upload.write(b"".join(batch))
+
+
+def _expected_range(request: web.Request) -> tuple[int, int] | None:
+    text = request.headers.get(hdrs.CONTENT_RANGE)
+    if text is None:
+        return None
+    match = _CONTENT_RANGE.match(text)
+    if match is None or int(match[2]) < int(match[1]):
+        raise RegistryError("RANGE_INVALID", {"Content-Range": text}, status=400)
+    return int(match[1]), int(match[2]) + 1
+
+
+class UploadRoutes:
+    def __init__(self, blobs: BlobStorage) -> None:
+        self._blobs = blobs
+
+    def routes(self) -> list[web.RouteDef]:
+        session = "/v2/{name:.+}/blobs/uploads/{id:[^/]+}"
+        return [
+            web.post("/v2/{name:.+}/blobs/uploads/", self.start),
+            web.post("/v2/{name:.+}/blobs/uploads", self.start),
+            web.get(session, self.status, allow_head=False),
+            web.patch(session, self.append),
+            web.put(session, self.finish),
+            web.delete(session, self.cancel),
+        ]
+
+    async def start(self, request: web.Request) -> web.Response:
+        repository = repository_of(request)
+        algorithm = request.query.get("digest-algorithm", "sha256")
+        if algorithm not in ALGORITHMS:
+            raise RegistryError("UNSUPPORTED", {"digest-algorithm": algorithm}, status=400)
+        if "mount" in request.query:
+            digest = digest_of(request.query["mount"])
+            source = request.query.get("from", "")
+            if source and await self._blobs.mount(repository, digest, checked_name(source)):
+                return self._created(repository, digest)
+        whole = digest_of(request.query["digest"]) if "digest" in request.query else None
+        upload = await self._blobs.start_upload(repository)
+        if whole is None:
+            return self._progress(repository, upload, 202)
+        async with upload.lock:
+            await receive(request, upload)
+            return await self._commit(repository, upload, whole)
+
+    async def status(self, request: web.Request) -> web.Response:
+        repository, upload = await self._session(request)
+        return self._progress(repository, upload, 204)
+
+    async def append(self, request: web.Request) -> web.Response:
+        repository, upload = await self._session(request)
+        async with upload.lock:
+            await self._receive_at(request, repository, upload)
+            return self._progress(repository, upload, 202)
+
+    async def finish(self, request: web.Request) -> web.Response:
+        repository, upload = await self._session(request)
+        if "digest" not in request.query:
+            raise RegistryError("DIGEST_INVALID", "digest missing")
+        digest = digest_of(request.query["digest"])
+        async with upload.lock:
+            await self._receive_at(request, repository, upload)
+            return await self._commit(repository, upload, digest)
+
+    async def cancel(self, request: web.Request) -> web.Response:
+        _, upload = await self._session(request)
+        await upload.cancel()
+        return web.Response(status=204)
+
+    async def _session(self, request: web.Request) -> tuple[str, Upload]:
+        repository = repository_of(request)
+        upload = await self._blobs.resume_upload(repository, request.match_info["id"])
+        if upload is None:
+            raise RegistryError("BLOB_UPLOAD_UNKNOWN", {"upload": request.match_info["id"]})
+        return repository, upload
+
+    async def _receive_at(self, request: web.Request, repository: str, upload: Upload) -> None:
+        expected = _expected_range(request)
+        begin = upload.offset
+        if expected is not None and expected[0] != begin:
+            raise RegistryError("RANGE_INVALID", headers=self._headers(repository, upload))
+        await receive(request, upload)
+        if expected is not None and upload.offset != expected[1]:
+            raise RegistryError("SIZE_INVALID", {"received": upload.offset - begin,
+                                                 "announced": expected[1] - expected[0]})
+
+    async def _commit(self, repository: str, upload: Upload, digest: Digest) -> web.Response:
+        try:
+            await upload.commit(digest)
+        except WrongDigest:
+            raise RegistryError("DIGEST_INVALID", {"digest": digest}) from None
+        return self._created(repository, digest)
+
+    @staticmethod
+    def _created(repository: str, digest: Digest) -> web.Response:
+        return web.Response(status=201, headers={
+            hdrs.LOCATION: f"/v2/{repository}/blobs/{digest}", "Docker-Content-Digest": str(digest)})
+
+    @staticmethod
+    def _headers(repository: str, upload: Upload) -> dict[str, str]:
+        # The range is inclusive, so docker's registry says 0-0 both for none and for one byte; clients know.
+        return {hdrs.LOCATION: f"/v2/{repository}/blobs/uploads/{upload.id}",
+                hdrs.RANGE: f"0-{max(upload.offset - 1, 0)}", "Docker-Upload-UUID": upload.id}
+
+    def _progress(self, repository: str, upload: Upload, status: int) -> web.Response:
+        return web.Response(status=status, headers=self._headers(repository, upload))

@@ -1,0 +1,196 @@
+"""The machinery of the zygote: the process that forks monitors and workers, small and single-threaded, with all that
+they need imported already.
+
+It is started before the daemon has threads, from a read-only bind mount of the interpreter that no path leads to: a
+process of ours that has joined a container shows ``/proc/PID/exe``, and through that the real file could be opened for
+writing (CVE-2019-5736). It dies when the daemon's end of its socket closes; monitors live on, workers do not.
+
+It reads and writes the packets of :mod:`barque.supervise.messages` on descriptor 3.
+"""
+
+from __future__ import annotations
+
+import gc
+import os
+import select
+import signal
+import socket
+import sys
+import traceback
+from collections.abc import Callable, Mapping, Sequence
+from importlib.machinery import ModuleSpec
+from types import ModuleType
+from typing import NoReturn
+
+from barque.supervise import messages as m
+from barque.supervise.backend import as_failure
+from barque.supervise.wire import ZYGOTE_REQUESTS, ProtocolError, receive_packet, send_packet
+from barque.sys import mounts, prctl, signalfd
+
+CONTROL_FD = 3
+#: The daemon's zygote, as arguments of the interpreter.
+ZYGOTE = ("-m", "barque.supervise.zygote")
+
+#: What a child does: gets its channel and its further descriptors, returns the exit status.
+Kind = Callable[[socket.socket, list[int]], int]
+
+
+class ZygoteHandle:
+    """The daemon's end: the process and the socket to it."""
+
+    def __init__(self, pid: int, control: socket.socket) -> None:
+        self.pid = pid
+        self.control = control
+
+    def close(self) -> None:
+        """End the zygote, and with it its workers; monitors go on. Waits for its end."""
+        self.control.close()
+        try:
+            os.kill(self.pid, signal.SIGKILL)    # it is ours and not reaped yet; it may hang in a fork
+            os.waitpid(self.pid, 0)
+        except (ProcessLookupError, ChildProcessError):
+            pass
+
+
+def spawn(exec_root: str, program: Sequence[str] = ZYGOTE) -> ZygoteHandle:
+    """Start ``python -I PROGRAM exec_root`` as a zygote; never forks the caller, so threads do not matter.
+
+    Raises OSError; mounting needs CAP_SYS_ADMIN and Linux 5.12.
+    """
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    interpreter = mounts.clone_tree(os.path.realpath(sys.executable))
+    try:
+        mounts.set_attributes(interpreter, add=mounts.ATTR_RDONLY | mounts.ATTR_NOSUID | mounts.ATTR_NODEV)
+        # argv[0] is where Python looks for its library, so it names the real file.
+        pid = os.posix_spawn(
+            f"/proc/self/fd/{interpreter}", [sys.executable, "-I", *program, exec_root], os.environ,
+            file_actions=[(os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDWR, 0), (os.POSIX_SPAWN_DUP2, 0, 1),
+                          (os.POSIX_SPAWN_DUP2, theirs.fileno(), CONTROL_FD)],
+            setsid=True, setsigmask=[], setsigdef=[signal.SIGPIPE, signal.SIGXFSZ, signal.SIGINT, signal.SIGTERM])
+    except OSError:
+        ours.close()
+        raise
+    finally:
+        os.close(interpreter)
+        theirs.close()
+    return ZygoteHandle(pid, ours)
+
+
+class Fence:
+    """On ``sys.meta_path``: fails every import of a module that is not there yet.
+
+    After ``pivot_root`` an import would read the container's files.
+    """
+
+    def find_spec(self, name: str, path: object = None, target: ModuleType | None = None) -> ModuleSpec | None:
+        raise ImportError(f"{name} is imported too late: the zygote has to have it", name=name)
+
+
+class Zygote:
+    """Serves one daemon until it goes away."""
+
+    def __init__(self, control: socket.socket, kinds: Mapping[str, Kind]) -> None:
+        self._control = control
+        self._kinds = kinds
+        self._children: set[int] = set()
+        self._signals = signalfd.open_for([signal.SIGCHLD])
+
+    def serve(self) -> None:
+        poller = select.poll()
+        poller.register(self._control, select.POLLIN)
+        poller.register(self._signals, select.POLLIN)
+        while True:
+            ready = [fd for fd, _ in poller.poll()]
+            if self._signals in ready:
+                self._reap()
+            if self._control.fileno() in ready and not self._read():
+                return
+
+    def _read(self) -> bool:
+        try:
+            packet = receive_packet(self._control, ZYGOTE_REQUESTS)
+        except (ProtocolError, ConnectionError):
+            return False
+        if packet is None:
+            return False
+        serial, request, fds = packet
+        try:
+            answer = self._fork(request.kind, fds) if isinstance(request, m.Fork) else self._kill(request.pid)
+        except (OSError, ValueError) as error:
+            answer = m.Failed(as_failure("fork", error))
+        finally:
+            for fd in fds:
+                os.close(fd)
+        try:
+            send_packet(self._control, serial, answer)
+        except OSError:
+            return False
+        return True
+
+    def _fork(self, kind: str, fds: list[int]) -> m.ZygoteAnswer:
+        if kind not in self._kinds or not fds:
+            raise ValueError(f"cannot fork a {kind!r} with {len(fds)} descriptors")
+        pid = os.fork()
+        if pid == 0:
+            self._be(kind, fds)
+        self._children.add(pid)
+        return m.Forked(pid)
+
+    def _be(self, kind: str, fds: list[int]) -> NoReturn:
+        status = 1
+        try:
+            self._control.close()
+            os.close(self._signals)
+            status = self._kinds[kind](socket.socket(fileno=fds[0]), fds[1:])
+        except BaseException:    # the boundary of the child: nothing may run on in the zygote's code
+            traceback.print_exc()
+        finally:
+            os._exit(status)
+
+    def _kill(self, pid: int) -> m.ZygoteAnswer:
+        # Not reaped yet, so the number cannot have been given to another process.
+        if pid not in self._children:
+            raise ProcessLookupError(3, "no such process in kill")
+        os.kill(pid, signal.SIGKILL)
+        return m.Done()
+
+    def _reap(self) -> None:
+        signalfd.drain(self._signals)
+        while True:
+            try:
+                pid, _ = os.waitpid(-1, os.WNOHANG)
+            except ChildProcessError:
+                return
+            if pid == 0:
+                return
+            self._children.discard(pid)
+
+
+def serve(kinds: Mapping[str, Kind]) -> None:
+    """Be the zygote of whoever holds the other end of descriptor 3, offering ``kinds``."""
+    prctl.set_dumpable(False)
+    os.set_inheritable(CONTROL_FD, False)
+    control = socket.socket(fileno=CONTROL_FD)
+    sys.meta_path.insert(0, Fence())
+    gc.collect()
+    gc.freeze()    # a collection in a child would otherwise write to, and so copy, every page that holds an object
+    Zygote(control, kinds).serve()
+
+
+def worker(run: Callable[[bytes, list[int]], bytes]) -> Kind:
+    """A kind that reads one request and answers it, each behind 4 bytes of length; dies with the zygote."""
+    def be(channel: socket.socket, fds: list[int]) -> int:
+        parent = os.getppid()
+        prctl.set_death_signal(signal.SIGKILL)
+        if os.getppid() != parent:
+            return 1
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGCHLD])
+        with channel.makefile("rb") as stream:
+            length = int.from_bytes(stream.read(4), "big")
+            request = stream.read(length)
+        if not length or len(request) < length:
+            return 1    # who asked has given up
+        result = run(request, fds)
+        channel.sendall(len(result).to_bytes(4, "big") + result)
+        return 0
+    return be

@@ -1,0 +1,158 @@
+"""What the monitor and the daemon share on disk: ``containers/<id>/`` and ``m/<id12>.sock`` under the exec root."""
+
+from __future__ import annotations
+
+import os
+import re
+import socket
+from collections.abc import Callable
+from typing import TypeVar
+
+import msgspec
+
+from barque.supervise.messages import ExitRecord, MonitorRecord
+
+T = TypeVar("T")
+_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,127}")
+_MAX_RECORD = 1 << 20
+
+
+class RunDir:
+    """The run directory of the container ``container_id``; raises ValueError if that is no file name."""
+
+    def __init__(self, exec_root: str, container_id: str) -> None:
+        if not _ID.fullmatch(container_id):
+            raise ValueError(f"not a container id: {container_id!r}")
+        self.path = f"{exec_root}/containers/{container_id}"
+        self._id = container_id
+        #: Where a foreign runtime keeps its state.
+        self.runtime_state = self.path + "/oci"
+        self._socket_dir = f"{exec_root}/m"
+        self._socket_name = container_id[:12] + ".sock"
+
+    def make(self) -> None:
+        os.makedirs(self.path, 0o700, exist_ok=True)
+        os.makedirs(self._socket_dir, 0o700, exist_ok=True)
+
+    @property
+    def exists(self) -> bool:
+        return os.path.isdir(self.path)
+
+    def listen(self) -> socket.socket:
+        """Listen on the socket, mode 0600, in place of one that a dead monitor left; the caller closes it."""
+        sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
+        mask = os.umask(0o177)
+        try:
+            self.remove_socket()
+            self._at_socket_dir(lambda directory: sock.bind(directory + self._socket_name))
+            sock.listen(128)
+        except OSError:
+            sock.close()
+            raise
+        finally:
+            os.umask(mask)
+        return sock
+
+    def connect(self) -> socket.socket:
+        """A non-blocking connection; raises FileNotFoundError or ConnectionRefusedError where no monitor listens."""
+        sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
+        try:
+            self._at_socket_dir(lambda directory: sock.connect(directory + self._socket_name))
+        except OSError:
+            sock.close()
+            raise
+        return sock
+
+    def _at_socket_dir(self, call: Callable[[str], None]) -> None:
+        """Call with a short name of the directory: a socket's path has room for 107 bytes, an exec root's for more."""
+        fd = os.open(self._socket_dir, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            call(f"/proc/self/fd/{fd}/")
+        finally:
+            os.close(fd)
+
+    def remove_socket(self) -> None:
+        try:
+            os.unlink(f"{self._socket_dir}/{self._socket_name}")
+        except FileNotFoundError:
+            pass
+
+    def write_monitor(self, record: MonitorRecord) -> None:
+        self._write("monitor.json", record)
+
+    def read_monitor(self) -> MonitorRecord | None:
+        return self._read("monitor.json", MonitorRecord)
+
+    def write_exit(self, record: ExitRecord) -> None:
+        """Durable on return: whoever learns of the exit afterwards can rely on the file."""
+        self._write("exit.json", record)
+
+    def read_exit(self) -> ExitRecord | None:
+        return self._read("exit.json", ExitRecord)
+
+    def note(self, text: str) -> None:
+        """Add to ``monitor.log``: a monitor has no standard error, it would keep the daemon's open for its life."""
+        fd = os.open(f"{self.path}/monitor.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+        try:
+            os.write(fd, text.encode(errors="replace"))
+        finally:
+            os.close(fd)
+
+    def read_notes(self) -> str:
+        """What monitors had to say, empty if nothing."""
+        try:
+            with open(f"{self.path}/monitor.log", encoding="utf-8") as file:
+                return file.read(_MAX_RECORD)
+        except FileNotFoundError:
+            return ""
+
+    def remove(self) -> None:
+        """Remove the socket, the files, the bundle. A root directory in it is only removed while it is empty."""
+        self.remove_socket()
+        for directory in (f"{self.runtime_state}/{self._id}", self.runtime_state, self.path + "/bundle", self.path):
+            _remove_directory(directory)
+
+    def _write(self, name: str, record: msgspec.Struct) -> None:
+        temporary = f"{self.path}/{name}.tmp"
+        fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+        try:
+            os.write(fd, msgspec.json.encode(record))
+            os.fsync(fd)
+        finally:
+            os.close(fd)
+        os.rename(temporary, f"{self.path}/{name}")
+        directory = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            os.fsync(directory)
+        finally:
+            os.close(directory)
+
+    def _read(self, name: str, kind: type[T]) -> T | None:
+        try:
+            fd = os.open(f"{self.path}/{name}", os.O_RDONLY | os.O_CLOEXEC)
+        except FileNotFoundError:
+            return None
+        try:
+            return msgspec.json.decode(os.read(fd, _MAX_RECORD), type=kind)
+        except msgspec.DecodeError:
+            # Renamed into place only when whole: a file that does not parse was damaged, and says nothing.
+            return None
+        finally:
+            os.close(fd)
+
+
+def _remove_directory(path: str) -> None:
+    """Remove a directory of plain files and empty directories; what is not empty (a mount, a root) stays."""
+    try:
+        with os.scandir(path) as entries:
+            for entry in entries:
+                try:
+                    if entry.is_dir(follow_symlinks=False):
+                        os.rmdir(entry.path)
+                    else:
+                        os.unlink(entry.path)
+                except OSError:
+                    continue
+        os.rmdir(path)
+    except OSError:
+        return

@@ -1,0 +1,575 @@
+"""The default bridge, none and host on the real kernel; ip, nft, curl, ping and plain sockets are the oracles."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from barque.errors import InvalidArgument
+from barque.network.errors import PoolOverlaps, PortFailure, PortsWithoutNetwork, StaticAddressRefused
+from barque.network.model import NetworkSettings, PortBinding, Sandbox, SandboxRequest
+from barque.network.stack import Network
+
+SERVER = """
+import socket, sys
+kind, port, family = sys.argv[1], int(sys.argv[2]), socket.AF_INET
+s = socket.socket(family, socket.SOCK_STREAM if kind == "tcp" else socket.SOCK_DGRAM)
+s.bind(("0.0.0.0", port))
+if kind == "tcp": s.listen(16)
+print("ready", flush=True)
+while True:
+    if kind == "udp":
+        data, peer = s.recvfrom(2048)
+        s.sendto(data + b" from " + peer[0].encode(), peer)
+        continue
+    c, peer = s.accept()
+    data = b""
+    while chunk := c.recv(65536): data += chunk
+    c.sendall(data + b" from " + peer[0].encode())
+    c.close()
+"""
+
+CLIENT = """
+import socket, sys
+kind, host, port = sys.argv[1], sys.argv[2], int(sys.argv[3])
+s = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET,
+                  socket.SOCK_STREAM if kind == "tcp" else socket.SOCK_DGRAM)
+s.settimeout(float(sys.argv[4]))
+s.connect((host, port))
+s.send(b"hello")
+if kind == "tcp": s.shutdown(socket.SHUT_WR)
+print(s.recv(65536).decode())
+"""
+
+
+def run(*command: str) -> str:
+    return subprocess.run(command, check=True, capture_output=True, text=True).stdout
+
+
+def inside(sandbox: Sandbox, *command: str) -> str:
+    assert sandbox.netns_path is not None
+    return run("nsenter", "--net=" + sandbox.netns_path, *command)
+
+
+def ask(kind: str, host: str, port: int, *, within: Sandbox | None = None, timeout: float = 5) -> str:
+    """Send hello, return the answer: "hello from <the address that the server saw>"."""
+    command = [sys.executable, "-I", "-S", "-c", CLIENT, kind, host, str(port), str(timeout)]
+    return (run(*command) if within is None else inside(within, *command)).strip()
+
+
+class Servers:
+    def __init__(self) -> None:
+        self._running: list[subprocess.Popen[str]] = []
+
+    def start(self, sandbox: Sandbox | None, kind: str, port: int) -> None:
+        prefix = [] if sandbox is None else ["nsenter", f"--net={sandbox.netns_path}"]
+        process = subprocess.Popen([*prefix, sys.executable, "-I", "-S", "-c", SERVER, kind, str(port)],
+                                   stdout=subprocess.PIPE, text=True)
+        self._running.append(process)
+        assert process.stdout is not None and process.stdout.readline() == "ready\n"
+
+    def stop(self) -> None:
+        for process in self._running:
+            process.kill()
+            process.wait()
+            assert process.stdout is not None
+            process.stdout.close()
+        self._running.clear()
+
+
+@pytest.fixture
+def servers() -> Iterator[Servers]:
+    running = Servers()
+    yield running
+    running.stop()
+
+
+@asynccontextmanager
+async def engine(root: Path, **settings: object) -> AsyncIterator[Network]:
+    network = await Network.open(NetworkSettings(exec_root=str(root), **settings))
+    try:
+        await network.reconcile([])
+        yield network
+    finally:
+        await network.close(remove=True)
+
+
+@pytest.fixture
+async def network(tmp_path: Path) -> AsyncIterator[Network]:
+    async with engine(tmp_path / "exec") as made:
+        yield made
+
+
+def request(number: int = 1, mode: str = "bridge", **more: object) -> SandboxRequest:
+    return SandboxRequest(container_id=f"{number:064x}"[::-1], mode=mode, name=f"c{number}", **more)
+
+
+def publish(container_port: int, host_port: int = 0, protocol: str = "tcp", host_ip: str | None = None,
+            end: int = 0) -> PortBinding:
+    return PortBinding(container_port=container_port, protocol=protocol, host_ip=host_ip, host_port_start=host_port,
+                       host_port_end=end)
+
+
+def links() -> set[str]:
+    return {link["ifname"] for link in json.loads(run("ip", "-j", "link"))}
+
+
+def tables() -> set[str]:
+    return {item["table"]["name"] for item in json.loads(run("nft", "-j", "list", "tables"))["nftables"]
+            if "table" in item}
+
+
+def elements(network: Network, name: str) -> list[object]:
+    listed = json.loads(run("nft", "-j", "list", "map", "inet", network.settings.table, name))["nftables"]
+    return next(item["map"].get("elem", []) for item in listed if "map" in item)
+
+
+async def test_bridge_sandbox_has_address_route_and_peer(network: Network) -> None:
+    one, two = await network.setup(request(1)), await network.setup(request(2))
+    endpoint = one.endpoints[0]
+    shown = json.loads(inside(one, "ip", "-j", "addr", "show", "eth0"))[0]
+    assert shown["address"] == endpoint.mac and endpoint.mac.startswith("02:42:ac:11")
+    assert [(a["local"], a["prefixlen"]) for a in shown["addr_info"]] == [(endpoint.ipv4, 16)]
+    routes = json.loads(inside(one, "ip", "-j", "route"))
+    assert {"dst": "default", "gateway": endpoint.gateway, "dev": "eth0", "flags": []} in routes
+    inside(one, "ping", "-c1", "-W5", two.endpoints[0].ipv4)
+    inside(one, "ping", "-c1", "-W5", endpoint.gateway)
+    run("ping", "-c1", "-W5", endpoint.ipv4)
+    inside(one, "ping", "-c1", "-W5", "127.0.0.1")
+
+
+async def test_none_has_loopback_only_and_host_nothing_of_its_own(network: Network) -> None:
+    none, host = await network.setup(request(1, "none")), await network.setup(request(2, "host"))
+    assert [link["ifname"] for link in json.loads(inside(none, "ip", "-j", "link"))] == ["lo"]
+    inside(none, "ping", "-c1", "-W5", "127.0.0.1")
+    assert none.endpoints == () and host.netns_path is None and host.endpoints == ()
+
+
+@pytest.mark.parametrize("kind", ["tcp", "udp"])
+@pytest.mark.parametrize("host_ip", [None, "127.0.0.1", "::1", "0.0.0.0", "::"])
+async def test_published_port_from_the_host(network: Network, servers: Servers, kind: str, host_ip: str | None) -> None:
+    sandbox = await network.setup(request(ports=(publish(80, 8080, kind, host_ip),)))
+    servers.start(sandbox, kind, 80)
+    addresses = {None: ["127.0.0.1", "::1"], "0.0.0.0": ["127.0.0.1"], "::": ["::1"]}.get(host_ip, [host_ip])
+    for address in addresses:
+        assert ask(kind, address, 8080) == f"hello from {sandbox.endpoints[0].gateway}"
+    if host_ip in (None, "0.0.0.0"):
+        assert ask(kind, sandbox.endpoints[0].gateway, 8080).startswith("hello from ")
+
+
+@pytest.mark.parametrize("kind", ["tcp", "udp"])
+async def test_published_port_from_containers_and_itself(network: Network, servers: Servers, kind: str) -> None:
+    server = await network.setup(request(1, ports=(publish(80, 8080, kind),)))
+    other = await network.setup(request(2))
+    servers.start(server, kind, 80)
+    gateway = server.endpoints[0].gateway
+    assert ask(kind, gateway, 8080, within=other).startswith("hello from")
+    assert ask(kind, gateway, 8080, within=server).startswith("hello from")
+    assert ask(kind, server.endpoints[0].ipv4, 80, within=other) == f"hello from {other.endpoints[0].ipv4}"
+
+
+async def test_own_and_foreign_conflicts_in_dockerds_words(network: Network) -> None:
+    await network.setup(request(1, ports=(publish(80, 8080),)))
+    with pytest.raises(PortFailure, match=r"^driver failed programming external connectivity on endpoint c2 "
+                       r"\([0-9a-f]{64}\): Bind for 0\.0\.0\.0:8080 failed: port is already allocated$"):
+        await network.setup(request(2, ports=(publish(81, 9090), publish(80, 8080))))
+    with pytest.raises(PortFailure, match=r"Bind for 127\.0\.0\.1:8080 failed: port is already allocated"):
+        await network.setup(request(2, ports=(publish(80, 8080, host_ip="127.0.0.1"),)))
+    with socket.create_server(("127.0.0.1", 8081)):
+        with pytest.raises(PortFailure, match=r"failed to bind host port 0\.0\.0\.0:8081/tcp: address already in use$"):
+            await network.setup(request(2, ports=(publish(80, 8081),)))
+    with pytest.raises(PortFailure, match=r"192\.0\.2\.1:8082/tcp: cannot assign requested address"):
+        await network.setup(request(2, ports=(publish(80, 8082, host_ip="192.0.2.1"),)))
+    both = (publish(80, 9090), publish(80, 8081), publish(53, 8080, "udp"))
+    assert len((await network.setup(request(2, ports=both))).ports) == 6
+
+
+async def test_a_host_program_cannot_take_a_published_port(network: Network) -> None:
+    await network.setup(request(ports=(publish(80, 8080),)))
+    with pytest.raises(OSError, match="Address already in use"):
+        socket.create_server(("127.0.0.1", 8080))
+    await network.teardown(request().container_id)
+    socket.create_server(("127.0.0.1", 8080)).close()
+
+
+async def test_ranges_and_random_ports(network: Network) -> None:
+    first = await network.setup(request(1, ports=(publish(80, 9000, end=9001),)))
+    second = await network.setup(request(2, ports=(publish(80, 9000, end=9001),)))
+    assert {port.host_port for port in first.ports} == {9000} and {port.host_port for port in second.ports} == {9001}
+    with pytest.raises(PortFailure, match="port is already allocated"):
+        await network.setup(request(3, ports=(publish(80, 9000, end=9001),)))
+    random = await network.setup(request(3, ports=(publish(80), publish(81))))
+    low, high = map(int, Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split())
+    chosen = {(port.container_port, port.host_port) for port in random.ports}
+    assert len(chosen) == 2 and all(low <= port <= high for _, port in chosen)
+
+
+async def test_refusals_leave_nothing(network: Network, tmp_path: Path) -> None:
+    before = links()
+    with pytest.raises(PortsWithoutNetwork):
+        await network.setup(request(mode="none", ports=(publish(80, 8080),)))
+    with pytest.raises(StaticAddressRefused):
+        await network.setup(request(ipv4="172.17.0.9"))
+    with pytest.raises(OSError, match="No such file"):
+        await network.setup(request(ports=(publish(80, 8080),), sysctls={"net.ipv4.no_such_thing": "1"}))
+    assert os.listdir(tmp_path / "exec" / "netns") == []
+    assert elements(network, "published4_any") == []
+    socket.create_server(("0.0.0.0", 8080)).close()
+    assert {name for name in links() - before if not name.startswith("veth")} == set()
+
+
+async def test_sysctls_apply_inside_only(network: Network) -> None:
+    sysctls = {"net.core.somaxconn": "321", "net.ipv4.conf.eth0.log_martians": "1"}
+    sandbox = await network.setup(request(sysctls=sysctls))
+    assert inside(sandbox, "cat", "/proc/sys/net/core/somaxconn").strip() == "321"
+    assert inside(sandbox, "cat", "/proc/sys/net/ipv4/conf/eth0/log_martians").strip() == "1"
+    assert Path("/proc/sys/net/core/somaxconn").read_text().strip() != "321"
+
+
+async def test_teardown_is_idempotent_and_fifty_rounds_leave_nothing(tmp_path: Path) -> None:
+    before = links(), tables(), set(os.listdir("/proc/self/fd")), Path("/proc/self/mountinfo").read_text()
+    async with engine(tmp_path / "exec") as network:
+        for number in range(50):
+            sandbox = await network.setup(request(number, ports=(publish(80, 8080), publish(53, 53, "udp"))))
+            assert sandbox.netns_path is not None and os.path.exists(sandbox.netns_path)
+            await network.teardown(sandbox.container_id)
+            await network.teardown(sandbox.container_id)
+        assert os.listdir(tmp_path / "exec" / "netns") == []
+        assert elements(network, "published4") == elements(network, "published4_any") == []
+    await vanished(before[0])
+    assert tables() == before[1]
+    assert set(os.listdir("/proc/self/fd")) == before[2]
+    assert Path("/proc/self/mountinfo").read_text() == before[3]
+
+
+async def vanished(expected: set[str]) -> None:
+    """Namespaces die in the background; their links are gone once ip monitor would have said so."""
+    monitor = await asyncio.create_subprocess_exec("ip", "-o", "monitor", "link", stdout=subprocess.PIPE)
+    assert monitor.stdout is not None
+    try:
+        while links() - expected:
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(monitor.stdout.readline(), 1)
+    finally:
+        monitor.kill()
+        await monitor.wait()
+
+
+async def test_two_engines_side_by_side(tmp_path: Path, servers: Servers) -> None:
+    async with engine(tmp_path / "a") as a:
+        kept = await a.setup(request(1, ports=(publish(80, 8080),)))
+        servers.start(kept, "tcp", 80)
+        async with engine(tmp_path / "b") as b:
+            assert a.settings.bridge_name != b.settings.bridge_name
+            other = await b.setup(request(1, ports=(publish(80, 8081),)))
+            assert other.endpoints[0].gateway != kept.endpoints[0].gateway
+            servers.start(other, "tcp", 80)
+            with pytest.raises(PortFailure, match="address already in use"):
+                await b.setup(request(2, ports=(publish(80, 8080),)))
+            assert ask("tcp", "127.0.0.1", 8081).startswith("hello")
+            with pytest.raises(subprocess.CalledProcessError):
+                inside(other, "ping", "-c1", "-W1", kept.endpoints[0].ipv4)
+            assert ask("tcp", other.endpoints[0].gateway, 8080, within=other).startswith("hello")
+        assert ask("tcp", "127.0.0.1", 8080).startswith("hello")
+        assert a.settings.table in tables() and b.settings.table not in tables()
+
+
+async def test_containers_cannot_reach_the_hosts_loopback(network: Network, servers: Servers) -> None:
+    sandbox = await network.setup(request())
+    servers.start(None, "tcp", 7777)
+    inside(sandbox, "ip", "route", "add", "127.0.0.5/32", "via", sandbox.endpoints[0].gateway, "src",
+           sandbox.endpoints[0].ipv4)
+    inside(sandbox, "sh", "-c", "echo 1 > /proc/sys/net/ipv4/conf/all/route_localnet; "
+           "ip rule add pref 1 to 127.0.0.5 lookup main; ip rule add pref 2 lookup local; ip rule del pref 0")
+    with pytest.raises(subprocess.CalledProcessError) as failed:
+        ask("tcp", "127.0.0.5", 7777, within=sandbox, timeout=1)
+    assert "timed out" in failed.value.stderr
+    run("nft", "flush", "chain", "inet", network.settings.table, "guard")
+    assert ask("tcp", "127.0.0.5", 7777, within=sandbox).startswith("hello"), "the attack itself must work"
+
+
+CRASHED = """
+import asyncio, os, signal, sys, msgspec
+from barque.network.model import *
+from barque.network.stack import Network
+async def main():
+    network = await Network.open(NetworkSettings(exec_root=sys.argv[1]))
+    await network.reconcile([])
+    lost = await network.setup(SandboxRequest(container_id="f" * 64, mode="bridge", ports=(
+        PortBinding(container_port=80, host_port_start=8081),)))
+    kept = await network.setup(SandboxRequest(container_id="e" * 64, mode="bridge", ports=(
+        PortBinding(container_port=80, host_port_start=8080),)))
+    print(msgspec.json.encode(kept).decode(), flush=True)
+    os.kill(os.getpid(), signal.SIGKILL)
+asyncio.run(main())
+"""
+
+
+async def test_ports_survive_a_kill_and_the_next_engine_takes_over(tmp_path: Path, servers: Servers) -> None:
+    before = links()
+    first = await asyncio.create_subprocess_exec(sys.executable, "-c", CRASHED, str(tmp_path), stdout=subprocess.PIPE)
+    kept = msgspec.json.decode((await first.communicate())[0], type=Sandbox)
+    assert first.returncode == -signal.SIGKILL
+    servers.start(kept, "tcp", 80)
+
+    def works() -> None:
+        for address in ("127.0.0.1", "::1", kept.endpoints[0].gateway):
+            assert ask("tcp", address, 8080).startswith("hello"), address
+
+    works()
+    with pytest.raises(OSError, match="Address already in use"):
+        socket.create_server(("0.0.0.0", 8080))
+    network = await Network.open(NetworkSettings(exec_root=str(tmp_path)))
+    try:
+        works()
+        await network.reconcile([kept])
+        works()
+        assert os.listdir(tmp_path / "netns") == ["e" * 12]
+        assert len(elements(network, "published4_any")) == 1
+        with pytest.raises(PortFailure, match="port is already allocated"):
+            await network.setup(request(1, ports=(publish(80, 8080),)))
+        fresh = await network.setup(request(2, ports=(publish(80, 8081),)))
+        assert fresh.endpoints[0].ipv4 != kept.endpoints[0].ipv4
+        await network.teardown(kept.container_id)
+        socket.create_server(("0.0.0.0", 8080)).close()
+    finally:
+        servers.stop()
+        await network.close(remove=True)
+    await vanished(before)
+
+
+class Outside:
+    """Another machine, on the far end of a veth; with ``card`` on a macvlan there, which is no container's kind."""
+
+    def __init__(self, number: int, *, card: bool = False) -> None:
+        self._process = subprocess.Popen(["unshare", "-n", "sh", "-c", "echo ready; exec sleep 300"],
+                                         stdout=subprocess.PIPE, text=True)
+        assert self._process.stdout is not None and self._process.stdout.readline() == "ready\n"
+        self.netns = f"/proc/{self._process.pid}/ns/net"
+        self.host, self.address = f"198.51.{number}.1", f"198.51.{number}.2"
+        self._link = f"up{number}"
+        run("ip", "link", "add", self._link, "type", "veth", "peer", "name", "eth0", "netns", str(self._process.pid))
+        for prefix, link, address in ([], self._link, self.host), \
+                (["nsenter", "--net=" + self.netns], "eth0", self.address):
+            run(*prefix, "ip", "link", "set", link, "up")
+            if card:
+                run(*prefix, "ip", "link", "add", "link", link, "name", link + ".5", "type", "macvlan")
+                run(*prefix, "ip", "link", "set", link + ".5", "up")
+                run(*prefix, "ip", "link", "set", link, "arp", "off")  # else it would answer for the macvlan's address
+            run(*prefix, "ip", "addr", "add", address + "/24", "dev", link + (".5" if card else ""))
+
+    def as_sandbox(self) -> Sandbox:
+        return Sandbox(container_id="0" * 64, mode="none", netns_path=self.netns)
+
+    def close(self) -> None:
+        run("ip", "link", "del", self._link)
+        self._process.kill()
+        self._process.wait()
+        assert self._process.stdout is not None
+        self._process.stdout.close()
+
+
+@pytest.fixture
+def outside() -> Iterator[Outside]:
+    made = Outside(1)
+    yield made
+    made.close()
+
+
+async def test_out_by_masquerade_in_by_published_port_only(network: Network, outside: Outside,
+                                                           servers: Servers) -> None:
+    sandbox = await network.setup(request(ports=(publish(80, 8080), publish(81, 8081, host_ip="127.0.0.1"))))
+    servers.start(outside.as_sandbox(), "tcp", 7000)
+    assert ask("tcp", outside.address, 7000, within=sandbox) == f"hello from {outside.host}"
+    servers.start(sandbox, "tcp", 80)
+    servers.start(sandbox, "tcp", 81)
+    stranger = outside.as_sandbox()
+    assert ask("tcp", outside.host, 8080, within=stranger) == f"hello from {outside.address}", "source address kept"
+    inside(stranger, "ip", "route", "add", "default", "via", outside.host)
+    for host, port in (outside.host, 8081), (sandbox.endpoints[0].ipv4, 81), (sandbox.endpoints[0].ipv4, 80):
+        with pytest.raises(subprocess.CalledProcessError):
+            ask("tcp", host, port, within=stranger, timeout=0.5)
+
+
+async def test_turning_forwarding_on_makes_no_router(tmp_path: Path, servers: Servers) -> None:
+    forwarding = Path("/proc/sys/net/ipv4/ip_forward")
+    before = forwarding.read_text()
+    forwarding.write_text("0")
+    machines = Outside(1, card=True), Outside(2, card=True)
+    one, two = (machine.as_sandbox() for machine in machines)
+    try:
+        async with engine(tmp_path) as network:
+            assert forwarding.read_text().strip() == "1"
+            inside(one, "ip", "route", "add", "default", "via", machines[0].host)
+            inside(two, "ip", "route", "add", "default", "via", machines[1].host)
+            servers.start(two, "tcp", 7000)
+            with pytest.raises(subprocess.CalledProcessError):
+                ask("tcp", machines[1].address, 7000, within=one, timeout=0.5)
+            sandbox = await network.setup(request())
+            assert ask("tcp", machines[1].address, 7000, within=sandbox).startswith("hello")
+            run("nft", "flush", "chain", "inet", network.settings.table, "forward")
+            assert ask("tcp", machines[1].address, 7000, within=one).startswith("hello"), "it would have been one"
+    finally:
+        forwarding.write_text(before)
+        servers.stop()
+        for machine in machines:
+            machine.close()
+
+
+async def test_subnet_avoids_the_hosts_routes_and_a_clash_is_named(tmp_path: Path) -> None:
+    run("ip", "link", "add", "vpn0", "type", "veth", "peer", "name", "vpn1")
+    try:
+        run("ip", "link", "set", "vpn0", "up", "mtu", "1400")
+        run("ip", "route", "add", "172.16.0.0/13", "dev", "vpn0")
+        run("ip", "route", "add", "default", "dev", "vpn0")
+        async with engine(tmp_path) as network:
+            info = network.networks()[0]
+            assert (info.subnet, info.mtu) == ("172.24.0.0/16", 1400)
+            sandbox = await network.setup(request())
+            assert json.loads(inside(sandbox, "ip", "-j", "link", "show", "eth0"))[0]["mtu"] == 1400
+        with pytest.raises(PoolOverlaps, match=r"172\.18\.0\.0/24 overlaps 172\.16\.0\.0/13"):
+            await Network.open(NetworkSettings(exec_root=str(tmp_path), bip="172.18.0.1/24"))
+        async with engine(tmp_path, bip="10.77.0.9/24", fixed_cidr="10.77.0.128/25") as network:
+            endpoint = (await network.setup(request())).endpoints[0]
+            assert (endpoint.gateway, endpoint.ipv4) == ("10.77.0.9", "10.77.0.128")
+    finally:
+        run("ip", "link", "del", "vpn0")
+
+
+async def test_icc_off_separates_containers_even_by_way_of_the_gateway(tmp_path: Path, servers: Servers) -> None:
+    async with engine(tmp_path / ("long" * 40), icc=False) as network:
+        one = await network.setup(request(1, ports=(publish(80, 8080),)))
+        two = await network.setup(request(2))
+        servers.start(one, "tcp", 80)
+        inside(two, "ping", "-c1", "-W5", two.endpoints[0].gateway)
+        run("ping", "-c1", "-W5", two.endpoints[0].ipv4)
+        with pytest.raises(subprocess.CalledProcessError):
+            ask("tcp", one.endpoints[0].ipv4, 80, within=two, timeout=0.5)
+        inside(two, "ip", "route", "add", one.endpoints[0].ipv4 + "/32", "via", two.endpoints[0].gateway)
+        with pytest.raises(subprocess.CalledProcessError):
+            ask("tcp", one.endpoints[0].ipv4, 80, within=two, timeout=0.5)
+        assert network.networks()[0].icc is False
+
+
+async def test_a_flushed_table_is_put_back(network: Network, servers: Servers, tmp_path: Path) -> None:
+    """Restarting a firewall service often begins with "flush ruleset"."""
+    first = await network.setup(request(1, ports=(publish(80, 8080),)))
+    second = await network.setup(request(2, ports=(publish(80, 8081),)))
+    servers.start(first, "tcp", 80)
+    run("nft", "delete", "table", "inet", network.settings.table)
+    await network.setup(request(3, ports=(publish(80, 8082),)))
+    assert ask("tcp", "127.0.0.1", 8080).startswith("hello") and len(elements(network, "published4_any")) == 3
+    run("nft", "delete", "table", "inet", network.settings.table)
+    await network.teardown(second.container_id)
+    assert ask("tcp", "127.0.0.1", 8080).startswith("hello") and len(elements(network, "published4_any")) == 2
+
+
+async def test_two_engines_that_start_together_take_different_subnets(tmp_path: Path) -> None:
+    opened = await asyncio.gather(*(Network.open(NetworkSettings(exec_root=str(tmp_path / str(number))))
+                                    for number in range(4)))
+    try:
+        assert len({network.networks()[0].subnet for network in opened}) == 4
+        routes = [route["dst"] for route in json.loads(run("ip", "-j", "route")) if route["dev"].startswith("brq-")]
+        assert len(routes) == len(set(routes)) == 4
+    finally:
+        for network in opened:
+            await network.close(remove=True)
+
+
+@pytest.mark.parametrize("wrong", [{"bip": "172.30.0"}, {"bip": "10.1.0.1/16", "fixed_cidr": "10.2.0.0/24"},
+                                   {"fixed_cidr": "10.2.0.0/24"}])
+async def test_wrong_settings_leave_nothing(tmp_path: Path, wrong: dict[str, str]) -> None:
+    before = links(), tables(), set(os.listdir("/proc/self/fd"))
+    with pytest.raises(InvalidArgument):
+        await Network.open(NetworkSettings(exec_root=str(tmp_path), **wrong))
+    assert (links(), tables(), set(os.listdir("/proc/self/fd"))) == before
+
+
+async def test_a_firewall_in_the_way_is_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    run("nft", "add table ip foreign; "
+        "add chain ip foreign FORWARD { type filter hook forward priority 0; policy drop; }")
+    try:
+        async with engine(tmp_path):
+            assert "the firewall chain ip foreign FORWARD drops forwarded packets" in caplog.text
+    finally:
+        run("nft", "delete table ip foreign")
+
+
+async def test_a_killed_keeper_is_replaced(network: Network, servers: Servers) -> None:
+    sandbox = await network.setup(request(ports=(publish(80, 8080),)))
+    servers.start(sandbox, "tcp", 80)
+    assert ask("tcp", "::1", 8080).startswith("hello")
+    listing = run("ss", "-Hltnp", "sport = :8080")
+    old = listing.split("pid=")[1].split(",")[0]
+    dead = asyncio.Event()
+    pidfd = os.pidfd_open(int(old))
+    asyncio.get_running_loop().add_reader(pidfd, dead.set)
+    os.kill(int(old), signal.SIGKILL)
+    await dead.wait()
+    asyncio.get_running_loop().remove_reader(pidfd)
+    os.close(pidfd)
+    for _ in range(5):
+        await asyncio.sleep(0)  # lets the engine see the death as well, and queue its work before ours
+    await network.teardown("f" * 64)
+    assert f"pid={old}," not in run("ss", "-Hltnp", "sport = :8080")
+    for address in ("127.0.0.1", "::1"):
+        assert ask("tcp", address, 8080).startswith("hello")
+    with pytest.raises(OSError, match="Address already in use"):
+        socket.create_server(("127.0.0.1", 8080))
+
+
+async def test_failure_at_the_last_step_leaves_nothing(network: Network, tmp_path: Path) -> None:
+    run("nft", "flush", "chain", "inet", network.settings.table, "publish")
+    run("nft", "delete", "map", "inet", network.settings.table, "published4_any")
+    with pytest.raises(OSError, match="published4_any"):
+        await network.setup(request(ports=(publish(80, 8080),)))
+    assert os.listdir(tmp_path / "exec" / "netns") == []
+    socket.create_server(("0.0.0.0", 8080)).close()
+    assert (await network.setup(request())).endpoints[0].ipv4.endswith(".0.3")
+
+
+async def test_the_relay_keeps_half_close_and_bulk_whole(network: Network, servers: Servers) -> None:
+    sandbox = await network.setup(request(ports=(publish(80, 8080),)))
+    servers.start(sandbox, "tcp", 80)
+    payload = os.urandom(1 << 20) * 16
+    reader, writer = await asyncio.open_connection("::1", 8080)
+    writer.write(payload)
+    writer.write_eof()
+    answer = await reader.read()
+    writer.close()
+    assert answer == payload + b" from " + sandbox.endpoints[0].gateway.encode()
+
+
+async def test_a_persistent_udp_client_finds_the_new_container(network: Network, servers: Servers) -> None:
+    """Its flow would otherwise stay bound to what the port meant when it began, packet after packet."""
+    ports = (publish(53, 5353, "udp", "0.0.0.0"),)
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as client:
+        client.settimeout(5)
+        client.connect((network.networks()[0].gateway, 5353))
+        client.send(b"nobody there yet")
+        with pytest.raises(ConnectionRefusedError):
+            await asyncio.to_thread(client.recv, 2048)
+        for number in (1, 2):
+            sandbox = await network.setup(request(number, ports=ports))
+            servers.start(sandbox, "udp", 53)
+            client.send(f"ask {number}".encode())
+            assert (await asyncio.to_thread(client.recv, 2048)).startswith(f"ask {number} from".encode())
+            servers.stop()
+            await network.teardown(sandbox.container_id)
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as own:
+            own.settimeout(5)
+            own.bind(("0.0.0.0", 5353))
+            client.send(b"for the host's own program")
+            assert await asyncio.to_thread(own.recv, 2048) == b"for the host's own program"

@@ -1,0 +1,207 @@
+"""Containers under a monitor at the limits: memory, processes, output, and the interpreter's own file."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from msgspec.structs import replace
+
+from barque.runtime.failure import RuntimeFailure
+from barque.supervise.messages import CreateOrder, ExitRecord, LogConfig
+from tests.contract.test_supervise import RealWorld, attached, finish, frames, monitor_pid, open_world, pid_is_alive
+
+
+class Box(RealWorld):
+    """Containers with resources and without namespaces of one's choice."""
+
+    def __init__(self, root: Path) -> None:
+        super().__init__(root)
+        self.resources: dict[str, Any] = {}
+        self.without: tuple[str, ...] = ()
+
+    def spec(self, args: list[str], terminal: bool, bundle: Path) -> dict[str, Any]:
+        spec = super().spec(args, terminal, bundle)
+        spec["linux"]["resources"] = self.resources
+        spaces = spec["linux"]["namespaces"]
+        spec["linux"]["namespaces"] = [space for space in spaces if space["type"] not in self.without]
+        return spec
+
+
+@pytest.fixture
+async def box(tmp_path: Path) -> AsyncIterator[Box]:
+    async for world in open_world(Box, tmp_path):
+        assert isinstance(world, Box)
+        yield world
+
+
+EAT = "a=x; while :; do a=$a$a$a$a; done"
+
+
+async def test_out_of_memory_is_recorded_and_told(box: Box) -> None:
+    box.resources = {"memory": {"limit": 16 << 20, "swap": 16 << 20}}
+    monitor = await box.create("sh", "-c", f"sh -c '{EAT}'; sleep 1000")
+    await monitor.start()
+    assert await asyncio.wait_for(monitor.wait_oom(), 10) >= 1
+    record = await finish(monitor)
+    assert (record.exit_code, record.oom_killed) == (137, True)
+
+
+async def test_out_of_memory_of_the_first_process(box: Box) -> None:
+    box.resources = {"memory": {"limit": 16 << 20, "swap": 16 << 20}}
+    record = await box.run("sh", "-c", EAT)
+    assert (record.exit_code, record.oom_killed) == (137, True)
+
+
+async def test_killed_is_not_out_of_memory(box: Box) -> None:
+    box.resources = {"memory": {"limit": 16 << 20}}
+    monitor = await box.create("sleep", "1000")
+    await monitor.start()
+    waiting = asyncio.create_task(monitor.wait_oom())
+    record = await finish(monitor)
+    assert not record.oom_killed
+    await asyncio.gather(waiting, return_exceptions=True)
+
+
+async def test_fork_bomb_is_bounded_and_gone_with_the_first_process(box: Box) -> None:
+    box.resources = {"pids": {"limit": 30}}
+    monitor = await box.create("sh", "-c", "(b() { b | b & }; b) & exec sleep 1000")
+    reader, writer = await attached(monitor)
+    await monitor.start()
+    assert b"can't fork" in await reader.readline()
+    pids = Path(monitor.cgroup["pids"], "pids.current")
+    assert int(pids.read_text()) <= 30
+    record = await finish(monitor)
+    assert record.exit_code == 137
+    assert not pids.exists()
+    writer.close()
+
+
+async def test_without_a_pid_namespace_all_end_with_the_first_process(box: Box) -> None:
+    box.without = ("pid",)
+    monitor = await box.create("sh", "-c", "sleep 1000 & echo $!; exit 3")
+    reader, writer = await attached(monitor)
+    await monitor.start()
+    pid = int(frames(await reader.read())[1])
+    record = await monitor.wait_exit()
+    assert record.exit_code == 3
+    assert not pid_is_alive(pid)
+    assert children(monitor_pid(box, monitor)) == []
+    writer.close()
+    await monitor.release()
+
+
+async def test_orphans_of_a_container_without_pid_namespace_are_reaped(box: Box) -> None:
+    box.without = ("pid",)
+    monitor = await box.create("sh", "-c", "for i in 1 2 3; do (sleep 0 & echo $! ); done; echo end; read x",
+                               open_stdin=True)
+    reader, writer = await attached(monitor, stdin=True)
+    await monitor.start()
+    output = b""
+    while b"end" not in output:
+        output += await reader.read(100)
+    await monitor.exec(box.exec_order("e", "true"))
+    assert await monitor.wait_exec("e") == 0
+    async with asyncio.timeout(10):
+        while len(children(monitor_pid(box, monitor))) > 1:  # noqa: ASYNC110
+            await asyncio.sleep(0.01)    # /proc tells no events
+    writer.close()
+    await finish(monitor)
+
+
+def children(pid: int) -> list[str]:
+    return Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+
+
+@pytest.mark.slow
+async def test_200_mb_of_output_with_rotation_and_a_reader(box: Box) -> None:
+    order = box.order("sh", "-c", "yes 0123456789012345678901234567890123456789012345678901234567890123456789 | "
+                                  "head -c 200000000")
+    log = LogConfig(str(box.root / "big.log"), max_size=20 << 20, max_files=3)
+    monitor = await box.supervisor.create(replace_log(order, log))
+    reader, writer = await attached(monitor)
+    await monitor.start()
+    received = 0
+    while data := await reader.read(1 << 20):
+        received += len(data)
+    record = await monitor.wait_exit()
+    assert (record.exit_code, record.log_dropped) == (0, 0)
+    assert received >= 200_000_000
+    files = [box.root / name for name in ("big.log", "big.log.1", "big.log.2")]
+    assert all(file.stat().st_size < (20 << 20) + 200 for file in files)
+    for file in files:
+        for line in file.read_bytes().splitlines():
+            assert line.startswith(b'{"log":"0123')
+            assert line.endswith(b'Z"}')
+    writer.close()
+    await monitor.release()
+
+
+def replace_log(order: CreateOrder, log: LogConfig) -> CreateOrder:
+    return replace(order, log=log)
+
+
+async def test_full_disk_of_the_log_harms_nobody(box: Box) -> None:
+    order = replace_log(box.order("sh", "-c", "yes | head -c 1000000; exit 3"), LogConfig("/dev/full"))
+    monitor = await box.supervisor.create(order)
+    reader, writer = await attached(monitor)
+    await monitor.start()
+    assert len(frames(await reader.read())[1]) == 1_000_000
+    record = await monitor.wait_exit()
+    assert record.exit_code == 3
+    assert record.log_dropped > 1_000_000
+    writer.close()
+    await monitor.release()
+
+
+async def test_log_that_cannot_be_opened_fails_the_create(box: Box) -> None:
+    order = replace_log(box.order("true"), LogConfig("/does/not/exist/log"))
+    with pytest.raises(RuntimeFailure, match="no such file"):
+        await box.supervisor.create(order)
+
+
+async def test_crash_of_the_monitor_ends_the_container_with_a_record(box: Box) -> None:
+    monitor = await box.create("sleep", "1000")
+    await monitor.start()
+    exit_file = box.root / "containers" / monitor.id / "exit.json"
+    os.kill(monitor_pid(box, monitor), signal.SIGSEGV)
+    record = await monitor.wait_exit()
+    assert record.error
+    assert json.loads(exit_file.read_text())["exit_code"] == 255
+    assert not pid_is_alive(monitor.pid)
+    await monitor.release()
+
+
+async def test_monitor_and_zygote_run_from_a_read_only_mount(box: Box) -> None:
+    monitor = await box.create("sleep", "1000")
+    for pid in (monitor_pid(box, monitor), box.supervisor.zygote_pid):
+        assert os.statvfs(f"/proc/{pid}/exe").f_flag & os.ST_RDONLY
+    await monitor.release()
+
+
+async def test_monitor_survives_the_group_and_session_of_the_zygote(box: Box) -> None:
+    monitor = await box.create("sleep", "1000")
+    await monitor.start()
+    assert os.getsid(monitor_pid(box, monitor)) == monitor_pid(box, monitor)
+    zygote = box.supervisor.zygote_pid
+    assert zygote is not None
+    os.killpg(os.getpgid(zygote), signal.SIGKILL)
+    record = await finish(monitor)
+    assert isinstance(record, ExitRecord)
+    assert record.exit_code == 137
+
+
+async def test_no_descriptor_of_ours_in_the_container(box: Box) -> None:
+    record_reader = await box.create("sh", "-c", "for f in /proc/self/fd/*; do echo $f; done")
+    reader, writer = await attached(record_reader)
+    await record_reader.start()
+    names = [os.path.basename(line) for line in frames(await reader.read())[1].decode().split()]
+    assert names in (["0", "1", "2"], ["0", "1", "2", "3"])    # 3: the shell reads the directory
+    writer.close()
+    await finish(record_reader)

@@ -1,0 +1,64 @@
+"""Registries to test against: ours in a process of its own, and Debian's docker-registry where it is installed."""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@contextlib.contextmanager
+def _process(command: list[str], port: int) -> Iterator[str]:
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as process:
+        try:
+            deadline = time.monotonic() + 20
+            while True:
+                try:
+                    with urllib.request.urlopen(f"http://127.0.0.1:{port}/v2/"):
+                        break
+                except OSError:
+                    assert process.poll() is None, process.stderr and process.stderr.read()
+                    assert time.monotonic() < deadline, "the registry does not answer"
+                    time.sleep(0.05)
+            yield f"127.0.0.1:{port}"
+        finally:
+            process.terminate()
+            process.communicate(timeout=20)
+
+
+@contextlib.contextmanager
+def barque_registry(root: Path) -> Iterator[str]:
+    port = free_port()
+    code = "import sys; from barque.registry.server import main; sys.exit(main(sys.argv[1:]))"
+    with _process([sys.executable, "-c", code, "--addr", f"127.0.0.1:{port}", "--root", str(root)], port) as address:
+        yield address
+
+
+def has_docker_registry() -> bool:
+    return shutil.which("docker-registry") is not None
+
+
+@contextlib.contextmanager
+def docker_registry(root: Path) -> Iterator[str]:
+    port = free_port()
+    root.mkdir(parents=True, exist_ok=True)
+    config = root / "config.yml"
+    config.write_text(f"""version: 0.1
+log: {{level: error, accesslog: {{disabled: true}}}}
+storage: {{filesystem: {{rootdirectory: {root}/data}}, delete: {{enabled: true}}}}
+http: {{addr: "127.0.0.1:{port}"}}
+""")
+    with _process(["docker-registry", "serve", str(config)], port) as address:
+        yield address

@@ -1,0 +1,112 @@
+"""dockerd's flags and configuration file."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from barque.config import Config, ForeignRuntime, Pool
+from barque.daemon_options import BadOption, combine, parse_flags, parse_size, read_file, usage
+
+
+def config(*argv: str, file: dict[str, object] | None = None) -> Config:
+    return combine(parse_flags(list(argv)).values, file or {}, "/etc/barque/daemon.json")
+
+
+def test_flags_in_all_spellings() -> None:
+    made = config("-H", "unix:///a", "--host=tcp://[::1]:1", "-Hfd://", "-D", "--mtu=1400", "--bip", "10.1.0.1/16",
+                  "--default-address-pool", "base=10.0.0.0/8,size=24", "--live-restore=false", "--insecure-registry",
+                  "a",
+                  "--default-ulimit", "nofile=1:2", "--log-opt", "max-size=1m", "--add-runtime", "crun=/usr/bin/crun",
+                  "--default-shm-size", "1g", "--exec-opt", "native.cgroupdriver=cgroupfs")
+    assert made.hosts == ("unix:///a", "tcp://[::1]:1", "fd://")
+    assert (made.debug, made.log_level, made.mtu, made.bip) == (True, "debug", 1400, "10.1.0.1/16")
+    assert made.default_address_pools == (Pool("10.0.0.0/8", 24),)
+    assert made.default_ulimits == {"nofile": (1, 2)}
+    assert made.runtimes == {"crun": ForeignRuntime("/usr/bin/crun")}
+    assert (made.log_opts, made.default_shm_size) == ({"max-size": "1m"}, 1 << 30)
+
+
+@pytest.mark.parametrize(("argv", "text"), [
+    (["--nope"], "unknown flag: --nope"),
+    (["-x"], "unknown shorthand flag: -x"),
+    (["--mtu"], "flag needs an argument: --mtu"),
+    (["--mtu=x"], 'invalid argument "x" for "--mtu" flag: strconv.ParseInt: parsing "x": invalid syntax'),
+    (["--debug=maybe"], 'invalid argument "maybe" for "--debug" flag'),
+    (["run"], 'unexpected argument: "run"'),
+    (["--userns-remap=default"], "--userns-remap=default is not supported"),
+    (["--iptables=false"], "--iptables=False is not supported"),
+    (["--selinux-enabled"], "--selinux-enabled=True is not supported"),
+])
+def test_bad_flags(argv: list[str], text: str) -> None:
+    with pytest.raises(BadOption) as caught:
+        parse_flags(argv)
+    assert text in str(caught.value)
+
+
+def test_refused_flags_with_harmless_values_are_fine() -> None:
+    config("--userland-proxy=false", "--iptables", "--storage-driver", "overlay2", "--ipv6=false")
+
+
+@pytest.mark.parametrize(("argv", "text"), [
+    (["--log-level", "loud"], "invalid logging level: loud"),
+    (["--default-runtime", "x"], "specified default runtime 'x' does not exist"),
+    (["--exec-opt", "native.cgroupdriver=x"], "native.cgroupdriver option x is not supported"),
+    (["--label", "x"], "bad attribute format: x"),
+    (["--max-concurrent-downloads=0"], "invalid max concurrent downloads: 0"),
+    (["--seccomp-profile", "x"], "seccomp profile needs an absolute path"),
+])
+def test_values_that_make_no_sense(argv: list[str], text: str) -> None:
+    with pytest.raises(BadOption) as caught:
+        config(*argv)
+    assert text in str(caught.value)
+
+
+def test_the_file(tmp_path: Path) -> None:
+    path = tmp_path / "daemon.json"
+    path.write_text(json.dumps({"hosts": ["unix:///b"], "debug": True, "tlsverify": True, "registry-mirrors": ["http://m"],
+                                "runtimes": {"r": {"path": "/r", "runtimeArgs": ["-x"]}}, "userland-proxy": False,
+                                "default-address-pools": [{"base": "10.0.0.0/8", "size": 20}]}))
+    values = read_file(str(path), required=True)
+    made = combine({}, values, str(path))
+    assert (made.hosts, made.registry_mirrors, made.tls.enabled) == (("unix:///b",), ("http://m",), True)
+    assert made.runtimes == {"r": ForeignRuntime("/r", ("-x",))}
+
+
+@pytest.mark.parametrize(("text", "message"), [
+    ('{"nope": 1}', "the following directives don't match any configuration option: nope"),
+    ('{"debug": "yes"}', "debug: want bool"), ("[]", "want an object"),
+    ("{", "unable to configure the daemon with file"),
+    ('{"labels": "x"}', "labels: want a list of strings"), ('{"userns-remap": "default"}', "is not supported"),
+])
+def test_a_bad_file(tmp_path: Path, text: str, message: str) -> None:
+    path = tmp_path / "daemon.json"
+    path.write_text(text)
+    with pytest.raises(BadOption) as caught:
+        read_file(str(path), required=True)
+    assert message in str(caught.value)
+
+
+def test_one_directive_in_both_places() -> None:
+    with pytest.raises(BadOption) as caught:
+        config("--debug", file={"debug": False})
+    assert ("the following directives are specified both as a flag and in the configuration file: "
+            "debug: (from flag: true, from file: false)") in str(caught.value)
+
+
+def test_a_file_that_was_named_must_exist(tmp_path: Path) -> None:
+    assert read_file(str(tmp_path / "none"), required=False) == {}
+    with pytest.raises(BadOption, match="no such file or directory"):
+        read_file(str(tmp_path / "none"), required=True)
+
+
+@pytest.mark.parametrize(("text", "size"), [("1", 1), ("64m", 64 << 20), ("1.5GiB", 3 << 29), ("2 kb", 2048)])
+def test_sizes(text: str, size: int) -> None:
+    assert parse_size(text) == size
+
+
+def test_help_names_every_flag() -> None:
+    assert "--data-root" in usage()
+    assert "-H, --host" in usage()
