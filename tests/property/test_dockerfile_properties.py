@@ -12,7 +12,8 @@ from barque.build.dockerfile.expand import expand
 from barque.build.dockerfile.parser import parse
 
 _PIECES = st.sampled_from(["FROM a", "RUN ", "COPY ", "--from=b ", "<<EOF", "EOF", "\n", "\\\n", " ", "#",
-                           "# escape=`\n", "ENV a=b", "[\"x\"]", "$A", "${A:-", "}", "'", '"', "ONBUILD ", "ARG A", "\t", "\r\n", "é"])
+                           "# escape=`\n", "ENV a=b", "[\"x\"]", "$A", "${A:-", "}", "'", '"',
+                           "ONBUILD ", "ARG A", "\t", "\r\n", "é"])
 
 
 @given(st.one_of(st.text(max_size=80), st.lists(_PIECES, max_size=20).map("".join)))
