@@ -21,6 +21,7 @@ setup: $(VENV)/.ready
 
 setup-test: $(VENV)/.ready-dev
 	@scripts/packages test
+	@$(PY) -m tests.vm || echo "barque: no kernel for the virtual machine's tests: they will be skipped"
 
 $(VENV)/.ready: requirements.lock pyproject.toml
 	@scripts/venv $(PYTHON) $(VENV) requirements.lock

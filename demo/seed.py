@@ -101,7 +101,9 @@ def _install_apache(root: Path) -> None:
                           text=True, check=False)
     if done.returncode != 0:
         raise SystemExit(f"installing apache2 into the image failed:\n{done.stdout}")
-    shutil.copy(HERE / "httpd-foreground", root / "usr/local/bin/httpd-foreground")
+    start = root / "usr/local/bin/httpd-foreground"
+    shutil.copyfile(HERE / "httpd-foreground", start)
+    start.chmod(0o755)
     policy.unlink()
     proxy.unlink()
     if before is None:

@@ -1,7 +1,7 @@
-"""What every test shares: a network namespace of the run's own, the leak check and the list of expected skips.
+"""What every test shares: namespaces of the run's own, the leak check and the list of expected skips.
 
 As root the whole run moves into a fresh network namespace, so that no test can touch the links, routes and rules of the
-machine nor send a packet beyond it.
+machine nor send a packet beyond it, and into a private mount namespace, so that the leak check sees its mounts only.
 """
 
 from __future__ import annotations
@@ -9,14 +9,18 @@ from __future__ import annotations
 import ctypes
 import fnmatch
 import os
+import shutil
 import subprocess
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+CLONE_NEWNS = 0x00020000
 CLONE_NEWNET = 0x40000000
+MS_REC_PRIVATE = 0x4000 | 0x40000
 TESTS = Path(__file__).parent
 AREAS_FOR_ROOT = ("kernel", "runtime", "api", "e2e", "contract", "crash", "conformance")
 #: How long a module's asynchronous teardown (namespaces die, processes are reaped) may take to finish, in seconds.
@@ -25,10 +29,14 @@ _skipped: set[str] = set()
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    if config.option.basetemp is None:
+        # Short, since sockets have paths of 107 bytes at most, and not shared, since pytest tidies up what it shares.
+        config.option.basetemp = tempfile.mkdtemp(prefix="brq-")
+        config.add_cleanup(lambda: shutil.rmtree(config.option.basetemp, ignore_errors=True))
     if os.geteuid() == 0 and not config.option.collectonly:
         libc = ctypes.CDLL(None, use_errno=True)
-        if libc.unshare(CLONE_NEWNET) != 0:
-            raise pytest.UsageError("cannot make a network namespace: " + os.strerror(ctypes.get_errno()))
+        if libc.unshare(CLONE_NEWNET | CLONE_NEWNS) != 0 or libc.mount(None, b"/", None, MS_REC_PRIVATE, None) != 0:
+            raise pytest.UsageError("cannot make namespaces: " + os.strerror(ctypes.get_errno()))
         # Without iproute2 the tests that need it say so themselves.
         if Path("/usr/sbin/ip").exists() or Path("/usr/bin/ip").exists():
             subprocess.run(["ip", "link", "set", "lo", "up"], check=True)
@@ -77,17 +85,18 @@ def _own_cgroups() -> set[str]:
 
 
 def _processes() -> set[str]:
-    found = set()
-    for entry in os.scandir("/proc"):
-        if not entry.name.isdigit() or int(entry.name) == os.getpid():
-            continue
+    """Processes of this run that name us; the network namespace tells them from another run's."""
+    found, own = set(), os.readlink("/proc/self/ns/net")
+    for pid in filter(str.isdigit, os.listdir("/proc")):
         try:
-            line = Path(entry.path, "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
-            parent = Path(entry.path, "stat").read_text().rsplit(")", 1)[1].split()[1]
-        except (FileNotFoundError, ProcessLookupError):
+            line = Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+            parent = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[1]
+            same_run = os.readlink(f"/proc/{pid}/ns/net") == own and int(pid) != os.getpid()
+        except (FileNotFoundError, ProcessLookupError, PermissionError):
+            # Gone meanwhile, or with more capabilities than this run has: not started by it.
             continue
-        if "barque" in line and "pytest" not in line:
-            found.add(f"process {entry.name} (parent {parent}): {line.strip()}")
+        if same_run and "barque" in line and "pytest" not in line:
+            found.add(f"process {pid} (parent {parent}): {line.strip()}")
     return found
 
 
@@ -108,6 +117,8 @@ def nothing_left_behind(request: pytest.FixtureRequest) -> Iterator[None]:
     before = _world()
     yield
     deadline = time.monotonic() + SETTLE
-    while (left := _world() - before) and time.monotonic() < deadline:
+    left = _world() - before
+    while left and time.monotonic() < deadline:
         time.sleep(0.05)
+        left &= _world()
     assert not left, "left behind:\n" + "\n".join(sorted(left))

@@ -9,7 +9,8 @@ the serial console carries the output back. Typical use::
     result = guest.run("python -m pytest tests/kernel/guest_cgroup_v2.py", timeout=300)
     assert result.code == 0, result.output
 
-The kernel package is fetched with ``apt-get download`` into a cache of the user's and never installed.
+The kernel package is fetched by ``python -m tests.vm`` (tests have no network) into a cache of the user's, and never
+installed.
 """
 
 from __future__ import annotations
@@ -21,12 +22,14 @@ import shutil
 import stat
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "barque-tests"
+_FETCHED = CACHE / "kernel"
 #: What pytest imports.
 PYTEST = ("pytest", "_pytest", "py", "pluggy", "iniconfig", "packaging", "pygments")
 _META_PACKAGE = "linux-image-cloud-amd64"
@@ -201,19 +204,26 @@ def _is_elf(path: Path) -> bool:
 
 
 def _kernel() -> tuple[Path, Path]:
-    """(image, module directory) of the cloud kernel, from the cache or fetched into it."""
-    wanted = CACHE / "kernel"
-    if not list(wanted.glob("boot/vmlinuz-*")):
-        fetch = CACHE / f"fetch.{os.getpid()}"
-        fetch.mkdir(parents=True, exist_ok=True)
+    """(image, module directory) of the cloud kernel in the cache."""
+    image = next(_FETCHED.glob("boot/vmlinuz-*"), None)
+    if image is None:
+        raise GuestUnavailable("the guest's kernel is not there yet: run python -m tests.vm")
+    return image, _FETCHED / "lib/modules" / image.name.removeprefix("vmlinuz-")
+
+
+def fetch_kernel() -> None:
+    """Fill the cache with Debian's cloud kernel by ``apt-get download``. Raises :class:`GuestUnavailable`."""
+    if _FETCHED.exists():
+        return
+    CACHE.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=CACHE) as fetch:
+        _download(Path(fetch))
         try:
-            _download(fetch)
-            if not wanted.exists():
-                (fetch / "tree").rename(wanted)
-        finally:
-            shutil.rmtree(fetch)
-    image = next(wanted.glob("boot/vmlinuz-*"))
-    return image, wanted / "lib/modules" / image.name.removeprefix("vmlinuz-")
+            (Path(fetch) / "tree").rename(_FETCHED)
+        except OSError:
+            # Somebody else was quicker.
+            if not _FETCHED.exists():
+                raise
 
 
 def _download(fetch: Path) -> None:
@@ -229,3 +239,10 @@ def _download(fetch: Path) -> None:
     subprocess.run(["dpkg-deb", "-x", str(packages[0]), str(fetch / "tree")], check=True)
     version = match[1].removeprefix("linux-image-")
     subprocess.run(["/sbin/depmod", "-b", str(fetch / "tree"), version], check=True)
+
+
+if __name__ == "__main__":
+    try:
+        fetch_kernel()
+    except GuestUnavailable as error:
+        sys.exit(str(error))

@@ -135,14 +135,14 @@ async def open_engine(stack: AsyncExitStack, config: Config, layout: Layout, zyg
     bus = EventBus()
     registry = Registry(Documents(db, "containers", Container))
     network = await Network.open(network_settings(config))
-    stack.push_async_callback(network.close)
+    stack.push_async_callback(_close_network, network, registry)
     users = VolumeUsers(registry)
     volumes = Volumes(layout, db, supervisor, users, bus.emit)
     await volumes.clean()
     images = open_images(stack, config, Stores(db, content, snapshots, leases), supervisor, registry, bus,
                          proxies(environment))
     context = Context(config=config, host=look_around(), registry=registry, images=images.resolver, snapshots=snapshots,
-                      leases=leases, volumes=volumes, networks=network, supervisor=supervisor, emit=bus.emit,
+                      volumes=volumes, networks=network, supervisor=supervisor, emit=bus.emit,
                       containers_dir=layout.containers)
     stack.push_async_callback(context.tasks.close)
     await network.reconcile(await reconcile.adopt_all(context))
@@ -153,6 +153,11 @@ async def open_engine(stack: AsyncExitStack, config: Config, layout: Layout, zyg
                              system_model.VolumeUsage(volumes, users))]
     server = await serve(stack, context, others, sockets)
     return Engine(context, server)
+
+
+async def _close_network(network: Network, registry: Registry) -> None:
+    """Links and rules go with the last container; those that run on keep theirs."""
+    await network.close(remove=not any(live.facts.alive for live in registry))
 
 
 async def serve(stack: AsyncExitStack, context: Context, others: Sequence[web.RouteDef],

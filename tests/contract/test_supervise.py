@@ -20,7 +20,7 @@ from barque.errors import BarqueError
 from barque.oci.runtime_spec import Process
 from barque.runtime.failure import RuntimeFailure
 from barque.supervise import forkserver
-from barque.supervise.client import Monitor, MonitorGone, Supervisor, WorkerDied
+from barque.supervise.client import Disconnected, Monitor, MonitorGone, Supervisor, WorkerDied
 from barque.supervise.messages import CreateOrder, ExecOrder, ExitRecord, LogConfig, RuntimeChoice
 from barque.sys import inotify
 
@@ -110,7 +110,7 @@ class RealWorld(World):
                         "user": {"uid": 0, "gid": 0}},
             "root": {"path": str(self.rootfs)},
             "mounts": MOUNTS,
-            "linux": {"cgroupsPath": f"/barque-test-{os.getpid()}-{bundle.parent.name[:12]}",
+            "linux": {"cgroupsPath": f"/barque-supervise-{os.getpid()}-{bundle.parent.name[:12]}",
                       "namespaces": [{"type": kind} for kind in ("pid", "mount", "ipc", "uts", "network", "cgroup")]},
         }
 
@@ -499,6 +499,35 @@ async def test_adopt_a_running_container(world: World) -> None:
     assert (await adopted.wait_exit()).exit_code == 4
     await adopted.release()
     assert await world.supervisor.adopt(monitor.id) is None
+
+
+async def test_waiting_daemon_that_lets_go_does_not_end_the_container(world: World) -> None:
+    monitor = await world.create("sleep", "1000")
+    await monitor.start()
+    waiting = asyncio.create_task(monitor.wait_exit())
+    await monitor.signal(0)
+    await world.supervisor.close()
+    with pytest.raises(Disconnected):
+        await waiting
+    await world.connect()
+    adopted = await world.supervisor.adopt(monitor.id)
+    assert isinstance(adopted, Monitor)
+    assert (await finish(adopted)).exit_code == 137
+
+
+async def test_broken_connection_alone_does_not_end_the_container(world: World) -> None:
+    monitor = await world.create("sleep", "1000")
+    await monitor.start()
+    waiting = asyncio.create_task(monitor.wait_exit())
+    await monitor.signal(0)
+    with socket.socket(fileno=os.dup(monitor.fileno())) as connection:
+        connection.shutdown(socket.SHUT_RDWR)
+    await asyncio.wait([waiting], timeout=0.1)
+    assert pid_is_alive(monitor.pid)
+    os.kill(monitor.pid, signal.SIGKILL)
+    record = await waiting
+    assert (record.exit_code, record.error) == (137, "")
+    await monitor.release()
 
 
 async def test_adopt_one_that_ended_meanwhile(world: World) -> None:

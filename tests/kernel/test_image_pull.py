@@ -54,7 +54,8 @@ async def test_second_pull_fetches_the_manifest_only(tmp_path: Path) -> None:
         here.progress.clear()
         await here.puller.pull(ref, None, None, here.progress.append)
         assert registry.count("/blobs/") == 0
-        assert here.lines()[-1] == f"Status: Image is up to date for {ref.familiar}:latest"
+        assert here.lines() == ["Pulling from app", here.lines()[1], f"Status: Image is up to date for "
+                                f"{ref.familiar}:latest"]
 
 
 async def test_shared_layer_exists_already(tmp_path: Path) -> None:
@@ -99,6 +100,14 @@ async def test_same_layer_twice_in_one_image(tmp_path: Path) -> None:
         assert registry.count(digest(image.layers[0])) == 1
         found = await here.images.resolve(f"{registry.address}/app")
         assert len((await here.snapshots.image_mount(str(found.chain_id))).lower) == 3
+
+
+async def test_more_layers_than_unpack_at_once(tmp_path: Path) -> None:
+    image = make_image(*({f"file{number}": os.urandom(3000)} for number in range(9)))
+    async with faulty_registry() as registry, world(tmp_path) as here:
+        registry.add("app", "latest", image)
+        await here.puller.pull(parse(f"{registry.address}/app"), None, None, here.progress.append)
+        assert (await here.images.resolve(image.id)).size == 9 * 3000
 
 
 async def test_index_leads_to_the_platform(tmp_path: Path) -> None:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import io
 import json
 import os
 import signal
+import tarfile
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -13,9 +15,20 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
+from barque.oci.mount import Mount
 from barque.runtime.failure import RuntimeFailure
+from barque.store.tar import messages as tar_messages
 from barque.supervise.messages import CreateOrder, ExitRecord, LogConfig
-from tests.contract.test_supervise import RealWorld, attached, finish, frames, monitor_pid, open_world, pid_is_alive
+from tests.contract.test_supervise import (
+    RealWorld,
+    RuncWorld,
+    attached,
+    finish,
+    frames,
+    monitor_pid,
+    open_world,
+    pid_is_alive,
+)
 
 
 class Box(RealWorld):
@@ -205,3 +218,51 @@ async def test_no_descriptor_of_ours_in_the_container(box: Box) -> None:
     assert names in (["0", "1", "2"], ["0", "1", "2", "3"])    # 3: the shell reads the directory
     writer.close()
     await finish(record_reader)
+
+
+async def test_zygote_forks_the_unpack_worker(box: Box, tmp_path: Path) -> None:
+    (tmp_path / "target").mkdir()
+    data = io.BytesIO()
+    with tarfile.open(fileobj=data, mode="w") as archive:
+        entry = tarfile.TarInfo("etc/motd")
+        entry.size = 5
+        archive.addfile(entry, io.BytesIO(b"hello"))
+    (tmp_path / "layer.tar").write_bytes(data.getvalue())
+    source, target = os.open(tmp_path / "layer.tar", os.O_RDONLY), os.open(tmp_path / "target", os.O_RDONLY)
+    answer = await box.supervisor.run("unpack", tar_messages.encode(tar_messages.UnpackRequest()), [source, target])
+    result = tar_messages.decode(answer, tar_messages.UnpackResult)
+    assert (result.error, result.entries, result.size) == (None, 1, 5)
+    assert (tmp_path / "target/etc/motd").read_bytes() == b"hello"
+    os.close(source)
+    os.close(target)
+
+
+@pytest.mark.parametrize("kind", [RealWorld, RuncWorld], ids=lambda kind: kind.name)
+async def test_overlay_root_and_user_by_name(kind: type[RealWorld], tmp_path: Path) -> None:
+    async for world in open_world(kind, tmp_path):
+        assert isinstance(world, RealWorld)
+        (world.rootfs / "etc/passwd").write_text("app:x:1234:1235::/:/bin/sh\n")
+        (world.rootfs / "tmp").chmod(0o1777)
+        (world.rootfs / "bin/id").symlink_to("busybox")
+        order = world.order("sh", "-c", "id -u; id -g; pwd; echo written > /tmp/file")
+        config = Path(order.bundle, "config.json")
+        spec = json.loads(config.read_text())
+        spec["root"]["path"] = "rootfs"
+        spec["process"]["cwd"] = "/made/here"
+        spec["annotations"] = {"org.barque.user": "app", "org.barque.cwd.create": "true"}
+        config.write_text(json.dumps(spec))
+        for name in ("upper", "work"):
+            (tmp_path / name).mkdir()
+        Path(order.bundle, "rootfs").mkdir()
+        root = Mount(type="overlay", lower=(str(world.rootfs),), upper=str(tmp_path / "upper"),
+                     work=str(tmp_path / "work"))
+        monitor = await world.supervisor.create(replace(order, rootfs=(root,)))
+        reader, writer = await attached(monitor)
+        await monitor.start()
+        assert frames(await reader.read()) == {1: b"1234\n1235\n/made/here\n", 2: b""}
+        await monitor.wait_exit()
+        await monitor.release()
+        writer.close()
+        await writer.wait_closed()
+        assert (tmp_path / "upper/tmp/file").read_text() == "written\n"
+        assert str(tmp_path) not in Path("/proc/self/mountinfo").read_text()

@@ -137,13 +137,23 @@ def barque(tmp_path: Path) -> Iterator[Runtime]:
     yield from _make("barque-runtime", tmp_path / "state")
 
 
+def _children() -> list[str]:
+    found = []
+    for entry in Path("/proc").glob("[0-9]*"):
+        try:
+            if int((entry / "stat").read_text().rpartition(")")[2].split()[1]) == os.getpid():
+                found.append(entry.name)
+        except (FileNotFoundError, ProcessLookupError):
+            continue
+    return found
+
+
 def _traces() -> dict[str, object]:
     cgroups = sorted(str(path) for tree in CGROUPS.iterdir() if tree.is_dir()
                      for path in [tree, *tree.iterdir()] if f"barque-test-{os.getpid()}-" in path.name)
     mounts = [line.split(" ", 1)[1] for line in Path("/proc/self/mountinfo").read_text().splitlines()]
-    children = Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()
     namespaces = {name: os.readlink(f"/proc/self/ns/{name}") for name in os.listdir("/proc/self/ns")}
-    return {"cgroups": cgroups, "mounts": mounts, "children": children, "namespaces": namespaces,
+    return {"cgroups": cgroups, "mounts": mounts, "children": _children(), "namespaces": namespaces,
             "fds": len(os.listdir("/proc/self/fd"))}
 
 

@@ -35,7 +35,6 @@ def test_no_address_is_given_twice_nor_lost(steps: list[int]) -> None:
             assert address in SUBNET and address not in out
             assert address not in (GATEWAY, SUBNET.network_address, SUBNET.broadcast_address)
             out.append(address)
-        assert pool.in_use() == len(out)
 
 
 def test_a_released_address_is_not_the_next_one() -> None:

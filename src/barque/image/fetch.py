@@ -8,6 +8,7 @@ when every digest was verified and every layer is committed.
 from __future__ import annotations
 
 import asyncio
+import os
 from dataclasses import dataclass, replace
 
 from barque.errors import DataLoss, InvalidArgument, NotFound, PermissionDenied
@@ -161,7 +162,8 @@ class Puller:
             remote = await self._choose(repository, body, content_type, top, platform)
             image_id = remote.manifest.config.checked_digest
             config = await self._config(repository, lease, remote.manifest.config)
-            await self._layers(repository, lease, remote.manifest, config, report)
+            known = any(row.id == image_id for row in await self._names.list())
+            await self._layers(repository, lease, remote.manifest, config, report, quiet=known)
             await self._content.put(lease, remote.descriptor.media_type, remote.body)
             target = with_id(_with_platform(remote.descriptor, config), image_id)
             for layer in remote.manifest.layers:
@@ -209,8 +211,11 @@ class Puller:
         return go_json.decode(await self._content.read(descriptor.digest, MAX_CONFIG), ImageConfig)
 
     async def _layers(self, repository: Repository, lease: Lease, manifest: Manifest, config: ImageConfig,
-                      report: Report) -> None:
-        """Fetch and unpack what is missing, all at once, and commit in one step."""
+                      report: Report, quiet: bool) -> None:
+        """Fetch and unpack what is missing, all at once, and commit in one step.
+
+        ``quiet``: layers that are there are not worth a word, since the whole image is.
+        """
         diff_ids = config.rootfs.diff_ids
         if config.rootfs.type != "layers" or (manifest.layers and not diff_ids):
             raise InvalidRootFs
@@ -229,7 +234,8 @@ class Puller:
                 parent = chain_id
                 if slot is None:
                     await self._hold_blob(lease, layer)
-                    bar.step("Already exists")
+                    if not quiet:
+                        bar.step("Already exists")
                     continue
                 slots.append(slot)
                 bar.step("Pulling fs layer")
@@ -258,10 +264,12 @@ class Puller:
             if ingest.exists:
                 await ingest.commit()
                 bar.step("Download complete")
-                return await unpack(self._workers, self._unpacks, self._content.path(layer.digest), layer, slot, bar)
+                with self._content.open(layer.digest) as file:
+                    return await unpack(self._workers, self._unpacks, file.fileno(), layer, slot, bar)
             download = Download(ingest, layer, bar, self._limits.attempts, self._limits.pause)
+            source = os.open(ingest.path, os.O_RDONLY | os.O_CLOEXEC)
             unpacking = asyncio.create_task(
-                unpack(self._workers, self._unpacks, ingest.path, layer, slot, bar, download))
+                unpack(self._workers, self._unpacks, source, layer, slot, bar, download))
             try:
                 if self._downloads.locked():
                     bar.step("Waiting")
@@ -276,6 +284,7 @@ class Puller:
                 return await unpacking
             finally:
                 await stop([unpacking])
+                os.close(source)
 
 
 def _with_platform(descriptor: Descriptor, config: ImageConfig) -> Descriptor:

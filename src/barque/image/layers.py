@@ -119,19 +119,18 @@ class Download:
         self._bar.move("Downloading", self._ingest.offset, self._layer.size)
 
 
-async def unpack(workers: Workers, slots: UnpackSlots, path: str, layer: Descriptor, slot: LayerSlot, bar: Bar,
+async def unpack(workers: Workers, slots: UnpackSlots, source: int, layer: Descriptor, slot: LayerSlot, bar: Bar,
                  download: Download | None = None) -> UnpackResult:
-    """Unpack the blob file ``path`` into ``slot``; behind ``download`` if that is still filling the file."""
+    """Unpack the blob file ``source`` (the caller's descriptor: the file is renamed when its download is complete).
+
+    With ``download`` the file is still being filled.
+    """
     request = UnpackRequest(compression=mt.LAYER_COMPRESSION[layer.media_type], expected_diff_id=slot.diff_id)
     async with slots.free:
-        source = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-        try:
-            if download is None:
-                bar.step("Extracting")
-                return await unpack_layer(workers, source, slot.fs, request)
+        if download is not None:
             return await _unpack_behind(workers, slots, source, layer, slot, bar, download, request)
-        finally:
-            os.close(source)
+        bar.step("Extracting")
+        return await unpack_layer(workers, source, slot.fs, request)
 
 
 async def _unpack_behind(workers: Workers, slots: UnpackSlots, source: int, layer: Descriptor, slot: LayerSlot,
@@ -161,6 +160,7 @@ async def _feed(slots: UnpackSlots, source: int, pipe: int, layer: Descriptor, b
                 position += await asyncio.shield(move)
             except asyncio.CancelledError:
                 await asyncio.wait([move])  # the thread still uses both descriptors
+                move.exception()
                 raise
             if download.finished:
                 bar.move("Extracting", position, layer.size)

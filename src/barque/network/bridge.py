@@ -96,13 +96,6 @@ def choose_gateway(netlink: Netlink, name: str, pools: Iterable[AddressPool]) ->
     return ipaddress.IPv4Interface((subnet.network_address + 1, subnet.prefixlen))
 
 
-def rival(netlink: Netlink, link: Link, subnet: ipaddress.IPv4Network) -> bool:
-    """Did another engine take ``subnet`` for a link that is older than ours, at the same moment as we did?"""
-    return any(route.index < link.index and isinstance(route.destination, ipaddress.IPv4Network)
-               and route.destination.prefixlen >= 8 and route.destination.overlaps(subnet)
-               for route in netlink.routes(4))
-
-
 def host_networks(netlink: Netlink, without: int) -> list[ipaddress.IPv4Network]:
     """Where this host's routes lead, in all tables (VPNs have their own), except through link ``without``."""
     return [route.destination for route in netlink.routes(4)

@@ -19,13 +19,12 @@ INTERFACE = "eth0"
 class Slot:
     """A namespace that nobody but ``fd`` keeps alive yet: closing it makes the namespace and its veth vanish.
 
-    ``interface`` is the index of its interface on ``bridge``, 0 if it has none but ``lo``; ``port`` is the name of the
+    ``interface`` is the index of its interface on a bridge, 0 if it has none but ``lo``; ``port`` is the name of the
     other end, which is the bridge's port.
     """
 
     fd: int
     netlink: Netlink
-    bridge: Bridge | None
     interface: int
     port: str
 
@@ -61,7 +60,7 @@ def make_slot(host: Netlink, bridge: Bridge | None) -> Slot:
             assert link is not None
             index = link.index
         undo.pop_all()
-        return Slot(fd, inside, bridge, index, port)
+        return Slot(fd, inside, index, port)
 
 
 def _interface_settings() -> None:

@@ -51,12 +51,12 @@ class Addresses:
     """
 
     def __init__(self, name: str, network_id: str, subnet: IPv4Network, gateway: IPv4Address, *,
-                 within: IPv4Network | None = None, reserved: Iterable[IPv4Address] = ()) -> None:
+                 within: IPv4Network | None = None) -> None:
         self.subnet = subnet
         self.gateway = gateway
         self._name, self._id = name, network_id
         self._range = within or subnet
-        self._used = {int(gateway), *map(int, reserved)}
+        self._used = {int(gateway)}
         self._fixed = frozenset(self._used)
         if subnet.prefixlen < 31:
             edge = {int(subnet.network_address), int(subnet.broadcast_address)}
@@ -88,7 +88,3 @@ class Addresses:
         """Give an address back; what was not taken, or is not for containers, stays as it is."""
         if int(address) not in self._fixed:
             self._used.discard(int(address))
-
-    def in_use(self) -> int:
-        """How many containers have an address."""
-        return len(self._used) - len(self._fixed)

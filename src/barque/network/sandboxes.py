@@ -13,7 +13,7 @@ import secrets
 import socket
 from collections.abc import Iterable
 
-from barque.errors import InvalidArgument
+from barque.errors import BarqueError, InvalidArgument
 from barque.network import bridge as bridges
 from barque.network import firewall, forwarding
 from barque.network.bridge import Bridge
@@ -167,14 +167,11 @@ class Sandboxes:
         name = settings.bridge_name
         mtu = settings.mtu or bridges.default_mtu(self._netlink)
         bip, within = _addresses_of(settings)
-        gateway = bip or bridges.choose_gateway(self._netlink, name, settings.pools)
-        if bip is not None:
-            bridges.check_free(self._netlink, name, bip)
-        link = bridges.ensure_link(self._netlink, name, gateway, mtu)
-        while bip is None and bridges.rival(self._netlink, link, gateway.network):
-            # Two engines that start together see the same subnet free; the younger link gives way.
-            self._netlink.request(rtnetlink.delete_link(link.index))
-            gateway = bridges.choose_gateway(self._netlink, name, settings.pools)
+        with netns.locked():
+            # Two engines that start together would see the same subnet free.
+            gateway = bip or bridges.choose_gateway(self._netlink, name, settings.pools)
+            if bip is not None:
+                bridges.check_free(self._netlink, name, bip)
             link = bridges.ensure_link(self._netlink, name, gateway, mtu)
         network_id = self.network_id("bridge")
         addresses = Addresses("bridge", network_id, gateway.network, gateway.ip, within=within)
@@ -202,8 +199,9 @@ class Sandboxes:
         reserved = self._ports.reserve(request.ports, request.name, endpoint_id)
         undo.callback(self._ports.cancel, reserved)
         slot = self._warm.take(self._netlink) if bridged else make_slot(self._netlink, None)
-        # The slot's own handle goes in any case: from the pin on, the path keeps the namespace.
-        with contextlib.closing(_Discard(slot)):
+        with contextlib.ExitStack() as handle:
+            # The slot's own handle goes in any case: from the pin on, the path keeps the namespace.
+            handle.callback(slot.discard)
             endpoints = (self._connect(slot, request, endpoint_id, undo),) if bridged else ()
             if request.sysctls:
                 with netns.entered(slot.fd):
@@ -247,14 +245,9 @@ class Sandboxes:
     def _reclaim(self, sandbox: Sandbox, endpoint: Endpoint) -> None:
         try:
             self.bridge.addresses.claim(ipaddress.IPv4Address(endpoint.ipv4))
-        except Exception as error:
+        except BarqueError as error:
             log.warning("container %s keeps address %s, which does not fit: %s", sandbox.container_id[:12],
                         endpoint.ipv4, error)
-
-
-class _Discard:
-    def __init__(self, slot: Slot) -> None:
-        self.close = slot.discard
 
 
 def _addresses_of(settings: NetworkSettings) -> tuple[ipaddress.IPv4Interface | None, ipaddress.IPv4Network | None]:

@@ -13,6 +13,8 @@ from barque.errors import BarqueError
 from barque.runtime.failure import RuntimeFailure
 from barque.supervise.messages import CreateOrder, ExecOrder, Failure
 
+#: Errors that are an answer to a request; any other one is a bug.
+REFUSALS = (RuntimeFailure, BarqueError, OSError, ValueError)
 #: Standard input, output and error of the process; None: it gets a terminal.
 Fds = tuple[int, int, int] | None
 

@@ -1,18 +1,37 @@
-"""The built-in runtime behind a monitor: a thin layer over ``barque.runtime``."""
+"""The built-in runtime behind a monitor.
+
+Creating a container touches most of the runtime's code, and with its reference counts some 3 MB of pages that fork had
+shared. So a helper, forked for the purpose, does it and is gone after the start; the container's first process then
+becomes the child of the monitor, which is a subreaper. Over a SOCK_SEQPACKET pair::
+
+    monitor   helper                       when
+    -------   --------------------------   ----------------------------------------------------------------
+              Created + pidfd [, console]  the first process waits to be started
+    Start                                  let it exec
+              Done                         the program runs; the helper ends
+              Failed                       instead of either of the helper's; it has undone its work, and ends
+
+A helper that loses its monitor ends, and with it a first process that was not started.
+"""
 
 from __future__ import annotations
 
 import os
 import signal
+import socket
+import traceback
+from typing import NamedTuple, NoReturn
 
 import msgspec
 
 from barque.oci import runtime_spec
 from barque.runtime import cgroups, hooks
 from barque.runtime.create import Created, CreateRequest, Stdio, create, state_document
+from barque.runtime.failure import RuntimeFailure
 from barque.runtime.process import Target, exec_process
-from barque.supervise.backend import Fds, Process
-from barque.supervise.messages import CreateOrder, ExecOrder
+from barque.supervise import messages as m
+from barque.supervise.backend import REFUSALS, Fds, Process, as_error, as_failure
+from barque.supervise.wire import ANSWERS, REQUESTS, receive_packet, send_packet
 
 MAX_CONFIG = 16 << 20
 #: The engine wrote the document, so the lenient decoder, which inspects all types first (50 ms), is a second choice.
@@ -20,52 +39,127 @@ MAX_CONFIG = 16 << 20
 _spec_decoder = msgspec.json.Decoder(runtime_spec.Spec)
 
 
+class Child(NamedTuple):
+    pid: int
+    pidfd: int
+    console: int | None
+
+
 class BuiltinBackend:
     """See :class:`barque.supervise.backend.Backend`."""
 
     def __init__(self) -> None:
-        self._request: CreateRequest | None = None
-        self._created: Created | None = None
+        self._order: m.CreateOrder | None = None
+        self._child: Child | None = None
+        self._cgroup: cgroups.CgroupManager | None = None
+        self._helper: tuple[int, socket.socket] | None = None
 
-    def create(self, order: CreateOrder, fds: Fds) -> Process:
-        spec = decode_spec(_read(f"{order.bundle}/config.json"))
-        path = spec.linux.cgroups_path if spec.linux is not None else ""
-        request = CreateRequest(
-            id=order.id, bundle=order.bundle, spec=spec, rootfs=order.rootfs, stdio=Stdio(fds),
-            cgroup=cgroups.manager(path or f"/barque/{order.id}", driver=order.cgroup_driver))
-        self._created = create(request)
-        self._request = request    # only now: a failed create has removed all it made
-        return self._created
+    def create(self, order: m.CreateOrder, fds: Fds) -> Process:
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        pid = os.fork()
+        if pid == 0:
+            ours.close()
+            _help(order, fds, theirs)
+        theirs.close()
+        self._helper = pid, ours
+        created, descriptors = self._ask()
+        assert isinstance(created, m.Created)
+        self._order = order
+        self._cgroup = cgroups.load(created.cgroup)
+        self._child = Child(created.pid, descriptors[0], descriptors[1] if len(descriptors) > 1 else None)
+        return self._child
 
     def start(self) -> None:
-        assert self._created is not None
-        self._created.start()
+        assert self._helper is not None
+        try:
+            send_packet(self._helper[1], 0, m.Start())
+        except OSError as error:
+            raise RuntimeFailure.of("start", error) from None
+        self._ask()
+        self._dismiss()
 
-    def exec(self, order: ExecOrder, fds: Fds) -> Process:
-        assert self._created is not None and self._request is not None
-        target = Target(self._created.pid, self._created.pidfd, self._request.spec, self._request.cgroup)
+    def exec(self, order: m.ExecOrder, fds: Fds) -> Process:
+        assert self._child is not None and self._cgroup is not None
+        target = Target(self._child.pid, self._child.pidfd, self._spec(), self._cgroup)
         return exec_process(target, order.process, Stdio(fds))
 
     def kill_all(self) -> None:
-        if self._request is not None:
-            self._request.cgroup.kill(signal.SIGKILL)
+        if self._cgroup is not None:
+            self._cgroup.kill(signal.SIGKILL)
 
     def oom_fd(self) -> int | None:
-        return self._request.cgroup.oom_fd() if self._request is not None else None
+        return self._cgroup.oom_fd() if self._cgroup is not None else None
 
     def oom_kills(self) -> int:
-        return self._request.cgroup.oom_kills() if self._request is not None else 0
+        return self._cgroup.oom_kills() if self._cgroup is not None else 0
 
     def cgroup(self) -> dict[str, str]:
-        return self._request.cgroup.paths() if self._request is not None else {}
+        return self._cgroup.paths() if self._cgroup is not None else {}
 
     def cleanup(self) -> None:
-        if self._request is None:
+        self._dismiss()
+        if self._cgroup is None or self._order is None:
             return
-        self._request.cgroup.destroy()
-        poststop = self._request.spec.hooks.poststop if self._request.spec.hooks else []
-        if poststop:
-            hooks.run("poststop", poststop, state_document(self._request, "stopped", 0))
+        self._cgroup.destroy()
+        spec = self._spec()
+        if spec.hooks is not None and spec.hooks.poststop:
+            request = _request(self._order, spec, None)
+            hooks.run("poststop", spec.hooks.poststop, state_document(request, "stopped", 0))
+
+    def _spec(self) -> runtime_spec.Spec:
+        """Read anew where it is needed, rather than kept: few containers see an exec."""
+        assert self._order is not None
+        return decode_spec(_read(f"{self._order.bundle}/config.json"))
+
+    def _ask(self) -> tuple[m.Answer, list[int]]:
+        """The helper's next message and descriptors; raises RuntimeFailure for Failed, or when it died."""
+        assert self._helper is not None
+        received = receive_packet(self._helper[1], ANSWERS)
+        if received is None:
+            self._dismiss()
+            raise RuntimeFailure("create", detail="the process that makes the container has died")
+        _, answer, descriptors = received
+        if isinstance(answer, m.Failed):
+            self._dismiss()
+            raise as_error(answer.failure)
+        return answer, descriptors
+
+    def _dismiss(self) -> None:
+        """Wait for the helper's end; one that has not been told to start takes the first process along."""
+        if self._helper is not None:
+            pid, channel = self._helper
+            self._helper = None
+            channel.close()
+            os.waitpid(pid, 0)
+
+
+def _help(order: m.CreateOrder, fds: Fds, channel: socket.socket) -> NoReturn:
+    """Be the helper."""
+    try:
+        try:
+            spec = decode_spec(_read(f"{order.bundle}/config.json"))
+            request = _request(order, spec, fds)
+            _offer(create(request), request, channel)
+        except REFUSALS as error:
+            send_packet(channel, 0, m.Failed(as_failure("create", error)))
+    except BaseException:    # the boundary of this process: nothing may run on in the monitor's code
+        send_packet(channel, 0, m.Failed(m.Failure("create", detail=traceback.format_exc())))
+    finally:
+        os._exit(0)
+
+
+def _offer(created: Created, request: CreateRequest, channel: socket.socket) -> None:
+    descriptors = [created.pidfd] + ([created.console] if created.console is not None else [])
+    send_packet(channel, 0, m.Created(created.pid, request.cgroup.paths()), descriptors)
+    if receive_packet(channel, REQUESTS) is not None:
+        created.start()
+        send_packet(channel, 0, m.Done())
+
+
+def _request(order: m.CreateOrder, spec: runtime_spec.Spec, fds: Fds) -> CreateRequest:
+    path = spec.linux.cgroups_path if spec.linux is not None else ""
+    return CreateRequest(id=order.id, bundle=order.bundle, spec=spec, rootfs=order.rootfs, stdio=Stdio(fds),
+                         cgroup=cgroups.manager(path or f"/barque/{order.id}", driver=order.cgroup_driver))
 
 
 def decode_spec(data: bytes) -> runtime_spec.Spec:

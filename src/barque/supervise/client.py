@@ -6,7 +6,7 @@ import asyncio
 import logging
 import os
 import socket
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import TypeVar
 
 import msgspec
@@ -15,7 +15,7 @@ from barque.errors import Internal, Unavailable
 from barque.supervise import messages as m
 from barque.supervise.backend import as_error
 from barque.supervise.forkserver import ZygoteHandle, spawn
-from barque.supervise.remains import bury, sweep
+from barque.supervise.remains import LOST, bury, sweep
 from barque.supervise.rundir import RunDir
 from barque.supervise.wire import ANSWERS, HEADER, MAX_MESSAGE, Decoder, ProtocolError, encode
 from barque.supervise.zygote_client import ZygoteClient
@@ -31,6 +31,10 @@ GREETING_TIMEOUT = 10
 
 class MonitorGone(Unavailable):
     text = "the supervisor of container {id} has died"
+
+
+class Disconnected(Unavailable):
+    text = "the daemon has let go of the supervisor of container {id}"
 
 
 class WorkerDied(Internal):
@@ -123,7 +127,7 @@ class Supervisor:
 
     async def _connect(self, container_id: str, run_dir: RunDir, connection: socket.socket) -> Monitor:
         reader, writer = await asyncio.open_connection(sock=connection, limit=STREAM_LIMIT)
-        monitor = Monitor(container_id, run_dir, reader, writer, self._monitors.discard)
+        monitor = Monitor(container_id, run_dir, reader, writer, self._monitors.discard, self.adopt)
         self._monitors.add(monitor)
         try:
             async with asyncio.timeout(GREETING_TIMEOUT):
@@ -149,7 +153,8 @@ class Monitor:
     """
 
     def __init__(self, container_id: str, run_dir: RunDir, reader: asyncio.StreamReader, writer: asyncio.StreamWriter,
-                 gone: Callable[[Monitor], None]) -> None:
+                 gone: Callable[[Monitor], None],
+                 adopt: Callable[[str], Awaitable[Monitor | m.ExitRecord | None]]) -> None:
         self.id = container_id
         self.run_dir = run_dir
         self.pid = 0
@@ -158,11 +163,17 @@ class Monitor:
         self.started_at = ""
         self._writer = writer
         self._gone = gone
+        self._adopt = adopt
+        self._let_go = False
         self._serial = 0
         self._pending: dict[int, asyncio.Future[m.Answer]] = {}
         self._connected = True
         self._burial: asyncio.Task[m.ExitRecord] | None = None
         self._listener = asyncio.create_task(self._listen(reader), name=f"monitor {container_id[:12]}")
+
+    def fileno(self) -> int:
+        """Of the control connection."""
+        return int(self._writer.get_extra_info("socket").fileno())
 
     async def start(self) -> int:
         """Let PID 1 run its program; returns its pid. Raises RuntimeFailure: nothing is left of the container then."""
@@ -209,14 +220,24 @@ class Monitor:
         await self.call(m.Resize(height, width, exec_id), m.Done)
 
     async def wait_exit(self) -> m.ExitRecord:
-        """How the container ended, once it has; also when its monitor died, with ``error`` set then."""
+        """How the container ended, once it has; also when its monitor died, with ``error`` set then.
+
+        Raises :class:`Disconnected` after :meth:`disconnect`: the container runs on.
+        """
         try:
             return await self.call(m.Wait(), m.ExitRecord)
         except MonitorGone:
             if self._burial is None:
-                log.error("the monitor of container %s has died\n%s", self.id, self.run_dir.read_notes())
-                self._burial = asyncio.create_task(asyncio.to_thread(bury, self.run_dir))
+                self._burial = asyncio.create_task(self._look_again())
             return await asyncio.shield(self._burial)
+
+    async def _look_again(self) -> m.ExitRecord:
+        """The connection broke: that the monitor is dead is only known once another one fails too."""
+        log.error("the monitor of container %s has hung up\n%s", self.id, self.run_dir.read_notes())
+        found = await self._adopt(self.id)
+        if isinstance(found, Monitor):
+            return await found.wait_exit()
+        return found or m.ExitRecord(exit_code=LOST, error="the container's supervisor and its record are gone")
 
     async def wait_exec(self, exec_id: str) -> int:
         """The exit code of an exec'd process; raises RuntimeFailure for one that is not known (any more)."""
@@ -231,11 +252,16 @@ class Monitor:
         try:
             await self.call(m.Release(), m.Done)
         except MonitorGone:
-            await asyncio.to_thread(sweep, self.run_dir)
+            found = await self._adopt(self.id)
+            if isinstance(found, Monitor):
+                await found.release()
+            else:
+                await asyncio.to_thread(sweep, self.run_dir)
         await self.disconnect()
 
     async def disconnect(self) -> None:
         """Let go of the monitor, which goes on by itself."""
+        self._let_go = True
         self._lose()
         self._listener.cancel()
         try:
@@ -247,7 +273,7 @@ class Monitor:
     async def call(self, request: m.Request, kind: type[A]) -> A:
         """Send one request and wait for its answer; raises RuntimeFailure for Failed, and :class:`MonitorGone`."""
         if not self._connected:
-            raise MonitorGone(id=self.id)
+            raise self._why()
         self._serial += 1
         serial = self._serial
         future: asyncio.Future[m.Answer] = asyncio.get_running_loop().create_future()
@@ -284,7 +310,10 @@ class Monitor:
         self._gone(self)
         for future in self._pending.values():
             if not future.done():
-                future.set_exception(MonitorGone(id=self.id))
+                future.set_exception(self._why())
+
+    def _why(self) -> Unavailable:
+        return Disconnected(id=self.id) if self._let_go else MonitorGone(id=self.id)
 
 
 async def _read_answer(reader: asyncio.StreamReader) -> m.Answer:

@@ -50,6 +50,8 @@ class ForeignBackend:
         self._directory = os.path.dirname(self._bundle)
         self._cgroup: cgroups.CgroupManager | None = None
         self._root = ""
+        #: The host's mount namespace, once we have one of our own.
+        self._home = -1
         self._created = False
         self._execs = 0
 
@@ -58,6 +60,7 @@ class ForeignBackend:
         spec = runtime_spec.decode(text.encode())
         self._root = os.path.join(self._bundle, spec.root.path if spec.root else "rootfs")
         if order.rootfs:
+            self._home = namespaces.open_namespace("/proc/self/ns/mnt", "mount")
             namespaces.unshare(namespaces.CLONE_NEWNS)
             mounts.set_propagation_of_all(mounts.PROPAGATION_SLAVE)
             for mount in order.rootfs:
@@ -106,6 +109,11 @@ class ForeignBackend:
             self._run(["delete", "--force", self._id], None)
         if self._cgroup is not None:
             self._cgroup.destroy()
+        if self._home >= 0:
+            # Nobody is left in the other one, and it takes its mounts along.
+            namespaces.setns(self._home, namespaces.CLONE_NEWNS)
+            os.close(self._home)
+            self._home = -1
 
     def _settle(self, text: str, spec: runtime_spec.Spec) -> None:
         """Do what our own annotations ask for, of which other runtimes know nothing: look the user up, make the cwd."""

@@ -18,11 +18,10 @@ import traceback
 from collections.abc import Callable
 from typing import Any
 
-from barque.errors import BarqueError
 from barque.runtime.failure import RuntimeFailure
 from barque.supervise import messages as m
 from barque.supervise.attach import Attacher
-from barque.supervise.backend import Backend, Process, as_failure
+from barque.supervise.backend import REFUSALS, Backend, Process, as_failure
 from barque.supervise.connection import Connection
 from barque.supervise.logfile import Clock, JsonFile
 from barque.supervise.loop import IN, PRI, Loop
@@ -30,8 +29,8 @@ from barque.supervise.rundir import RunDir
 from barque.supervise.stdio import Ends, Streams
 from barque.sys import prctl, process, signalfd, tty
 
-#: Errors that are an answer to a request; any other one is a bug and the end of the container.
-REFUSALS = (RuntimeFailure, BarqueError, OSError, ValueError)
+#: How long a killed process may take to die (seconds): it may hang in the kernel.
+KILL_TIMEOUT = 10
 #: How often, and after how many seconds each, the count of kills is looked at after the kernel told of a shortage.
 OOM_LOOKS = 20
 OOM_LOOK_AFTER = 0.05
@@ -289,7 +288,7 @@ class Monitor:
 
     def _init_ended(self, code: int, number: int) -> None:
         assert self._init is not None and self._backend is not None
-        if self._wait_status is not None:
+        if self._wait_status is not None or self._released:
             return
         self._wait_status = code, number
         self._ended_at = self._clock.now()
@@ -407,6 +406,7 @@ class Monitor:
                 self._backend.kill_all()
                 self._kill_init()
                 self._clean_up()
+                self._reap()
             except REFUSALS:
                 self._note()
         if self._init is not None:
@@ -423,8 +423,8 @@ class Monitor:
             return
         try:
             process.pidfd_signal(self._init.pidfd, signal.SIGKILL)
-            process.wait(self._init.pidfd)
-        except (ProcessLookupError, ChildProcessError):
+            process.ended(self._init.pidfd, KILL_TIMEOUT)
+        except ProcessLookupError:
             pass
         self._init.close()
 

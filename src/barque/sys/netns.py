@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
 import os
 from collections.abc import Iterator
 
@@ -48,6 +49,17 @@ def entered(fd: int) -> Iterator[None]:
             check(libc.setns(home, CLONE_NEWNET), "setns")
     finally:
         os.close(home)
+
+
+@contextlib.contextmanager
+def locked() -> Iterator[None]:
+    """Run the block while no other process runs such a block in the same network namespace (flock(2) on its inode)."""
+    fd = os.open(_THREAD_NS, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(fd)
 
 
 def share(directory: str) -> None:

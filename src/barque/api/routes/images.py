@@ -10,6 +10,8 @@ from typing import Any, Protocol
 import msgspec
 from aiohttp import web
 
+from barque.api.requests import flag, json
+from barque.api.streams import begin
 from barque.engine import filters
 from barque.engine.filters import Filters
 from barque.engine.images import LIST_FILTERS, PRUNE_FILTERS
@@ -72,10 +74,10 @@ class _Handlers:
         if version < (1, 25) and "reference" not in wanted and request.query.get("filter"):
             wanted["reference"] = [request.query["filter"]]
         for name, since in (("manifests", (1, 47)), ("identity", (1, 54))):
-            if version >= since and _flag(request, name):
+            if version >= since and flag(request, name):
                 raise Unsupported(f"{name}=1 is not supported: an image is kept for one platform")
-        shared = version >= (1, 42) and _flag(request, "shared-size")
-        return _json(await self._images.list(version, wanted, shared_size=shared))
+        shared = version >= (1, 42) and flag(request, "shared-size")
+        return json(await self._images.list(version, wanted, shared_size=shared))
 
     async def create(self, request: web.Request) -> web.StreamResponse:
         name, tag = request.query.get("fromImage", ""), request.query.get("tag", "")
@@ -88,24 +90,24 @@ class _Handlers:
         return await _stream(request, lambda report: self._images.pull(ref, platform, credentials, report))
 
     async def search(self, request: web.Request) -> web.StreamResponse:
-        return _json(await self._images.search(request.query.get("term", "")))
+        return json(await self._images.search(request.query.get("term", "")))
 
     async def prune(self, request: web.Request) -> web.StreamResponse:
-        return _json(await self._images.prune(filters.parse(request.query.get("filters"), PRUNE_FILTERS)))
+        return json(await self._images.prune(filters.parse(request.query.get("filters"), PRUNE_FILTERS)))
 
     async def inspect(self, request: web.Request) -> web.StreamResponse:
         version = _version(request)
-        if version >= (1, 48) and _flag(request, "manifests"):
+        if version >= (1, 48) and flag(request, "manifests"):
             raise Unsupported("manifests=1 is not supported: an image is kept for one platform")
         found = await self._images.inspect(_name(request), version)
         _check_platform(request, found, (1, 49))
-        return _json(found)
+        return json(found)
 
     async def history(self, request: web.Request) -> web.StreamResponse:
         name, version = _name(request), _version(request)
         if version >= (1, 48) and request.query.get("platform"):
             _check_platform(request, await self._images.inspect(name, version), (1, 48))
-        return _json(await self._images.history(name))
+        return json(await self._images.history(name))
 
     async def tag(self, request: web.Request) -> web.StreamResponse:
         await self._images.tag(_name(request), _reference(request.query.get("repo", ""), request.query.get("tag", "")))
@@ -125,17 +127,17 @@ class _Handlers:
         if _version(request) >= (1, 50) and "platforms" in request.query:
             raise Unsupported("removing single platforms is not supported: an image is kept for one platform")
         # noprune spares untagged parents of classic builds; no image here has a parent.
-        return _json(await self._images.remove(name, force=_flag(request, "force")))
+        return json(await self._images.remove(name, force=flag(request, "force")))
 
     async def distribution(self, request: web.Request) -> web.StreamResponse:
-        return _json(await self._images.distribution(parse(_name(request)), _credentials(request)))
+        return json(await self._images.distribution(parse(_name(request)), _credentials(request)))
 
     async def auth(self, request: web.Request) -> web.StreamResponse:
         credentials = auth.decode_body(await request.read())
         if credentials is None:
             raise InvalidArgument("no credentials given")
         token = await self._login(credentials)
-        return _json({"Status": "Login Succeeded", "IdentityToken": token})
+        return json({"Status": "Login Succeeded", "IdentityToken": token})
 
 
 def _version(request: web.Request) -> Version:
@@ -145,10 +147,6 @@ def _version(request: web.Request) -> Version:
 
 def _name(request: web.Request) -> str:
     return request.match_info["name"]
-
-
-def _flag(request: web.Request, name: str) -> bool:
-    return request.query.get(name, "").strip().lower() not in ("", "0", "no", "false", "none")
 
 
 def _credentials(request: web.Request) -> Credentials | None:
@@ -190,12 +188,11 @@ async def _stream(request: web.Request, work: Callable[[Report], Awaitable[None]
     queue: asyncio.Queue[Progress | None] = asyncio.Queue()
     task = asyncio.ensure_future(work(queue.put_nowait))
     task.add_done_callback(lambda _: queue.put_nowait(None))
-    response = web.StreamResponse(headers={"Content-Type": "application/json"})
+    response: web.StreamResponse | None = None
     try:
         while (line := await queue.get()) is not None:
-            if not response.prepared:
-                request["response"] = response
-                await response.prepare(request)
+            if response is None:
+                response = await begin(request)
             lines = [line]
             while not queue.empty() and (more := queue.get_nowait()) is not None:
                 lines.append(more)
@@ -209,19 +206,13 @@ async def _stream(request: web.Request, work: Callable[[Report], Awaitable[None]
             await asyncio.gather(task, return_exceptions=True)
 
 
-async def _finish(request: web.Request, response: web.StreamResponse,
+async def _finish(request: web.Request, response: web.StreamResponse | None,
                   task: asyncio.Future[None]) -> web.StreamResponse:
     try:
         await task
     except BarqueError as error:
-        if not response.prepared:
+        if response is None:
             raise
         line = {"errorDetail": {"message": error.message}, "error": error.message}
         await response.write(msgspec.json.encode(line) + b"\r\n")
-    if not response.prepared:
-        await response.prepare(request)
-    return response
-
-
-def _json(value: Any) -> web.Response:
-    return web.Response(body=msgspec.json.encode(value) + b"\n", content_type="application/json")
+    return response or await begin(request)

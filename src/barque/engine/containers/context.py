@@ -13,7 +13,6 @@ from barque.engine.containers.ports import (
     ContainerSnapshots,
     Emit,
     ImageResolver,
-    LeaseHolder,
     Networks,
     Supervisor,
     VolumeStore,
@@ -72,7 +71,6 @@ class Context:
     registry: Registry
     images: ImageResolver
     snapshots: ContainerSnapshots
-    leases: LeaseHolder
     volumes: VolumeStore
     networks: Networks
     supervisor: Supervisor

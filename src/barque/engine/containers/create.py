@@ -13,7 +13,7 @@ import msgspec
 
 from barque.config import DEFAULT_RUNTIME
 from barque.engine import clock, names
-from barque.engine.containers import merge, mounts, publish, to_spec, validate
+from barque.engine.containers import health, log_options, merge, mounts, publish, to_spec, validate
 from barque.engine.containers.context import Context
 from barque.engine.containers.model import Container, MountPoint
 from barque.engine.containers.options import (
@@ -55,6 +55,8 @@ async def create(ctx: Context, name: str, config: ContainerConfig, host: HostCon
     config = merge.merge_image(config, image.config)
     host = merge.complete_host(host, ctx.config, cgroup_v2=ctx.host.cgroup_v2, thermal_paths=ctx.host.thermal_paths)
     publish.publications(config, host)
+    health.check(config)
+    log_options.check(host.log_config.config or {})
     points = mounts.collect(config, host, _inherited(ctx, host))
     _check_sources(points)
     container_id = names.new_id()

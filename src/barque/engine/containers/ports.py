@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
-from contextlib import AbstractAsyncContextManager
 from typing import Protocol
 
 from barque.network.model import Sandbox, SandboxRequest
@@ -35,10 +34,6 @@ class ImageResolver(Protocol):
 
     async def get(self, image_id: str) -> ResolvedImage | None:
         """None for an image that is gone."""
-
-
-class LeaseHolder(Protocol):
-    def hold(self, why: str) -> AbstractAsyncContextManager[Lease]: ...
 
 
 class ContainerSnapshots(Protocol):

@@ -19,11 +19,10 @@ T = TypeVar("T")
 
 
 class Registry:
-    """Opens repositories; remembers which scheme an insecure registry turned out to speak."""
+    """Opens repositories at the endpoints of a registry."""
 
     def __init__(self, transport: Transport) -> None:
         self.transport = transport
-        self._spoken: dict[str, Endpoint] = {}
 
     async def attempt(self, ref: Reference, credentials: Credentials | None, actions: str,
                       use: Callable[[Repository], Awaitable[T]]) -> T:
@@ -39,7 +38,7 @@ class Registry:
         try:
             return await use(Repository(self.transport, endpoint, ref.path, credentials, actions))
         except RegistryUnreachable:
-            self._spoken.pop(endpoint.host, None)  # it may come back with the other scheme
+            self.transport.speaking.pop(endpoint.host, None)  # it may come back with the other scheme
             raise
 
     async def _speaking(self, endpoints: list[Endpoint]) -> Endpoint:
@@ -47,14 +46,14 @@ class Registry:
         if len(endpoints) == 1:
             return endpoints[0]
         host = endpoints[0].host
-        for endpoint in endpoints if host not in self._spoken else []:
+        for endpoint in endpoints if host not in self.transport.speaking else []:
             last = endpoint is endpoints[-1]
             try:
                 async with self.transport.send(endpoint, "GET", f"{endpoint.url}/v2/", {}, once=not last):
-                    self._spoken[host] = endpoint
+                    self.transport.speaking[host] = endpoint
                     break
             except RegistryUnreachable as error:
                 if last:
                     raise
                 log.info("next endpoint after %s", error)
-        return self._spoken[host]
+        return self.transport.speaking[host]

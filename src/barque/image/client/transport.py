@@ -60,6 +60,8 @@ class Transport:
     def __init__(self, hosts: HostConfig, retry: RetryPolicy | None = None) -> None:
         self.hosts = hosts
         self.retry = retry or RetryPolicy()
+        #: Which endpoint of a registry that may be insecure turned out to answer, by host.
+        self.speaking: dict[str, Endpoint] = {}
         self._session: aiohttp.ClientSession | None = None
         self._tls: dict[tuple[str, bool], ssl.SSLContext] = {}
 

@@ -19,7 +19,7 @@ from barque.runtime.cgroups.stats import Stats
 Version = Literal["v1", "hybrid", "v2"]
 #: Key of the version 2 hierarchy in :meth:`CgroupManager.paths`.
 UNIFIED = "unified"
-_EOPNOTSUPP = 95
+_ENOENT, _ENODEV, _EOPNOTSUPP = 2, 19, 95
 
 
 class InvalidResources(InvalidArgument):
@@ -196,7 +196,7 @@ def read_or(directory: str, name: str, default: str = "") -> str:
     try:
         return read(directory, name)
     except OSError as error:
-        if error.errno in (2, 19, _EOPNOTSUPP):
+        if error.errno in (_ENOENT, _ENODEV, _EOPNOTSUPP):
             return default
         raise
 
@@ -211,6 +211,15 @@ def write(directory: str, name: str, value: str | int) -> None:
         raise OSError(error.errno, f"{error.strerror} writing {str(value)!r}", path) from None
     finally:
         os.close(fd)
+
+
+def write_unless_gone(directory: str, name: str, value: str | int) -> None:
+    """As :func:`write`; nothing where the cgroup goes away meanwhile, as those of systemd do by themselves."""
+    try:
+        write(directory, name, value)
+    except OSError as error:
+        if error.errno not in (_ENOENT, _ENODEV):
+            raise
 
 
 def exists(directory: str, name: str) -> bool:

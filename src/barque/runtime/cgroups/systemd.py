@@ -143,6 +143,11 @@ def connect() -> Iterator[Connection]:
         connection.close()
 
 
+def _finish(systemd: Connection, job: str) -> str:
+    """Wait for the end of ``job``; its result, such as ``done``."""
+    return str(systemd.wait_signal("JobRemoved", lambda body: body[1] == job)[3])
+
+
 class SystemdManager:
     """Meets :class:`barque.runtime.cgroups.base.CgroupManager`; ``files`` manages what systemd has made."""
 
@@ -206,12 +211,9 @@ class SystemdManager:
                 # Left failed by an earlier container of this name.
                 systemd.call(_NAME, _PATH, _MANAGER, "ResetFailedUnit", "s", self._unit)
                 job = systemd.call(_NAME, _PATH, _MANAGER, "StartTransientUnit", "ssa(sv)a(sa(sv))", *arguments)
-            self._finish(systemd, job[0])
-
-    def _finish(self, systemd: Connection, job: str) -> None:
-        _, _, unit, result = systemd.wait_signal("JobRemoved", lambda body: body[1] == job)
+            result = _finish(systemd, job[0])
         if result != "done":
-            raise SystemdFailed(5, f"systemd's job for {unit} ended with {result!r}")
+            raise SystemdFailed(5, f"systemd's job for {self._unit} ended with {result!r}")
 
     def open_for_clone(self) -> int | None:
         return self._files.open_for_clone() if self._exists() else None
@@ -244,7 +246,8 @@ class SystemdManager:
         with connect() as systemd:
             systemd.call(_NAME, _PATH, _MANAGER, "Subscribe")
             try:
-                self._finish(systemd, systemd.call(_NAME, _PATH, _MANAGER, "StopUnit", "ss", self._unit, "replace")[0])
+                # Its result does not matter: the files below tell whether the cgroup is gone.
+                _finish(systemd, systemd.call(_NAME, _PATH, _MANAGER, "StopUnit", "ss", self._unit, "replace")[0])
                 systemd.call(_NAME, _PATH, _MANAGER, "ResetFailedUnit", "s", self._unit)
             except CallFailed as error:
                 # A scope goes away by itself with its last process.

@@ -24,6 +24,7 @@ from barque.runtime.cgroups.base import (
     signal_all,
     walk,
     write,
+    write_unless_gone,
 )
 from barque.runtime.cgroups.stats import Stats
 from barque.sys.libc import check
@@ -109,7 +110,7 @@ class V1Manager:
         if signal != signals.SIGKILL:
             return signal_all(self.pids(), signal)
         if self._unified is not None and exists(self._unified, "cgroup.kill"):
-            return write(self._unified, "cgroup.kill", 1)
+            return write_unless_gone(self._unified, "cgroup.kill", 1)
         if not self.pids():
             return None
         # Frozen processes cannot fork: the list is complete, and the signal takes effect as they thaw.

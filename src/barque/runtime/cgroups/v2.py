@@ -19,6 +19,7 @@ from barque.runtime.cgroups.base import (
     resolve,
     signal_all,
     write,
+    write_unless_gone,
 )
 from barque.runtime.cgroups.stats import Stats
 from barque.sys.watch import watch_changes
@@ -89,7 +90,7 @@ class V2Manager:
         if signal != signals.SIGKILL:
             return signal_all(self.pids(), signal)
         if exists(self._path, "cgroup.kill"):
-            return write(self._path, "cgroup.kill", 1)
+            return write_unless_gone(self._path, "cgroup.kill", 1)
         if not exists(self._path, "cgroup.procs"):
             return None
         # Before Linux 5.14. A frozen process dies of SIGKILL without being thawed, and cannot fork meanwhile.

@@ -1,0 +1,161 @@
+"""``inspect`` and the inspect verbs of the groups."""
+
+from __future__ import annotations
+
+from barque.cli.command import Command
+from barque.cli.commands.formats import inspect_format_flag
+from barque.cli.commands.pull import platform_document
+from barque.cli.errors import CommandError
+from barque.cli.flags import BOOL, STRING, Flag
+from barque.cli.format.values import Document
+from barque.client.engine import ApiError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any
+
+    from barque.cli.app import App
+    from barque.cli.flags import Values
+
+#: Fields that an engine leaves out where they are empty, which templates may nevertheless ask for.
+_ABSENT = {"State": ("Health",), "Config": ("Healthcheck", "StopTimeout")}
+
+
+def _complete(item: Any) -> Any:
+    """A copy whose optional fields may be asked for, as those of docker's own types."""
+    if not isinstance(item, dict):
+        return item
+    out = dict(item)
+    for key, fields in _ABSENT.items():
+        if isinstance(out.get(key), dict):
+            out[key] = Document(out[key], fields)
+    return out
+
+
+def show(app: App, names: list[str], form: str, fetch: Callable[[str], Any]) -> int:
+    """Print the objects named; failures come after what was found. A wrong template is exit code 64."""
+    template = _template(form)
+    found: list[Any] = []
+    errors: list[str] = []
+    for name in names:
+        try:
+            found.append(fetch(name))
+        except (ApiError, CommandError) as error:
+            errors.append(str(error))
+    if template is not None:
+        _templated(app, template, found, errors)
+    else:
+        import json
+
+        indent = None if form == "json" else 4
+        separators = (",", ":") if form == "json" else (",", ": ")
+        app.line(json.dumps(found, indent=indent, separators=separators, ensure_ascii=False))
+    if errors:
+        raise CommandError("\n".join(errors))
+    return 0
+
+
+def _template(form: str) -> Any:
+    if form in ("", "json"):
+        return None
+    from barque.cli.format.template import parse
+    from barque.cli.format.values import TemplateError
+
+    try:
+        return parse(form)
+    except TemplateError as error:
+        raise CommandError(f"template parsing error: {error}", 64) from None
+
+
+def _templated(app: App, template: Any, found: list[Any], errors: list[str]) -> None:
+    from barque.cli.format.values import TemplateError
+
+    shown = ""
+    for item in found:
+        try:
+            shown += template.execute(_complete(item), strict=True) + "\n"
+        except TemplateError as error:
+            errors.append(f"template parsing error: {error}")
+    app.out(shown or "\n")
+
+
+def _container(app: App, size: bool) -> Callable[[str], Any]:
+    return lambda name: app.engine.get(f"/containers/{name}/json", {"size": size or None})
+
+
+def _image(app: App, platform: str = "") -> Callable[[str], Any]:
+    query = {"platform": platform_document(platform) if platform else None}
+    return lambda name: app.engine.get(f"/images/{name}/json", query)
+
+
+def _kinds(app: App, size: bool) -> dict[str, Callable[[str], Any]]:
+    def at(path: str) -> Callable[[str], Any]:
+        return lambda name: app.engine.get(f"/{path}/{name}")
+
+    return {"container": _container(app, size), "image": _image(app), "network": at("networks"),
+            "volume": at("volumes")}
+
+
+def _inspect(app: App, values: Values) -> int:
+    kinds = _kinds(app, values["size"])
+    kind = values["type"]
+    if "type" in values.changed and not kind:
+        raise CommandError('type is empty: must be one of "config", "container", "image", "network", "node", "plugin", '
+                           '"secret", "service", "task", "volume"')
+    if kind:
+        if kind not in kinds:
+            raise CommandError(f'unknown type: "{kind}": must be one of "config", "container", "image", "network", '
+                               '"node", "plugin", "secret", "service", "task", "volume"')
+        return show(app, values.arguments, values["format"], kinds[kind])
+
+    def fetch(name: str) -> Any:
+        for get in kinds.values():
+            try:
+                return get(name)
+            except ApiError as error:
+                if error.status != 404:
+                    raise
+        raise CommandError(f"Error: No such object: {name}")
+
+    return show(app, values.arguments, values["format"], fetch)
+
+
+def _simple(path: str) -> Callable[[App, Values], int]:
+    return lambda app, values: show(app, values.arguments, values["format"],
+                                    lambda name: app.engine.get(f"/{path}/{name}"))
+
+
+def _networks(app: App, values: Values) -> int:
+    query = {"verbose": values["verbose"] or None}
+    return show(app, values.arguments, values["format"], lambda name: app.engine.get(f"/networks/{name}", query))
+
+
+def _size_flag() -> Flag:
+    return Flag("size", "s", BOOL, "Show file sizes of containers")
+
+
+INSPECT = Command("inspect", "[OPTIONS] NAME|ID [NAME|ID...]", "Return low-level information on objects", _inspect,
+                  least=1,
+                  flags=lambda: [inspect_format_flag(), _size_flag(),
+                                 Flag("type", "", STRING, "Look only for objects of this type")],
+                  examples="barque inspect --format '{{.State.Status}}' web")
+CONTAINER = Command("container inspect", "[OPTIONS] CONTAINER [CONTAINER...]",
+                    "Display detailed information on one or more containers",
+                    lambda app, values: show(app, values.arguments, values["format"], _container(app, values["size"])),
+                    least=1, flags=lambda: [inspect_format_flag(), _size_flag()],
+                    examples="barque container inspect web")
+IMAGE = Command("image inspect", "[OPTIONS] IMAGE [IMAGE...]", "Display detailed information on one or more images",
+                lambda app, values: show(app, values.arguments, values["format"], _image(app, values["platform"])),
+                least=1,
+                flags=lambda: [inspect_format_flag(),
+                               Flag("platform", "", STRING, "Platform of the image, where it has several")],
+                examples="barque image inspect --format '{{.Size}}' httpd")
+NETWORK = Command("network inspect", "[OPTIONS] NETWORK [NETWORK...]",
+                  "Display detailed information on one or more networks", _networks, least=1,
+                  flags=lambda: [inspect_format_flag(), Flag("verbose", "v", BOOL, "More for diagnostics")],
+                  examples="barque network inspect bridge")
+VOLUME = Command("volume inspect", "[OPTIONS] VOLUME [VOLUME...]",
+                 "Display detailed information on one or more volumes",
+                 _simple("volumes"), least=1, flags=lambda: [inspect_format_flag()],
+                 examples="barque volume inspect data")

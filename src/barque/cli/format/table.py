@@ -1,0 +1,93 @@
+"""docker's list output: ``table``, ``table TEMPLATE``, ``json``, ``raw`` or a template per row."""
+
+from __future__ import annotations
+
+from barque.cli.format.tabwriter import align
+from barque.cli.format.template import parse
+from barque.cli.format.values import TemplateError, to_json
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+    from typing import Any
+
+    from barque.cli.format.template import Template
+
+__all__ = ["Row", "TemplateError", "compile_format", "label_getter", "render"]
+
+
+class Row:
+    """One object of a list. ``fields`` are strings (or what a template may look into), or functions of a template."""
+
+    __slots__ = ("fields", "type_name")
+
+    def __init__(self, fields: dict[str, Any], type_name: str = "*formatter.Context") -> None:
+        self.fields = fields
+        self.type_name = type_name
+
+
+class label_getter:  # noqa: N801 - used as a function in templates
+    """``{{.Label "key"}}``."""
+
+    wants_argument = True
+
+    def __init__(self, labels: dict[str, str] | None) -> None:
+        self._labels = labels or {}
+
+    def __call__(self, key: str) -> str:
+        return self._labels.get(key, "")
+
+
+def compile_format(text: str) -> Template:
+    """Parse a row format; the two-character escapes for tab and newline are what they stand for."""
+    try:
+        return parse(text.replace("\\t", "\t").replace("\\n", "\n"))
+    except TemplateError as error:
+        raise TemplateError(f"failed to parse template: {error}") from None
+
+
+def _executed(template: Template, row: Row) -> str:
+    try:
+        return template.execute(row)
+    except TemplateError as error:
+        raise TemplateError(f"failed to execute template: {error}") from None
+
+
+def _escape_html(text: str) -> str:
+    """As Go's json.Marshal writes the characters that matter in HTML."""
+    return text.replace("&", "\\u0026").replace("<", "\\u003c").replace(">", "\\u003e")
+
+
+def render(rows: Iterable[Row], form: str, table: str, headers: dict[str, str], write: Callable[[str], object],
+           type_name: str = "*formatter.Context") -> None:
+    """Write ``rows`` in the format ``form``; "" and ``table`` mean the columns of ``table``."""
+    if form in ("", "table"):
+        form = "table " + table
+    if form == "json":
+        for row in rows:
+            write(_escape_html(to_json(row)) + "\n")
+        return
+    is_table = form.startswith("table")
+    body = form.removeprefix("table").strip() if is_table else form
+    template = compile_format(body)
+    if not is_table:
+        for row in rows:
+            row.type_name = type_name
+            write(_executed(template, row) + "\n")
+        return
+    lines = []
+    for row in rows:
+        row.type_name = type_name
+        lines.append(_executed(template, row))
+    known = {**headers, "Label": label_header()}
+    head = template.execute(known)
+    write(align("\n".join([head, *lines])) + "\n")
+
+
+class label_header:  # noqa: N801 - used as a function in templates
+    """The column title of ``{{.Label "com.example.some-key"}}`` is ``some key``."""
+
+    wants_argument = True
+
+    def __call__(self, key: str) -> str:
+        return key.rpartition(".")[2].replace("-", " ").replace("_", " ")

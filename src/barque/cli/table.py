@@ -1,0 +1,142 @@
+"""Which module implements which command. Nothing is imported before it is asked for."""
+
+from __future__ import annotations
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from barque.cli.command import Command
+
+GROUPS = {
+    "container": "Manage containers", "context": "Manage contexts", "image": "Manage images",
+    "network": "Manage networks", "registry": "The registry that comes with the engine", "system": "Manage the engine",
+    "volume": "Manage volumes",
+}
+
+#: Container and image verbs that exist at the top and below their group.
+_BOTH = {
+    "run": ("container run", "run:RUN", "Create and run a new container from an image"),
+    "exec": ("container exec", "exec:EXEC", "Execute a command in a running container"),
+    "ps": ("container ls", "ps:PS", "List containers"),
+    "pull": ("image pull", "pull:PULL", "Download an image from a registry"),
+    "push": ("image push", "pull:PUSH", "Upload an image to a registry"),
+    "images": ("image ls", "images:IMAGES", "List images"),
+    "info": ("system info", "info:INFO", "Display system-wide information"),
+    "attach": ("container attach", "attach:ATTACH", "Attach to the streams of a running container"),
+    "commit": ("container commit", "commit:COMMIT", "Create a new image from a container's changes"),
+    "cp": ("container cp", "cp:CP", "Copy files between a container and the local filesystem"),
+    "create": ("container create", "run:CREATE", "Create a new container"),
+    "diff": ("container diff", "diff:DIFF", "Show what changed in a container's filesystem"),
+    "events": ("system events", "events:EVENTS", "Get real time events from the engine"),
+    "export": ("container export", "export:EXPORT", "Export a container's filesystem as a tar archive"),
+    "history": ("image history", "history:HISTORY", "Show the history of an image"),
+    "import": ("image import", "load:IMPORT", "Make an image of a filesystem tarball"),
+    "kill": ("container kill", "lifecycle:KILL", "Kill one or more running containers"),
+    "load": ("image load", "load:LOAD", "Load images from a tar archive or STDIN"),
+    "logs": ("container logs", "logs:LOGS", "Fetch the logs of a container"),
+    "pause": ("container pause", "lifecycle:PAUSE", "Pause all processes of containers"),
+    "port": ("container port", "port:PORT", "List the port mappings of a container"),
+    "rename": ("container rename", "lifecycle:RENAME", "Rename a container"),
+    "restart": ("container restart", "lifecycle:RESTART", "Restart one or more containers"),
+    "rm": ("container rm", "rm:RM", "Remove one or more containers"),
+    "rmi": ("image rm", "rmi:RMI", "Remove one or more images"),
+    "save": ("image save", "load:SAVE", "Save images to a tar archive (STDOUT by default)"),
+    "start": ("container start", "start:START", "Start one or more stopped containers"),
+    "stats": ("container stats", "stats:STATS", "Display a live stream of resource usage"),
+    "stop": ("container stop", "lifecycle:STOP", "Stop one or more running containers"),
+    "tag": ("image tag", "tag:TAG", "Create a tag that refers to an image"),
+    "top": ("container top", "top:TOP", "Display the running processes of a container"),
+    "unpause": ("container unpause", "lifecycle:UNPAUSE", "Unpause all processes of containers"),
+    "update": ("container update", "update:UPDATE", "Change the limits of containers"),
+    "wait": ("container wait", "wait:WAIT", "Block until containers stop, then print their exit codes"),
+}
+_TOP = {
+    "login": ("login:LOGIN", "Authenticate to a registry"),
+    "logout": ("login:LOGOUT", "Log out from a registry"),
+    "version": ("version:VERSION", "Show the version information"),
+    "inspect": ("inspect:INSPECT", "Return low-level information on objects"),
+}
+_IN_GROUPS = {
+    "container inspect": ("inspect:CONTAINER", "Display detailed information on containers"),
+    "container prune": ("prune:CONTAINERS", "Remove all stopped containers"),
+    "context create": ("context:CREATE", "Create a context"),
+    "context inspect": ("context:INSPECT", "Display detailed information on contexts"),
+    "context ls": ("context:LS", "List contexts"),
+    "context rm": ("context:RM", "Remove one or more contexts"),
+    "context show": ("context:SHOW", "Print the name of the current context"),
+    "context use": ("context:USE", "Set the current context"),
+    "image inspect": ("inspect:IMAGE", "Display detailed information on images"),
+    "image prune": ("prune:IMAGES", "Remove unused images"),
+    "network connect": ("network_change:CONNECT", "Connect a container to a network"),
+    "network create": ("network_change:CREATE", "Create a network"),
+    "network disconnect": ("network_change:DISCONNECT", "Disconnect a container from a network"),
+    "network inspect": ("inspect:NETWORK", "Display detailed information on networks"),
+    "network ls": ("network:LS", "List networks"),
+    "network prune": ("prune:NETWORKS", "Remove all unused networks"),
+    "network rm": ("network:RM", "Remove one or more networks"),
+    "registry serve": ("registry:SERVE", "Serve images to other machines"),
+    "system df": ("df:DF", "Show disk usage"),
+    "system dial-stdio": ("dial:DIAL", "Connect standard input and output to the engine"),
+    "system prune": ("prune:SYSTEM", "Remove unused data"),
+    "volume create": ("volume:CREATE", "Create a volume"),
+    "volume inspect": ("inspect:VOLUME", "Display detailed information on volumes"),
+    "volume ls": ("volume:LS", "List volumes"),
+    "volume prune": ("prune:VOLUMES", "Remove unused volumes"),
+    "volume rm": ("volume:RM", "Remove one or more volumes"),
+}
+_HIDDEN = frozenset(("system dial-stdio",))
+
+#: path -> (module:attribute, summary)
+TABLE: dict[str, tuple[str, str]] = {
+    **{top: (target, text) for top, (_, target, text) in _BOTH.items()},
+    **{grouped: (target, text) for grouped, target, text in _BOTH.values()},
+    **_TOP, **_IN_GROUPS,
+}
+
+_ALIASES = {
+    "container list": "container ls", "container ps": "container ls", "container remove": "container rm",
+    "image list": "image ls", "image remove": "image rm", "network list": "network ls", "network remove": "network rm",
+    "volume list": "volume ls", "volume remove": "volume rm", "context list": "context ls",
+    "context remove": "context rm",
+}
+
+#: Verbs of docker that this version does not have.
+MISSING = frozenset((
+    "build", "completion", "search", "builder", "checkpoint", "manifest", "plugin", "trust",
+                     "config", "node", "secret", "service",
+    "stack", "swarm", "buildx", "compose", "image build", "context export", "context import", "context update",
+    "volume update",
+))
+
+_COMMON = ("run", "exec", "ps", "pull", "push", "images", "login", "logout", "version", "info")
+
+
+def resolve(words: list[str]) -> tuple[str, list[str]]:
+    """(path of the command, the words behind it); the path may be unknown."""
+    if len(words) > 1 and words[0] in GROUPS:
+        path = f"{words[0]} {words[1]}"
+        path = _ALIASES.get(path, path)
+        if path in TABLE or path in MISSING:
+            return path, words[2:]
+    return words[0], words[1:]
+
+
+def load(path: str) -> Command:
+    module, _, attribute = TABLE[path][0].partition(":")
+    loaded = __import__(f"barque.cli.commands.{module}", fromlist=[attribute])
+    command: Command = getattr(loaded, attribute)
+    return command
+
+
+def members(group: str) -> list[tuple[str, str]]:
+    return sorted((path.partition(" ")[2], text) for path, (_, text) in TABLE.items()
+                  if path.startswith(group + " ") and path not in _HIDDEN)
+
+
+def sections() -> list[tuple[str, list[tuple[str, str]]]]:
+    """What the top help lists: (title, [(command, text)])."""
+    top = {path: text for path, (_, text) in TABLE.items() if " " not in path}
+    return [
+        ("Common Commands", [(path, top[path]) for path in _COMMON]),
+        ("Management Commands", sorted(GROUPS.items())),
+        ("Commands", sorted((path, text) for path, text in top.items() if path not in _COMMON)),
+    ]

@@ -1,0 +1,327 @@
+"""The image routes over a real store and a registry on loopback, in the shapes of several API versions."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import pytest
+from aiohttp import web
+
+from barque.api.app import build
+from barque.api.routes.images import routes
+from barque.engine.image_removal import ImageUser
+from barque.engine.images import ImageService
+from barque.image.client.auth import Credentials
+from barque.image.client.login import login
+from barque.store.gc import GcReport
+from tests.image_world import FaultyRegistry, World, digest, faulty_registry, make_image, refusal, world
+
+BASE = {"a": b"x" * 1000}
+OLD = make_image(BASE, created="2020-01-01T00:00:00Z", Labels={"kind": "old"}, Cmd=["true"])
+NEW = make_image(BASE, {"b": b"y" * 500}, created="2024-01-01T00:00:00.5Z", Labels={"kind": "new", "x": "1"})
+
+
+class Site:
+    """An application with nothing but the image routes."""
+
+    session: aiohttp.ClientSession
+
+    def __init__(self, here: World, registry: FaultyRegistry) -> None:
+        self.here = here
+        self.registry = registry
+        self.users: dict[str, list[ImageUser]] = {}
+        self.events: list[tuple[str, str, dict[str, str]]] = []
+        self.collected = asyncio.Event()
+
+    async def collect(self) -> GcReport:
+        report = await self.here.collect()
+        self.collected.set()
+        return report
+
+    def users_of_image(self, image_id: str) -> Sequence[ImageUser]:
+        return self.users.get(image_id, [])
+
+    def emit(self, kind: str, action: str, actor: str, attributes: Mapping[str, str]) -> None:
+        assert kind == "image"
+        self.events.append((action, actor, dict(attributes)))
+
+    async def ask(self, method: str, path: str, version: str = "1.45", **options: Any) -> tuple[int, Any]:
+        async with self.session.request(method, f"/v{version}{path}", **options) as response:
+            text = await response.text()
+            if "\r\n" in text:
+                return response.status, [json.loads(line) for line in text.splitlines()]
+            return response.status, json.loads(text) if text else None
+
+    async def pull(self, name: str, tag: str = "latest") -> list[dict[str, Any]]:
+        status, lines = await self.ask("POST", "/images/create", params={"fromImage": f"{self.registry.address}/{name}",
+                                                                         "tag": tag})
+        assert status == 200, lines
+        return lines  # type: ignore[no-any-return]
+
+    def name(self, rest: str) -> str:
+        return f"{self.registry.address}/{rest}"
+
+
+@pytest.fixture
+async def site(tmp_path: Path) -> AsyncIterator[Site]:
+    async with faulty_registry() as registry, world(tmp_path) as here, _serve(here, registry) as found:
+        for name, image in (("old", OLD), ("group/new", NEW)):
+            registry.add(name, "latest", image)
+        yield found
+
+
+@asynccontextmanager
+async def _serve(here: World, registry: FaultyRegistry) -> AsyncIterator[Site]:
+    async def prove(credentials: Credentials) -> str:
+        return await login(here.transport, credentials)
+
+    found = Site(here, registry)
+    service = ImageService(here.images, here.names, here.snapshots, here.puller, here.pusher, found, found.collect,
+                           found.emit)
+    # As the daemon serves it: a client that goes away cancels its request.
+    runner = web.AppRunner(build(routes(service, prove)), access_log=None, handler_cancellation=True,
+                           shutdown_timeout=0.1)
+    await runner.setup()
+    try:
+        await web.TCPSite(runner, "127.0.0.1", 0).start()
+        async with aiohttp.ClientSession(f"http://127.0.0.1:{runner.addresses[0][1]}") as found.session:
+            yield found
+    finally:
+        await runner.cleanup()
+
+
+async def test_pull_streams_and_tells(site: Site) -> None:
+    lines = await site.pull("group/new")
+    assert lines[0] == {"status": "Pulling from group/new", "id": "latest"}
+    assert {"status": "Pulling fs layer", "progressDetail": {}, "id": digest(NEW.layers[0])[7:19]} in lines
+    assert lines[-1] == {"status": f"Status: Downloaded newer image for {site.name('group/new:latest')}"}
+    assert site.events == [("pull", site.name("group/new:latest"), {"name": site.name("group/new")})]
+
+
+async def test_pull_without_tag_takes_all_tags(site: Site) -> None:
+    async def tags(request: web.Request) -> web.StreamResponse | None:
+        return web.json_response({"tags": ["one", "two"]}) if request.path.endswith("/tags/list") else None
+
+    site.registry.faults.append(tags)
+    for tag in ("one", "two"):
+        site.registry.add("many", tag, OLD)
+    status, _ = await site.ask("POST", "/images/create", params={"fromImage": site.name("many")})
+    assert status == 200
+    assert (await site.here.images.resolve(OLD.id)).repo_tags == [site.name("many:one"), site.name("many:two")]
+
+
+async def test_errors_before_and_within_the_stream(site: Site) -> None:
+    status, body = await site.ask("POST", "/images/create", params={"fromImage": site.name("nothing"), "tag": "v1"})
+    assert status == 404
+    assert body["message"] == f"manifest for {site.name('nothing:v1')} not found: manifest unknown: manifest unknown"
+    site.registry.blobs[digest(OLD.layers[0])] = bytes(len(OLD.layers[0]))
+    status, lines = await site.ask("POST", "/images/create", params={"fromImage": site.name("old"), "tag": "latest"})
+    assert status == 200
+    text = f"filesystem layer verification failed for digest {digest(OLD.layers[0])}"
+    assert lines[-1] == {"errorDetail": {"message": text}, "error": text}
+
+
+@pytest.mark.parametrize(("params", "status", "text"), [
+    ({"fromImage": "UPPER", "tag": "x"}, 400, "must be lowercase"),
+    ({"fromImage": "scratch", "tag": "latest"}, 403, "'scratch' is a reserved name"),
+    ({"fromSrc": "-"}, 501, "fromSrc"),
+    ({"fromImage": "a", "platform": "windows/x/y/z"}, 400, "unknown operating system or architecture"),
+])
+async def test_bad_pulls(site: Site, params: dict[str, str], status: int, text: str) -> None:
+    found, body = await site.ask("POST", "/images/create", params=params)
+    assert found == status
+    assert text in body["message"]
+
+
+async def test_client_that_goes_away_ends_the_pull(site: Site) -> None:
+    reached = asyncio.Event()
+
+    async def stuck(request: web.Request) -> web.StreamResponse | None:
+        if "/blobs/" in request.path:
+            reached.set()
+            await asyncio.sleep(60)
+        return None
+
+    site.registry.faults.append(stuck)
+    pull = asyncio.create_task(site.pull("old"))
+    await reached.wait()
+    pull.cancel()
+    await asyncio.gather(pull, return_exceptions=True)
+    await asyncio.wait_for(site.collected.wait(), 10)
+    await site.here.assert_empty()
+
+
+async def test_list_shapes(site: Site) -> None:
+    await site.pull("old")
+    await site.pull("group/new")
+    site.users[NEW.id] = [ImageUser("c" * 64, True)]
+    _, found = await site.ask("GET", "/images/json", "1.51")
+    assert [image["Id"] for image in found] == [NEW.id, OLD.id]
+    assert found[0] == {
+        "Containers": 1, "Created": 1704067200, "Id": NEW.id, "Labels": {"kind": "new", "x": "1"}, "ParentId": "",
+        "RepoDigests": [site.name(f"group/new@{digest(NEW.manifest)}")], "RepoTags": [site.name("group/new:latest")],
+        "SharedSize": -1, "Size": 1500}
+    _, found = await site.ask("GET", "/images/json?shared-size=1", "1.42")
+    assert [(image["SharedSize"], image["VirtualSize"], image["Containers"]) for image in found] == \
+        [(1000, 1500, -1), (1000, 1000, -1)]
+
+
+async def test_dangling_names_of_old_clients(site: Site) -> None:
+    await site.pull("old")
+    await site.ask("POST", f"/images/{OLD.id}/tag", params={"repo": "mine", "tag": "v1"})
+    await site.ask("DELETE", f"/images/{site.name('old:latest')}")
+    site.users[OLD.id] = [ImageUser("c" * 64, False)]
+    status, records = await site.ask("DELETE", "/images/mine:v1?force=0")
+    assert status == 409
+    await site.here.names.remove("docker.io/library/mine:v1", keep=(await site.here.images.resolve(OLD.id)).target)
+    for version, tags in (("1.42", ["<none>:<none>"]), ("1.43", [])):
+        _, found = await site.ask("GET", "/images/json", version)
+        assert found[0]["RepoTags"] == tags
+    assert records["message"].startswith('conflict: unable to remove repository reference "mine:v1" (must force)')
+
+
+@pytest.mark.parametrize(("wanted", "ids"), [
+    ({"label": ["kind=old"]}, {OLD.id}), ({"label": ["kind"]}, {OLD.id, NEW.id}), ({"label": ["kind", "x=2"]}, set()),
+    ({"reference": ["*/old"]}, {OLD.id}), ({"reference": ["*/*/new:lat*"]}, {NEW.id}), ({"reference": ["*"]}, set()),
+    ({"before": [NEW.id]}, {OLD.id}), ({"since": [OLD.id]}, {NEW.id}), ({"until": ["2022-01-01"]}, {OLD.id}),
+    ({"dangling": ["true"]}, set()), ({"dangling": ["false"]}, {OLD.id, NEW.id}),
+])
+async def test_list_filters(site: Site, wanted: dict[str, list[str]], ids: set[str]) -> None:
+    await site.pull("old")
+    await site.pull("group/new")
+    _, found = await site.ask("GET", "/images/json", params={"filters": json.dumps(wanted)})
+    assert {image["Id"] for image in found} == ids
+
+
+async def test_unknown_filter(site: Site) -> None:
+    status, body = await site.ask("GET", "/images/json", params={"filters": '{"color": ["red"]}'})
+    assert (status, body["message"]) == (400, "invalid filter 'color'")
+
+
+async def test_inspect_and_history(site: Site) -> None:
+    await site.pull("group/new")
+    status, found = await site.ask("GET", f"/images/{site.name('group/new')}/json", "1.41")
+    assert status == 200
+    assert (found["Id"], found["Os"], found["Architecture"], found["Size"]) == (NEW.id, "linux", "amd64", 1500)
+    assert found["RootFS"]["Layers"] == json.loads(NEW.config)["rootfs"]["diff_ids"]
+    assert found["Config"]["Labels"] == {"kind": "new", "x": "1"}
+    assert found["Config"]["Hostname"] == ""
+    assert Path(found["GraphDriver"]["Data"]["UpperDir"], "b").read_bytes() == b"y" * 500
+    _, modern = await site.ask("GET", f"/images/{NEW.id[7:15]}/json", "1.52")
+    assert modern["Config"] == {"Labels": {"kind": "new", "x": "1"}}
+    assert {"Container", "VirtualSize", "Parent"} & modern.keys() == set()
+    _, history = await site.ask("GET", f"/images/{site.name('group/new')}/history")
+    assert [(step["Id"], step["CreatedBy"], step["Size"]) for step in history] == \
+        [(NEW.id, "layer 1", 500), ("<missing>", "layer 0", 1000)]
+
+
+async def test_unknown_images(site: Site) -> None:
+    for method, path in (("GET", "/images/some/thing/json"), ("GET", "/images/some/thing/history"),
+                         ("POST", "/images/some/thing/tag?repo=x"), ("DELETE", "/images/some/thing")):
+        status, body = await site.ask(method, path)
+        assert (status, body["message"]) == (404, "No such image: some/thing:latest")
+
+
+async def test_remove_by_name_takes_digest_and_layers(site: Site) -> None:
+    await site.pull("old")
+    image = await site.here.images.resolve(OLD.id)
+    status, records = await site.ask("DELETE", f"/images/{site.name('old')}")
+    assert status == 200
+    assert records == [{"Untagged": site.name("old:latest")}, {"Untagged": site.name(f"old@{digest(OLD.manifest)}")},
+                       {"Deleted": OLD.id}, {"Deleted": image.chain_id}]
+    assert [action for action, _, _ in site.events] == ["pull", "untag", "delete"]
+    await site.here.assert_empty()
+
+
+async def test_shared_layer_survives_the_removal(site: Site) -> None:
+    await site.pull("old")
+    await site.pull("group/new")
+    _, records = await site.ask("DELETE", f"/images/{NEW.id[7:19]}")
+    assert [list(record) for record in records] == [["Untagged"], ["Untagged"], ["Deleted"], ["Deleted"]]
+    mount = await site.here.snapshots.image_mount(str((await site.here.images.resolve(OLD.id)).chain_id))
+    assert Path(mount.lower[0], "a").exists()
+
+
+async def test_images_in_use(site: Site) -> None:
+    await site.pull("old")
+    container = ImageUser("0123456789abcdef" * 4, True)
+    short = OLD.id[7:19]
+    site.users[OLD.id] = [container]
+    name = site.name("old:latest")
+    for path, text in (
+            (name, f'conflict: unable to remove repository reference "{name}" (must force) - container 0123456789ab '
+                   f"is using its referenced image {short}"),
+            (OLD.id, f"conflict: unable to delete {short} (cannot be forced) - image is being used by running "
+                     "container 0123456789ab")):
+        status, body = await site.ask("DELETE", f"/images/{path}")
+        assert (status, body["message"]) == (409, text)
+    site.users[OLD.id] = [ImageUser(container.container_id, False)]
+    status, body = await site.ask("DELETE", f"/images/{OLD.id}")
+    assert (status, body["message"]) == (409, f"conflict: unable to delete {short} (must be forced) - image is being "
+                                              "used by stopped container 0123456789ab")
+    site.users[OLD.id] = [container]
+    status, records = await site.ask("DELETE", f"/images/{name}?force=1")
+    assert (status, [list(record) for record in records]) == (200, [["Untagged"], ["Untagged"]])
+    assert (await site.here.images.resolve(OLD.id)).repo_tags == []
+
+
+async def test_image_with_two_names(site: Site) -> None:
+    await site.pull("old")
+    status, _ = await site.ask("POST", f"/images/{site.name('old')}/tag", params={"repo": "mine", "tag": "v1"})
+    assert status == 201
+    status, body = await site.ask("DELETE", f"/images/{OLD.id}")
+    assert (status, body["message"]) == (409, f"conflict: unable to delete {OLD.id[7:19]} (must be forced) - image is "
+                                              "referenced in multiple repositories")
+    _, records = await site.ask("DELETE", "/images/mine:v1")
+    assert records == [{"Untagged": "mine:v1"}]
+    assert (await site.ask("GET", f"/images/{site.name('old')}/json"))[0] == 200
+
+
+async def test_prune(site: Site) -> None:
+    await site.pull("old")
+    await site.pull("group/new")
+    _, report = await site.ask("POST", "/images/prune")
+    assert report == {"ImagesDeleted": None, "SpaceReclaimed": 0}
+    site.users[OLD.id] = [ImageUser("c" * 64, False)]
+    _, report = await site.ask("POST", "/images/prune", params={"filters": '{"dangling": ["false"]}'})
+    assert {"Deleted": NEW.id} in report["ImagesDeleted"]
+    assert report["SpaceReclaimed"] == 500
+    assert site.events[-1] == ("prune", "", {"reclaimed": "500"})
+    assert [row.id for row in await site.here.names.list()] == [OLD.id] * 2
+
+
+async def test_distribution(site: Site) -> None:
+    status, found = await site.ask("GET", f"/distribution/{site.name('old')}/json")
+    assert status == 200
+    assert found["Descriptor"] == {"mediaType": "application/vnd.oci.image.manifest.v1+json",
+                                   "digest": digest(OLD.manifest), "size": len(OLD.manifest)}
+    assert found["Platforms"] == [{"architecture": "amd64", "os": "linux"}]
+
+
+async def test_auth(site: Site) -> None:
+    async def guard(request: web.Request) -> web.StreamResponse | None:
+        if request.headers.get("Authorization") == Credentials(username="ann", password="right").basic:
+            return None
+        return refusal(401, "UNAUTHORIZED", "authentication required", WWW_Authenticate='Basic realm="x"')
+
+    site.registry.faults.append(guard)
+    for password, status in (("right", 200), ("wrong", 401)):
+        body = {"username": "ann", "password": password, "serveraddress": site.registry.address}
+        found, answer = await site.ask("POST", "/auth", json=body)
+        assert found == status
+        if status == 200:
+            assert answer == {"Status": "Login Succeeded", "IdentityToken": ""}
+        else:
+            assert "unauthorized: incorrect username or password" in answer["message"]
+
+
+async def test_search_says_why_not(site: Site) -> None:
+    status, body = await site.ask("GET", "/images/search?term=httpd")
+    assert status == 501
+    assert "search" in body["message"]

@@ -1,0 +1,92 @@
+"""The template engine renders what Go's text/template renders."""
+
+from __future__ import annotations
+
+import pytest
+
+from barque.cli.format.table import Row, label_getter, render
+from barque.cli.format.tabwriter import align
+from barque.cli.format.template import parse
+from barque.cli.format.values import TemplateError
+
+DATA = {"A": "z", "B": [1, 2], "M": {"k": "v", "a.b": 3}, "L": [{"N": "n"}], "F": 1.5, "T": True, "Z": None, "E": []}
+
+
+@pytest.mark.parametrize(("template", "text"), [
+    ("{{.A}}-{{json .B}}", "z-[1,2]"),
+    ("{{.B}} {{.M}} {{.T}} {{.F}} {{.Z}} {{.Q}}", "[1 2] map[a.b:3 k:v] true 1.5 <nil> <no value>"),
+    ("{{range $i, $e := .B}}{{$i}}={{$e}};{{end}}", "0=1;1=2;"),
+    ("{{range .E}}x{{else}}none{{end}}", "none"),
+    ("{{range $k, $v := .M}}{{$k}}:{{$v}} {{end}}", "a.b:3 k:v "),
+    ("{{range .B}}{{if eq . 2}}{{break}}{{end}}{{.}}{{end}}", "1"),
+    ("{{range .B}}{{if eq . 1}}{{continue}}{{end}}{{.}}{{end}}", "2"),
+    ('{{if eq .A "x"}}1{{else if eq .A "y" "z"}}2{{else}}3{{end}}', "2"),
+    ('{{if eq .A "x"}}1{{else if .E}}2{{else}}3{{end}}!', "3!"),
+    ('{{if eq .A "y" "z"}}2{{end}}', "2"),
+    ("{{with .M}}{{.k}}{{$.A}}{{end}}", "vz"),
+    ("{{with .Z}}x{{else}}y{{end}}", "y"),
+    ('{{index .M "a.b"}} {{(index .L 0).N}} {{index .B 1}}', "3 n 2"),
+    ('{{.A | upper | printf "%q %5s|%-5s|" "x" "y"}}', '"x"     y|Z    |'),
+    ('{{printf "%05d %.2f %v %t %x" 42 .F .B .T 255}}', "00042 1.50 [1 2] true ff"),
+    ("{{len .B}}{{len .A}}{{len .M}}", "212"),
+    ('{{join (split "a,b" ",") "+"}} {{title "ab cd"}} {{truncate "abcdef" 3}} {{pad "x" 2 1}}|',
+     "a+b Ab Cd abc   x |"),
+    ("{{and .T .A}} {{or .E .A}} {{not .T}} {{lt 1 2}} {{ge 1 2}} {{ne 1 2}}", "z z false true false true"),
+    ("{{- /* no */ -}} x {{- .A -}} y", "xzy"),
+    ("{{$x := 3}}{{$x}}{{$x = 4}}{{$x}}", "34"),
+    ("{{println .A 1}}", "z 1\n"),
+    ("{{slice .A 0 1}}{{`raw\\n`}}", "zraw\\n"),
+    ('{{"}}"}}', "}}"),
+])
+def test_renders(template: str, text: str) -> None:
+    assert parse(template).execute(DATA) == text
+
+
+@pytest.mark.parametrize(("template", "error"), [
+    ("{{.A", "template: :1: unclosed action"),
+    ("{{foo}}", 'template: :1: function "foo" not defined'),
+    ("{{if .A}}", "template: :1: unexpected EOF"),
+    ("{{end}}", "template: :1: unexpected {{end}}"),
+    ("{{}}", "template: :1: missing value for command"),
+    ("{{.A |}}", "template: :1: missing value for command"),
+    ("{{(.A}}", "template: :1: unclosed left paren"),
+])
+def test_refuses(template: str, error: str) -> None:
+    with pytest.raises(TemplateError) as caught:
+        parse(template)
+    assert str(caught.value) == error
+
+
+def test_a_missing_key_is_an_error_where_asked_for() -> None:
+    with pytest.raises(TemplateError) as caught:
+        parse("{{.M.x}}").execute(DATA, strict=True)
+    assert str(caught.value) == 'template: :1:4: executing "" at <.M.x>: map has no entry for key "x"'
+
+
+def rendered(form: str) -> str:
+    out: list[str] = []
+    rows = [Row({"ID": "1", "Name": "a<b", "Label": label_getter({"com.x.my-key": "v"})}),
+            Row({"ID": "2", "Name": "c", "Label": label_getter({})})]
+    render(rows, form, "{{.ID}}\t{{.Name}}", {"ID": "ID", "Name": "NAME"}, out.append, "*x.Context")
+    return "".join(out)
+
+
+def test_list_formats() -> None:
+    assert rendered("") == "ID        NAME\n1         a<b\n2         c\n"
+    assert rendered("json") == '{"ID":"1","Name":"a\\u003cb"}\n{"ID":"2","Name":"c"}\n'
+    assert rendered("{{.Name}}") == "a<b\nc\n"
+    assert rendered('table {{.Name}}\\t{{.Label "com.x.my-key"}}') == "NAME      my key\na<b       v\nc         \n"
+
+
+def test_a_field_that_no_row_has() -> None:
+    with pytest.raises(TemplateError, match=r"can't evaluate field Foo in type \*x.Context"):
+        rendered("{{.Foo}}")
+
+
+def test_columns_end_where_a_line_lacks_them() -> None:
+    text = align("a\tb\nlong-cell-here\tc\nplain\nx\ty")
+    assert text == "a                b\nlong-cell-here   c\nplain\nx         y"
+
+
+def test_wide_characters_take_two_columns() -> None:
+    assert align("日本\tx\nab\ty") == "日本      x\nab        y"
