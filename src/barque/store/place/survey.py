@@ -1,0 +1,149 @@
+"""What the sources of a COPY or ADD stand for, and digests of it that make cache keys.
+
+The digests are those of docker's classic builder (tarsum version 1: header fields in a fixed order, then the content;
+modification times do not count), so that the history of an image says the same.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import os
+import posixpath
+import stat
+from collections.abc import Iterator
+
+from barque.store.place.messages import Found, Pick, SurveyRequest, SurveyResult
+from barque.store.place.patterns import Patterns, go_match, unescaped
+from barque.store.place.trees import DIRECTORY, Location, Resolver, attributes_at, empty_root, enter
+from barque.store.tar.messages import WorkerError, decode, encode
+from barque.store.tree import walk
+
+_BLOCK = 1 << 20
+_FLAGS = {stat.S_IFDIR: "5", stat.S_IFCHR: "3", stat.S_IFBLK: "4", stat.S_IFIFO: "6"}
+_NOT_HASHED = ("trusted.", "security.selinux", "system.")
+
+
+def run_survey(request: bytes, fds: list[int]) -> bytes:
+    """The worker: ``fds`` are the directories that the sources name. Answers an encoded SurveyResult."""
+    order = decode(request, SurveyRequest)
+    try:
+        _, roots = enter(empty_root, order.sources, fds)
+        found = [_Tree(roots[pick.source], order.sources[pick.source].named).find(pick) for pick in order.picks]
+    except OSError as error:
+        path = os.fsdecode(error.filename) if isinstance(error.filename, str | bytes) else ""
+        message = f"{path}: {os.strerror(error.errno or errno.EIO).lower()}" if path else str(error)
+        return encode(SurveyResult(error=WorkerError("system", message, "survey", error.errno or 0)))
+    return encode(SurveyResult(found))
+
+
+def relative(path: str) -> str:
+    """A source argument relative to its tree: absolute ones and ``..`` stay inside."""
+    return posixpath.normpath("/" + path).lstrip("/")
+
+
+class _Tree:
+    def __init__(self, root: int, named: bool) -> None:
+        self._root = root
+        self._named = named
+        self._resolver = Resolver(root)
+
+    def find(self, pick: Pick) -> list[Found]:
+        exclude = Patterns(pick.exclude)
+        if not pick.wildcard:
+            found = self._one(os.fsencode(relative(unescaped(pick.pattern))), exclude, pick.parents)
+            if found is None and not pick.optional:
+                raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), pick.pattern)
+            return [found] if found is not None else []
+        fits = go_match(relative(pick.pattern), deep=pick.parents)
+        names = sorted(name for name in self._names() if fits.match(os.fsdecode(name)))
+        results = [self._one(name, exclude, pick.parents) for name in names]
+        return [found for found in results if found is not None]
+
+    def _names(self) -> Iterator[bytes]:
+        for _, path, directories, others in walk(self._root):
+            prefix = b"".join(part + b"/" for part in path)
+            for name in (*directories, *others):
+                yield prefix + name
+
+    def _one(self, name: bytes, exclude: Patterns, parents: bool) -> Found | None:
+        location = self._locate(name)
+        if location is None:
+            return None
+        with location:
+            if location.is_directory:
+                return Found(location.path, name, True, self._directory(location, exclude, name if parents else b""))
+            if exclude and exclude.matches(os.fsdecode(name if parents else os.path.basename(name))):
+                return None
+            return Found(location.path, name, False, "file:" + self._sum(location.parent, location.base, location.path))
+
+    def _locate(self, name: bytes) -> Location | None:
+        """None where nothing is there."""
+        try:
+            location = self._resolver.locate(name)
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        if location.info is None:
+            os.close(location.parent)
+            return None
+        return location
+
+    def _directory(self, location: Location, exclude: Patterns, prefix: bytes) -> str:
+        top = os.open(location.base, DIRECTORY, dir_fd=location.parent)
+        sums = []
+        try:
+            for level, parts, _, others in walk(top):
+                inner = b"/".join(parts)
+                if exclude and inner and exclude.matches(os.fsdecode(join(prefix, inner))):
+                    continue
+                here = join(location.path, inner)
+                if here:
+                    sums.append(self._sum(level, b".", here))
+                for name in others:
+                    if not exclude or not exclude.matches(os.fsdecode(join(prefix, join(inner, name)))):
+                        sums.append(self._member(level, name, join(here, name)))
+        finally:
+            os.close(top)
+        return "dir:" + hashlib.sha256(b",".join(sorted(map(os.fsencode, sums)))).hexdigest()
+
+    def _member(self, parent: int, name: bytes, path: bytes) -> str:
+        """docker hashes what a link leads to, and where that is nothing, its name."""
+        if not stat.S_ISLNK(os.lstat(name, dir_fd=parent).st_mode):
+            return self._sum(parent, name, path)
+        location = self._locate(path)
+        if location is None:
+            return os.fsdecode(path)
+        with location:
+            return self._sum(location.parent, location.base, location.path)
+
+    def _sum(self, parent: int, name: bytes, path: bytes) -> str:
+        info = os.lstat(name, dir_fd=parent)
+        kind = stat.S_IFMT(info.st_mode)
+        device = kind in (stat.S_IFCHR, stat.S_IFBLK)
+        owner, group = ("root" if self._named and not number else "" for number in (info.st_uid, info.st_gid))
+        fields = (("name", os.fsdecode(path) + "/" * (kind == stat.S_IFDIR)),
+                  ("mode", info.st_mode if self._named else stat.S_IMODE(info.st_mode)), ("uid", info.st_uid),
+                  ("gid", info.st_gid), ("size", info.st_size if kind == stat.S_IFREG else 0),
+                  ("typeflag", _FLAGS.get(kind, "0")), ("linkname", ""), ("uname", owner), ("gname", group),
+                  ("devmajor", os.major(info.st_rdev) if device else 0),
+                  ("devminor", os.minor(info.st_rdev) if device else 0))
+        state = hashlib.sha256("".join(f"{key}{value}" for key, value in fields).encode("utf-8", "surrogateescape"))
+        for key, value in sorted(attributes_at(parent, name).items()):
+            if not key.startswith(_NOT_HASHED):
+                state.update(os.fsencode(key) + value)
+        if kind == stat.S_IFREG:
+            _update(state, parent, name)
+        return state.hexdigest()
+
+
+def _update(state: hashlib._Hash, parent: int, name: bytes) -> None:
+    fd = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=parent)
+    try:
+        while block := os.read(fd, _BLOCK):
+            state.update(block)
+    finally:
+        os.close(fd)
+
+
+def join(first: bytes, second: bytes) -> bytes:
+    return first + b"/" + second if first and second else first or second
