@@ -60,7 +60,8 @@ class BuildCache:
     async def find(self, lease: Lease, key: str) -> CacheEntry | None:
         """The row, held by ``lease`` and noted as used now; None also where its layer is gone."""
         def find(connection: sqlite3.Connection) -> CacheEntry | None:
-            row = connection.execute(f"SELECT {_COLUMNS} FROM build_cache WHERE key = ?", (key,)).fetchone()
+            row = connection.execute(f"SELECT {_COLUMNS} FROM build_cache WHERE key = ?",  # noqa: S608
+                                     (key,)).fetchone()
             if row is None:
                 return None
             entry = CacheEntry(*row)
@@ -83,12 +84,19 @@ class BuildCache:
                       layer.chain_id, layer.size)
         row = (key, "step", parent, description, *values, created, created, 0)
         await self._db.write(lambda connection: connection.execute(
-            f"INSERT OR REPLACE INTO build_cache ({_COLUMNS}) VALUES ({', '.join('?' * len(row))})", row))
+            f"INSERT OR REPLACE INTO build_cache ({_COLUMNS}) VALUES ({', '.join('?' * len(row))})", row))  # noqa: S608
+
+    async def note_mount(self, key: str, description: str) -> None:
+        """A shared cache directory was used."""
+        now = time.time_ns()
+        await self._db.write(lambda connection: connection.execute(
+            f"INSERT INTO build_cache ({_COLUMNS}) VALUES (?, 'mount', '', ?, '', '', 0, '', '', 0, ?, ?, 1) "  # noqa: S608
+            "ON CONFLICT (key) DO UPDATE SET used = excluded.used, uses = uses + 1", (key, description, now, now)))
 
     async def all(self) -> list[CacheEntry]:
         """Every row, the one used last first."""
         rows = await self._db.read(lambda connection: connection.execute(
-            f"SELECT {_COLUMNS} FROM build_cache ORDER BY used DESC, key").fetchall())
+            f"SELECT {_COLUMNS} FROM build_cache ORDER BY used DESC, key").fetchall())  # noqa: S608
         return [CacheEntry(*row) for row in rows]
 
     async def remove(self, keys: Iterable[str]) -> None:

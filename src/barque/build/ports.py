@@ -12,6 +12,7 @@ from barque.oci.descriptor import Descriptor
 from barque.oci.image import ImageConfig
 from barque.oci.manifest import Manifest
 from barque.oci.platform import Platform
+from barque.store.leases import Lease
 
 STDOUT, STDERR = 1, 2
 
@@ -37,8 +38,9 @@ class Progress(Protocol):
 
 
 class BaseImages(Protocol):
-    async def base(self, name: str, platform: Platform | None, *, pull: bool, report: Progress) -> BaseImage:
-        """The image called ``name``, pulled where it is not here or where ``pull`` says so."""
+    async def base(self, name: str, platform: Platform | None, *, pull: bool, report: Progress,
+                   lease: Lease) -> BaseImage:
+        """The image called ``name``, pulled where it is not here or where ``pull`` says so; held by ``lease``."""
 
     async def local(self, name: str) -> BaseImage | None:
         """The image if it is here."""

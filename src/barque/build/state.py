@@ -26,6 +26,7 @@ class State:
     """``layers`` and ``diff_ids`` bottom first; ``chain_id`` of all of them, None without any.
 
     ``image_id``: the digest of the configuration, "" before anything was made. ``cmd_set``: this stage has a CMD.
+    ``target``: the stored manifest, where the image is one that was there before.
     """
 
     platform: Platform
@@ -38,7 +39,7 @@ class State:
     created: str = ""
     image_id: str = ""
     cmd_set: bool = False
-    base_digest: str = ""
+    target: Descriptor | None = None
 
     @property
     def shell(self) -> tuple[str, ...]:
@@ -63,7 +64,7 @@ class State:
         """With one more entry of history, and the layer that the step made if it made one."""
         entry = History(created=created, created_by=created_by, author=self.author, comment=comment,
                         empty_layer=layer is None)
-        state = replace(self, history=(*self.history, entry), created=created)
+        state = replace(self, history=(*self.history, entry), created=created, target=None)
         if layer is not None:
             state = replace(state, layers=(*self.layers, layer.descriptor), chain_id=layer.chain_id,
                             diff_ids=(*self.diff_ids, layer.diff_id))
@@ -79,17 +80,14 @@ class State:
         """The configuration blob."""
         return go_json.encode(self.image())
 
-    def manifest(self, annotations: dict[str, str] | None = None) -> bytes:
+    def manifest(self) -> bytes:
         """The manifest that names the configuration and the layers."""
         config = self.encoded()
-        document = {
+        return go_json.encode({
             "schemaVersion": 2, "mediaType": media_types.OCI_MANIFEST,
             "config": {"mediaType": media_types.OCI_CONFIG, "digest": str(Digest.of(config)), "size": len(config)},
             "layers": [{"mediaType": _LAYER_TYPES.get(layer.media_type, layer.media_type), "digest": layer.digest,
-                        "size": layer.size} for layer in self.layers]}
-        if annotations:
-            document["annotations"] = annotations
-        return go_json.encode(document)
+                        "size": layer.size} for layer in self.layers]})
 
 
 def set_env(env: tuple[str, ...] | None, name: str, value: str) -> tuple[str, ...]:

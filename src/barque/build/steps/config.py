@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import posixpath
 import re
+import signal
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
@@ -13,7 +14,6 @@ from msgspec.structs import replace as with_fields
 from barque.build import comments
 from barque.build.args import Expansion
 from barque.build.dockerfile import instructions as i
-from barque.build.dockerfile.expand import go_quote
 from barque.build.state import State, set_env
 from barque.errors import InvalidArgument
 
@@ -35,8 +35,7 @@ class Change:
 
 def apply(state: State, step: i.Instruction, expansion: Expansion) -> Change:
     """``step`` is expanded already, apart from EXPOSE. Raises :class:`BadStep`, ExpansionError."""
-    change = _CHANGES[type(step)](state, step, expansion)
-    return change
+    return _CHANGES[type(step)](state, step, expansion)
 
 
 def is_config(step: i.Instruction) -> bool:
@@ -131,7 +130,6 @@ def _stop_signal(state: State, step: i.StopSignal, _: Expansion) -> Change:
 
 
 def _known_signal(text: str) -> bool:
-    import signal
     if text.isascii() and text.isdecimal():
         return 1 <= int(text) <= signal.SIGRTMAX
     name = text.upper().removeprefix("SIG")
@@ -168,8 +166,3 @@ _CHANGES: dict[type[i.Instruction], Callable[[State, Any, Expansion], Change]] =
     i.Volume: _volume, i.StopSignal: _stop_signal, i.HealthcheckStep: _healthcheck, i.Shell: _shell,
     i.Onbuild: _onbuild, i.Maintainer: _maintainer,
 }
-
-
-def quoted_command(words: tuple[str, ...]) -> str:
-    """For messages: the words as docker shows a command."""
-    return " ".join(words) if words else go_quote("")
