@@ -7,7 +7,7 @@ import os
 import secrets
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from barque.build.ports import Workers
 from barque.errors import InvalidArgument
@@ -41,10 +41,13 @@ class BadDockerfilePath(InvalidArgument):
 
 @dataclass
 class BuildContext:
-    """``fd`` is the directory with the files, owned by the scratch space; None for a build without files."""
+    """``fd`` is the directory with the files, owned by the scratch space; None for a build without files.
+    ``implicit`` are directories that its archive did not describe.
+    """
 
     fd: int | None
     dockerfile: str
+    implicit: list[bytes] = field(default_factory=list)
 
     def read(self, name: str, limit: int = MAX_DOCKERFILE) -> bytes | None:
         """A regular file of the context, links followed within it; None where there is none."""
@@ -96,17 +99,19 @@ class ScratchSpace:
             os.close(fd)
 
 
-async def unpack(workers: Workers, chunks: AsyncIterator[bytes], directory: str) -> None:
+async def unpack(workers: Workers, chunks: AsyncIterator[bytes], directory: str) -> list[bytes]:
     """Unpack the archive (compressed or not) into ``directory``, in a worker that cannot leave it.
 
-    Raises :class:`BadContext`, UnpackFailed; nothing more of ``chunks`` is read then.
+    Returns the directories that it does not describe. Raises :class:`BadContext`, UnpackFailed; nothing more of
+    ``chunks`` is read then.
     """
     reading, writing = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
     os.set_blocking(reading, True)
     feeding = asyncio.ensure_future(_feed(chunks, writing))
     try:
-        await unpack_layer(workers, reading, directory, UnpackRequest(whiteouts=False))
+        result = await unpack_layer(workers, reading, directory, UnpackRequest(whiteouts=False))
         await feeding
+        return result.implicit_dirs
     except InvalidArchive as error:
         raise BadContext(reason=str(error.fields["reason"])) from None
     finally:

@@ -6,11 +6,12 @@ import hashlib
 import os
 import queue
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from isal import isal_zlib
 
+from barque.build.stubs import remove_stubs
 from barque.oci import media_types
 from barque.oci.descriptor import Descriptor
 from barque.store.content import ContentStore
@@ -52,12 +53,16 @@ class LayerStore:
         self._content = content
         self.snapshots = snapshots
 
-    async def seal(self, lease: Lease, container_id: str, parent: str | None, epoch: int = -1) -> Layer | None:
+    async def seal(self, lease: Lease, container_id: str, parent: str | None, epoch: int = -1,
+                   mount_points: Sequence[str] = ()) -> Layer | None:
         """Make the writable layer ``container_id`` over the chain ``parent`` a layer; None where nothing changed.
 
         Nothing is left of the writable layer. ``epoch`` caps the times of its files, in seconds, where not negative.
+        ``mount_points`` are no part of the layer where they were made only for their mounts.
         """
         upper = await self.snapshots.container_upper(container_id)
+        if mount_points:
+            await to_the_end(remove_stubs, upper, await self.snapshots.image_lower(parent), mount_points)
         fd, path = self._content.scratch()
         try:
             packed = await to_the_end(_pack, upper, fd, epoch)

@@ -95,6 +95,9 @@ class RunningStep(Protocol):
 
     @property
     def id(self) -> str: ...
+    @property
+    def mount_points(self) -> Sequence[str]:
+        """Where something was mounted that is no part of the image: absolute paths."""
 
     def output(self) -> AsyncIterator[tuple[int, bytes]]:
         """Pieces of output, each with STDOUT or STDERR, until the step has ended."""

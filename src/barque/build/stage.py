@@ -190,8 +190,8 @@ class StageBuild:
     async def _tree(self, name: str, stack: AsyncExitStack) -> Tree | None:
         """What ``--from`` names; "" is the build context, None where there is none."""
         if not name:
-            context = self._site.context.fd
-            return Tree(fd=context) if context is not None else None
+            context = self._site.context
+            return Tree(fd=context.fd, implicit=context.implicit) if context.fd is not None else None
         origin = self._stage.sources.get(name) or Origin(image=name)
         if origin.stage is not None:
             state = await self._site.results[origin.stage]
@@ -270,7 +270,8 @@ class StageBuild:
             except BarqueError:
                 await site.parts.exporter.keep(site.lease, self._state)
                 raise
-            layer = await site.parts.layers.seal(site.lease, running.id, self._state.chain_id, site.options.epoch)
+            layer = await site.parts.layers.seal(site.lease, running.id, self._state.chain_id, site.options.epoch,
+                                                 running.mount_points)
         if site.options.remove:
             self._channel.text(f"Removing intermediate container {running.id[:12]}\n")
         return layer

@@ -26,6 +26,8 @@ from barque.oci.image import ImageConfig
 #: Marks the containers of builds, so that boot removes those of a daemon that died.
 BUILD = "org.barque.build"
 _HEADER = 8
+#: What every container has mounted; volumes stay, as docker leaves them in layers too.
+_MOUNT_POINTS = ("/proc", "/sys", "/dev", "/etc/resolv.conf", "/etc/hostname", "/etc/hosts")
 _STREAMS = {1: STDOUT, 2: STDERR}
 
 
@@ -53,9 +55,10 @@ class _StepImages:
 
 
 class RunningContainer:
-    def __init__(self, container_id: str, attachment: Attachment, outcome: asyncio.Future[Outcome],
-                 ctx: Context) -> None:
+    def __init__(self, container_id: str, attachment: Attachment, outcome: asyncio.Future[Outcome], ctx: Context,
+                 mount_points: tuple[str, ...]) -> None:
         self.id = container_id
+        self.mount_points = mount_points
         self._attachment = attachment
         self._outcome = outcome
         self._ctx = ctx
@@ -97,7 +100,8 @@ class ContainerSteps:
             attachment = Attachment(self._ctx, made.id, stdin=False, stdout=True, stderr=True)
             outcome = wait.wait(self._ctx, made.id, "next-exit")
             await start.start(self._ctx, made.id)
-            yield RunningContainer(made.id, attachment, outcome, self._ctx)
+            own = [bind.target for bind in order.binds] + [mount.target for mount in order.tmpfs]
+            yield RunningContainer(made.id, attachment, outcome, self._ctx, (*_MOUNT_POINTS, *own))
         finally:
             await asyncio.shield(self._gone(made.id))
 

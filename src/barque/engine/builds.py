@@ -119,8 +119,10 @@ class BuildService:
         directory = os.path.join(scratch, "context")
         os.mkdir(directory, 0o755)
         if not options.remote:
-            await contexts.unpack(self._parts.workers, body, directory)
-            return _located(directory, options.dockerfile, stack)
+            implicit = await contexts.unpack(self._parts.workers, body, directory)
+            context = contexts.locate(_opened(directory, stack), options.dockerfile)
+            context.implicit = implicit
+            return context
         if is_git(options.remote):
             address = parse_git(options.remote)
             root = await self._parts.fetcher.clone(address, scratch, keep_git_dir=False)
@@ -204,10 +206,6 @@ def _opened(directory: str, stack: AsyncExitStack) -> int:
     fd = os.open(directory, _DIRECTORY)
     stack.callback(os.close, fd)
     return fd
-
-
-def _located(directory: str, name: str, stack: AsyncExitStack) -> BuildContext:
-    return contexts.locate(_opened(directory, stack), name)
 
 
 async def _blocks(fd: int) -> AsyncIterator[bytes]:

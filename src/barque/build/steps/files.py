@@ -47,10 +47,11 @@ class Tree:
     fd: int = -1
     lower: Sequence[str] = ()
     from_image: bool = False
+    implicit: Sequence[bytes] = ()
 
     def source(self, number: int) -> Source:
         if self.fd >= 0:
-            return Source(fd=number)
+            return Source(fd=number, implicit=list(self.implicit))
         return Source(lower=list(self.lower), named=True)
 
 

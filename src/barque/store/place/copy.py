@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
+import time
 from collections.abc import Callable
 
 from barque.store.place import modes
@@ -184,9 +185,9 @@ class _Placer:
 
     def touch(self, target: int, name: bytes, mtime: int) -> None:
         """Whole seconds, which is all that a layer's archive has."""
-        time = mtime // _SECOND * _SECOND
-        time = min(time, self._epoch) if self._epoch is not None else time
-        os.utime(name, ns=(time, time), dir_fd=target, follow_symlinks=False)
+        moment = mtime // _SECOND * _SECOND
+        moment = min(moment, self._epoch) if self._epoch is not None else moment
+        os.utime(name, ns=(moment, moment), dir_fd=target, follow_symlinks=False)
 
 
 class _TreeCopy:
@@ -207,9 +208,11 @@ class _TreeCopy:
                     continue
                 if not path and describe_top:
                     self._placer.describe(os.fstat(level), level, b".", stack[0], b".", self._put)
-                    self._times.append((b".", os.fstat(level).st_mtime_ns))
                 for name in others:
                     self._member(level, path, name, stack[-1], top)
+            if describe_top:
+                # docker makes the target itself and copies only what is in the source: the time is that of the copy.
+                self._placer.touch(top, b".", time.time_ns())
             for made, mtime in reversed(self._times):
                 self._placer.touch(top, made, mtime)
         finally:

@@ -11,11 +11,13 @@ class Source(msgspec.Struct, frozen=True):
     """A tree to copy from: the layers of an image, topmost first, or the directory behind the descriptor ``fd``.
 
     ``named``: file digests are those of an image's files (docker hashes the owner's name and the type bits then).
+    ``implicit``: directories that the archive of a context did not describe; docker has no digest of them.
     """
 
     lower: list[str] = []
     fd: int = -1
     named: bool = False
+    implicit: list[bytes] = []
 
 
 class Pick(msgspec.Struct, frozen=True):

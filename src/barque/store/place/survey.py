@@ -13,7 +13,7 @@ import posixpath
 import stat
 from collections.abc import Iterator
 
-from barque.store.place.messages import Found, Pick, SurveyRequest, SurveyResult
+from barque.store.place.messages import Found, Pick, Source, SurveyRequest, SurveyResult
 from barque.store.place.patterns import Patterns, go_match, unescaped
 from barque.store.place.trees import DIRECTORY, Location, Resolver, attributes_at, empty_root, enter
 from barque.store.tar.messages import WorkerError, decode, encode
@@ -29,7 +29,8 @@ def run_survey(request: bytes, fds: list[int]) -> bytes:
     order = decode(request, SurveyRequest)
     try:
         _, roots = enter(empty_root, order.sources, fds)
-        found = [_Tree(roots[pick.source], order.sources[pick.source].named).find(pick) for pick in order.picks]
+        trees = [_Tree(root, source) for root, source in zip(roots, order.sources, strict=True)]
+        found = [trees[pick.source].find(pick) for pick in order.picks]
     except OSError as error:
         path = os.fsdecode(error.filename) if isinstance(error.filename, str | bytes) else ""
         message = f"{path}: {os.strerror(error.errno or errno.EIO).lower()}" if path else str(error)
@@ -43,10 +44,12 @@ def relative(path: str) -> str:
 
 
 class _Tree:
-    def __init__(self, root: int, named: bool) -> None:
+    def __init__(self, root: int, source: Source) -> None:
         self._root = root
-        self._named = named
+        self._named = source.named
+        self._implicit = frozenset(source.implicit)
         self._resolver = Resolver(root)
+        self._first_names: dict[tuple[int, int], bytes] | None = None
 
     def find(self, pick: Pick) -> list[Found]:
         exclude = Patterns(pick.exclude)
@@ -56,9 +59,13 @@ class _Tree:
                 raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), pick.pattern)
             return [found] if found is not None else []
         fits = go_match(relative(pick.pattern), deep=pick.parents)
-        names = sorted(name for name in self._names() if fits.match(os.fsdecode(name)))
-        results = [self._one(name, exclude, pick.parents) for name in names]
-        return [found for found in results if found is not None]
+        results = []
+        for name in sorted(name for name in self._names() if fits.match(os.fsdecode(name))):
+            found = self._one(name, exclude, pick.parents)
+            if found is None and not exclude:  # a link that leads nowhere
+                raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), name)
+            results += [found] if found is not None else []
+        return results
 
     def _names(self) -> Iterator[bytes]:
         for _, path, directories, others in walk(self._root):
@@ -116,22 +123,47 @@ class _Tree:
         with location:
             return self._sum(location.parent, location.base, location.path)
 
+    def _link(self, info: os.stat_result, path: bytes) -> bytes:
+        """The name that an archive of the whole tree would have for this file before; b"" for the first one."""
+        if self._named or info.st_nlink < 2 or not stat.S_ISREG(info.st_mode):
+            return b""
+        if self._first_names is None:
+            self._first_names = self._hard_links()
+        first = self._first_names.get((info.st_dev, info.st_ino), path)
+        return first if first != path else b""
+
+    def _hard_links(self) -> dict[tuple[int, int], bytes]:
+        firsts: dict[tuple[int, int], bytes] = {}
+        for level, parts, _, others in walk(self._root):
+            for name in others:
+                info = os.lstat(name, dir_fd=level)
+                if info.st_nlink > 1:
+                    path = b"/".join((*parts, name))
+                    known = firsts.setdefault((info.st_dev, info.st_ino), path)
+                    if path.split(b"/") < known.split(b"/"):
+                        firsts[info.st_dev, info.st_ino] = path
+        return firsts
+
     def _sum(self, parent: int, name: bytes, path: bytes) -> str:
+        if path in self._implicit:
+            return os.fsdecode(path)
         info = os.lstat(name, dir_fd=parent)
         kind = stat.S_IFMT(info.st_mode)
+        link = self._link(info, path)
+        has_content = kind == stat.S_IFREG and not link
         device = kind in (stat.S_IFCHR, stat.S_IFBLK)
         owner, group = ("root" if self._named and not number else "" for number in (info.st_uid, info.st_gid))
         fields = (("name", os.fsdecode(path) + "/" * (kind == stat.S_IFDIR)),
                   ("mode", info.st_mode if self._named else stat.S_IMODE(info.st_mode)), ("uid", info.st_uid),
-                  ("gid", info.st_gid), ("size", info.st_size if kind == stat.S_IFREG else 0),
-                  ("typeflag", _FLAGS.get(kind, "0")), ("linkname", ""), ("uname", owner), ("gname", group),
-                  ("devmajor", os.major(info.st_rdev) if device else 0),
+                  ("gid", info.st_gid), ("size", info.st_size if has_content else 0),
+                  ("typeflag", "1" if link else _FLAGS.get(kind, "0")), ("linkname", os.fsdecode(link)),
+                  ("uname", owner), ("gname", group), ("devmajor", os.major(info.st_rdev) if device else 0),
                   ("devminor", os.minor(info.st_rdev) if device else 0))
         state = hashlib.sha256("".join(f"{key}{value}" for key, value in fields).encode("utf-8", "surrogateescape"))
         for key, value in sorted(attributes_at(parent, name).items()):
             if not key.startswith(_NOT_HASHED):
                 state.update(os.fsencode(key) + value)
-        if kind == stat.S_IFREG:
+        if has_content:
             _update(state, parent, name)
         return state.hexdigest()
 
