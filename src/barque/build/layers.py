@@ -19,7 +19,7 @@ from barque.store.leases import Lease
 from barque.store.snapshots import Snapshots
 from barque.store.tar.diff import write_diff
 from barque.store.threads import to_the_end
-from barque.store.tree import walk
+from barque.store.tree import disk_usage, walk
 
 #: The archive without entries: 1024 zero bytes. docker counts such a step as one without a layer.
 EMPTY_DIFF_ID = "sha256:5f70bf18a086007016e948b04aed3b82103a36bea41755b6cddfaf10ace3c6ef"
@@ -32,7 +32,7 @@ _QUEUE = 8
 
 @dataclass(frozen=True)
 class Layer:
-    """A layer that is stored. ``size``: bytes of file contents."""
+    """A layer that is stored. ``size``: bytes of file contents, and of link targets, as docker counts them."""
 
     descriptor: Descriptor
     diff_id: str
@@ -98,8 +98,8 @@ def _pack(upper: str, out: int, epoch: int) -> Packed:
     try:
         if epoch >= 0:
             cap_times(directory, epoch)
-        size = write_diff(directory, sink.write)
-        return sink.finish(size)
+        write_diff(directory, sink.write)
+        return sink.finish(disk_usage(directory))
     finally:
         sink.close()
         os.close(directory)

@@ -229,10 +229,9 @@ def _put(step: Copy | Add, pick: Pick, item: Found, destination: str, owner: Own
         under = item.name[before:] if pivot and rest else item.name
         destination = destination.rstrip("/") + "/"
     must = isinstance(step, Add) and step.unpack is True
-    archive_owner = owner if step.chown else Owner(-1, -1)
-    chosen = archive_owner if unpack and not item.directory and isinstance(step, Add) and step.chown else owner
-    return Put(pick.source, item.path, item.name, os.fsencode(destination), chosen.uid, chosen.gid, step.chmod,
-               unpack and not item.directory, must, under, pick.exclude)
+    archived = owner if step.chown else Owner(-1, -1)
+    return Put(pick.source, item.path, item.name, os.fsencode(destination), owner.uid, owner.gid, step.chmod,
+               unpack and not item.directory, must, under, pick.exclude, archived.uid, archived.gid)
 
 
 def write_inline(files: Sequence[InlineFile], directory: str) -> list[Fetched]:

@@ -85,16 +85,22 @@ class _Placer:
                 self._single(origin, resolver, put)
 
     def _directory(self, origin: Location, resolver: Resolver, put: Put) -> None:
+        """What is in a directory goes into the target, which docker makes with mode 0755 and the new owner; the
+        directories above it are root's.
+        """
         target = join(put.target.rstrip(b"/"), put.under) or b"/"
-        with resolver.locate(target) as place:
-            if place.info is not None and not place.is_directory:
+        with self.resolver(0, 0).locate(target) as place:
+            if place.info is None:
+                os.mkdir(place.base, 0o755, dir_fd=place.parent)
+                os.chown(place.base, max(put.uid, 0), max(put.gid, 0), dir_fd=place.parent, follow_symlinks=False)
+                if put.chmod:
+                    os.chmod(place.base, modes.apply(put.chmod, 0o755, True), dir_fd=place.parent)
+            elif not place.is_directory:
                 raise PlaceError(f"cannot copy to non-directory: {os.fsdecode(target)}")
-            existed = place.info is not None
-        tree = _TreeCopy(self, put)
         fd = os.open(origin.base, DIRECTORY, dir_fd=origin.parent)
         top = resolver.directory(target)
         try:
-            tree.run(fd, top, describe_top=not existed)
+            _TreeCopy(self, put).run(fd, top)
         finally:
             os.close(top)
             os.close(fd)
@@ -124,6 +130,7 @@ class _Placer:
             extractor = _OwnedExtractor(target, put)
             try:
                 extractor.run(Stream(open_stream("", lambda: os.read(fd, _READ))))
+                self.touch(target, b".", time.time_ns())  # whatever the archive says of its root, as docker does
             finally:
                 os.close(target)
             self.copied += extractor.count
@@ -200,19 +207,14 @@ class _TreeCopy:
         self._links: dict[tuple[int, int], bytes] = {}
         self._times: list[tuple[bytes, int]] = []
 
-    def run(self, source: int, top: int, *, describe_top: bool) -> None:
+    def run(self, source: int, top: int) -> None:
         stack: list[int] = [os.dup(top)]
         try:
             for level, path, _, others in walk(source):
                 if path and not self._enter(stack, level, path, top):
                     continue
-                if not path and describe_top:
-                    self._placer.describe(os.fstat(level), level, b".", stack[0], b".", self._put)
                 for name in others:
                     self._member(level, path, name, stack[-1], top)
-            if describe_top:
-                # docker makes the target itself and copies only what is in the source: the time is that of the copy.
-                self._placer.touch(top, b".", time.time_ns())
             for made, mtime in reversed(self._times):
                 self._placer.touch(top, made, mtime)
         finally:
@@ -280,8 +282,8 @@ class _OwnedExtractor(Extractor):
         self._put = put
 
     def _apply(self, stream: Stream, entry: Entry) -> None:
-        if self._put.uid >= 0:
-            entry.uid, entry.gid = self._put.uid, self._put.gid
+        if self._put.archive_uid >= 0:
+            entry.uid, entry.gid = self._put.archive_uid, self._put.archive_gid
         super()._apply(stream, entry)
 
 

@@ -61,8 +61,9 @@ class SurveyResult(msgspec.Struct, frozen=True):
 class Put(msgspec.Struct, frozen=True):
     """Copy ``path`` of ``source`` to ``target``, an absolute path; a trailing slash makes it a directory to put into.
 
-    ``uid`` and ``gid`` -1 keep the source's. ``chmod``: octal or symbolic, "" keeps. ``unpack``: an archive is
-    unpacked, anything else copied. ``under``: the name below ``target``, with parents as in the source.
+    ``uid`` and ``gid`` -1 keep the source's; those of an archive's members are apart. ``chmod``: octal or symbolic, ""
+    keeps. ``unpack``: an archive is unpacked, anything else copied, or refused with ``must_unpack``. ``under``: the
+    name below ``target``, with parents as in the source.
     """
 
     source: int
@@ -76,6 +77,8 @@ class Put(msgspec.Struct, frozen=True):
     must_unpack: bool = False
     under: bytes = b""
     exclude: list[str] = []
+    archive_uid: int = -1
+    archive_gid: int = -1
 
 
 class PlaceRequest(msgspec.Struct, frozen=True):
