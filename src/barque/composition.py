@@ -16,6 +16,7 @@ from aiohttp import web
 from barque.api import app, listeners
 from barque.api.listeners import Listener
 from barque.api.routes import attach, containers, execs, lifecycle, networks, system
+from barque.api.routes import build as build_routes
 from barque.api.routes import volumes as volume_routes
 from barque.api.server import ApiServer, tls_context
 from barque.composition_builds import open_builds
@@ -150,10 +151,10 @@ async def open_engine(stack: AsyncExitStack, config: Config, layout: Layout, zyg
     await reconcile.settle(context)
     builds = await open_builds(stack, layout, stores, images, context, supervisor,
                                proxies(environment))
-    others = [*images.routes, *builds, *volume_routes.routes(volumes),
+    others = [*images.routes, *build_routes.routes(builds), *volume_routes.routes(volumes),
               *networks.routes(NetworkService(network, lambda: sandboxes(registry))),
               *system.routes(context, bus, load_id(f"{layout.root}/engine-id"), images.service,
-                             system_model.VolumeUsage(volumes, users))]
+                             system_model.VolumeUsage(volumes, users), builds)]
     server = await serve(stack, context, others, sockets)
     return Engine(context, server)
 

@@ -6,9 +6,6 @@ import os
 from contextlib import AsyncExitStack
 from functools import partial
 
-from aiohttp import web
-
-from barque.api.routes import build as build_routes
 from barque.build.cache import BuildCache
 from barque.build.context import ScratchSpace
 from barque.build.export import Exporter
@@ -28,7 +25,7 @@ from barque.supervise.client import Supervisor
 
 
 async def open_builds(stack: AsyncExitStack, layout: Layout, stores: Stores, images: ImageParts, context: Context,
-                      workers: Supervisor, proxies: dict[str, str]) -> list[web.RouteDef]:
+                      workers: Supervisor, proxies: dict[str, str]) -> BuildService:
     """Removes what builds of an earlier daemon have left; ``stack`` closes the connections."""
     fetcher = Fetcher({scheme: proxies[scheme] for scheme in ("http", "https") if proxies.get(scheme)})
     stack.push_async_callback(fetcher.close)
@@ -49,4 +46,4 @@ async def open_builds(stack: AsyncExitStack, layout: Layout, stores: Stores, ima
                            partial(collect, stores.db, stores.content, stores.snapshots), context.emit)
     await service.clean()
     await steps.clean()
-    return build_routes.routes(service)
+    return service

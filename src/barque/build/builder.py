@@ -23,6 +23,11 @@ from barque.oci import platform as platforms
 from barque.oci.digest import Digest
 
 
+class NothingBuilt(InvalidArgument):
+    text = "No image was generated. Is your Dockerfile empty?"
+    status = 500
+
+
 class Build:
     """One build. ``scratch`` is a directory that is gone after it; ``send`` takes docker's messages."""
 
@@ -60,6 +65,8 @@ class Build:
                             lease=lease, arguments=self._arguments, platform=self._target,
                             escape=self._dockerfile.escape)
                 state = await self._stages(site)
+                if not state.image_id:
+                    raise NothingBuilt
                 await self._parts.exporter.export(lease, state, self._options.tags)
         finally:
             self._transcript.drain()

@@ -101,7 +101,7 @@ def _origin(name: str, before: int, stages: list[Stage], *, digits: bool = True)
             return Origin(stage=number)
     if digits and name.isascii() and name.isdecimal():
         if int(name) >= before:
-            raise SyntaxProblem(f"invalid from flag value {name}: refers to stage {name}, which is not above it")
+            raise SyntaxProblem(f"invalid from flag value {name}: index out of bounds")
         return Origin(stage=int(name))
     return Origin(image=name)
 

@@ -103,12 +103,12 @@ def _ports(text: str) -> list[str]:
     protocol = protocol.lower() if slash else "tcp"
     match = _PORT.match(numbers)
     if not match:
-        raise BadStep(f"invalid containerPort: {numbers}")
+        raise BadStep(f"Invalid containerPort: {numbers}")
     if protocol not in _PROTOCOLS:
-        raise BadStep(f"invalid proto: {protocol}")
+        raise BadStep(f"Invalid proto: {protocol}")
     first, last = int(match[1]), int(match[2] or match[1])
     if last < first or last > 65535:
-        raise BadStep(f"invalid containerPort: {numbers}")
+        raise BadStep(f"Invalid containerPort: {numbers}")
     return [f"{number}/{protocol}" for number in range(first, last + 1)]
 
 

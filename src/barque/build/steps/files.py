@@ -104,6 +104,8 @@ class FileSteps:
             if tree is None:
                 raise CopyFailed(name=name, reason="missing build context")
             trees.append(tree)
+            if not tree.from_image:
+                _check_inside(local, name)
             parents = isinstance(step, Copy) and step.parents
             optional = isinstance(step, Copy) and step.if_exists
             for source in local:
@@ -195,6 +197,12 @@ def _check(step: Copy | Add, name: str) -> None:
         raise InvalidArgument(str(error)) from None
     if isinstance(step, Copy) and any(_is_remote(source) for source in step.sources):
         raise CopyFailed(name=name, reason="source can't be a URL for COPY")
+
+
+def _check_inside(sources: Sequence[str], name: str) -> None:
+    for source in sources:
+        if posixpath.normpath(source.lstrip("/") or ".").split("/")[0] == "..":
+            raise CopyFailed(name=name, reason=f"forbidden path outside the build context: {source} ()")
 
 
 def _is_remote(source: str) -> bool:
