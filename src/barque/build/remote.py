@@ -6,7 +6,6 @@ import asyncio
 import hashlib
 import os
 import posixpath
-import re
 import secrets
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
@@ -21,9 +20,8 @@ from barque.oci.digest import Digest, InvalidDigest
 from barque.store.tree import remove_tree
 
 _BLOCK = 1 << 20
-_COMMIT = re.compile(r"[0-9a-f]{7,64}\Z")
 _GIT_ENVIRONMENT = {"GIT_TERMINAL_PROMPT": "0", "GIT_CONFIG_NOSYSTEM": "1", "GIT_CONFIG_GLOBAL": "/dev/null",
-                    "GIT_PROTOCOL_FROM_USER": "0", "GIT_ALLOW_PROTOCOL": "file:git:http:https:ssh", "LC_ALL": "C",
+                    "GIT_PROTOCOL_FROM_USER": "0", "GIT_ALLOW_PROTOCOL": "git:http:https:ssh", "LC_ALL": "C",
                     "GIT_SSH_COMMAND": "ssh -oBatchMode=yes -oStrictHostKeyChecking=accept-new"}
 
 
@@ -121,14 +119,12 @@ class Fetcher:
         ref = source.ref or "HEAD"
         try:
             await _git(source, directory, "fetch", "-q", "--depth=1", "--no-tags", "origin", "--", ref)
-        except GitFailed:
-            if not _COMMIT.match(ref):
-                raise
-            # Not every server gives out single commits: then all of it is fetched.
-            await _git(source, directory, "fetch", "-q", "--tags", "origin")
-            await _git(source, directory, "checkout", "-q", "--detach", ref)
-        else:
             await _git(source, directory, "checkout", "-q", "--detach", "FETCH_HEAD")
+        except GitFailed:
+            # Not every server can cut a history short or give out single commits: then all of it is fetched.
+            await _git(source, directory, "fetch", "-q", "--tags", "origin", "+refs/heads/*:refs/heads/*",
+                       *(["HEAD"] if ref == "HEAD" else []))
+            await _git(source, directory, "checkout", "-q", "--detach", "FETCH_HEAD" if ref == "HEAD" else ref)
         await _git(source, directory, "submodule", "update", "-q", "--init", "--recursive", "--depth=1")
         if not keep_git_dir:
             await asyncio.to_thread(_remove_git, directory)
