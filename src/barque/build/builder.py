@@ -7,6 +7,7 @@ from contextlib import AsyncExitStack
 
 from barque.build import plan as planning
 from barque.build.args import BuildArguments, Expansion, platform_arguments
+from barque.build.cache_images import CacheImages
 from barque.build.context import BuildContext
 from barque.build.dockerfile.arguments import Pair
 from barque.build.dockerfile.errors import SyntaxProblem
@@ -21,6 +22,7 @@ from barque.build.state import State
 from barque.errors import BarqueError, InvalidArgument
 from barque.oci import platform as platforms
 from barque.oci.digest import Digest
+from barque.store.leases import Lease
 
 
 class NothingBuilt(InvalidArgument):
@@ -63,7 +65,7 @@ class Build:
             async with self._parts.leases.hold("build") as lease:
                 site = Site(parts=self._parts, options=self._options, context=self._context, scratch=self._scratch,
                             lease=lease, arguments=self._arguments, platform=self._target,
-                            escape=self._dockerfile.escape)
+                            escape=self._dockerfile.escape, cache_images=await self._cache_images(lease))
                 state = await self._stages(site)
                 if not state.image_id:
                     raise NothingBuilt
@@ -72,6 +74,11 @@ class Build:
             self._transcript.drain()
         self._finish(state)
         return state.image_id
+
+    async def _cache_images(self, lease: Lease) -> CacheImages:
+        """The images of ``--cache-from`` that are here; docker does not mind those that are not."""
+        found = [await self._parts.images.local(name, lease) for name in self._options.cache_from]
+        return CacheImages([image for image in found if image is not None], self._parts.layers.snapshots)
 
     async def _stages(self, site: Site) -> State:
         total = self._plan.total_steps

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from barque.image.client.auth import Credentials
 from barque.oci.platform import Platform
 from barque.oci.reference import Reference
 
@@ -32,7 +33,8 @@ class Limits:
 class BuildOptions:
     """``arguments`` with the value None are taken from the defaults. ``network``: "" is the default network.
 
-    ``keep_failed``: the state before a failed step becomes an image. ``epoch``: SOURCE_DATE_EPOCH, -1 without.
+    ``epoch``: SOURCE_DATE_EPOCH, -1 without. ``remove`` says whether the client is told of the removal of a step's
+    container: the step has become a layer by then, so there is nothing to keep. ``credentials``: by registry.
     """
 
     tags: tuple[Reference, ...] = ()
@@ -46,9 +48,7 @@ class BuildOptions:
     no_cache: bool = False
     pull: bool = False
     remove: bool = True
-    force_remove: bool = False
     quiet: bool = False
-    squash: bool = False
     network: str = ""
     extra_hosts: tuple[str, ...] = ()
     limits: Limits = field(default_factory=Limits)
@@ -56,3 +56,4 @@ class BuildOptions:
     epoch: int = -1
     secrets: Mapping[str, bytes] = field(default_factory=dict)
     ssh: Mapping[str, str] = field(default_factory=dict)
+    credentials: Mapping[str, Credentials] = field(default_factory=dict)

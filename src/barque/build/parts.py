@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from barque.build.args import BuildArguments
 from barque.build.cache import BuildCache
+from barque.build.cache_images import CacheImages
 from barque.build.context import BuildContext
 from barque.build.export import Exporter
 from barque.build.layers import LayerStore
@@ -46,4 +47,5 @@ class Site:
     arguments: BuildArguments
     platform: Platform
     escape: str
+    cache_images: CacheImages
     results: dict[int, asyncio.Future[State]] = field(default_factory=dict)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import Protocol
 
 from barque.build.options import Limits
+from barque.image.client.auth import Credentials
 from barque.oci.descriptor import Descriptor
 from barque.oci.image import ImageConfig
 from barque.oci.manifest import Manifest
@@ -38,12 +39,12 @@ class Progress(Protocol):
 
 
 class BaseImages(Protocol):
-    async def base(self, name: str, platform: Platform | None, *, pull: bool, report: Progress,
-                   lease: Lease) -> BaseImage:
+    async def base(self, name: str, platform: Platform | None, *, pull: bool, report: Progress, lease: Lease,
+                   credentials: Mapping[str, Credentials]) -> BaseImage:
         """The image called ``name``, pulled where it is not here or where ``pull`` says so; held by ``lease``."""
 
-    async def local(self, name: str) -> BaseImage | None:
-        """The image if it is here."""
+    async def local(self, name: str, lease: Lease) -> BaseImage | None:
+        """The image if it is here, held by ``lease``."""
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from msgspec.structs import replace as with_fields
 from barque.build import clock, comments
 from barque.build.args import Expansion
 from barque.build.cache import key_of
+from barque.build.cache_images import Made
 from barque.build.dockerfile import instructions as i
 from barque.build.dockerfile.errors import SyntaxProblem
 from barque.build.dockerfile.parser import parse_one
@@ -87,7 +88,7 @@ class StageBuild:
     async def _image(self, name: str, platform: Platform | None) -> State:
         site = self._site
         image = await site.parts.images.base(name, platform, pull=site.options.pull, report=self._channel.message,
-                                             lease=site.lease)
+                                             lease=site.lease, credentials=site.options.credentials)
         found = image.config
         return State(
             platform=Platform(os=found.os or "linux", architecture=found.architecture, variant=found.variant),
@@ -132,15 +133,18 @@ class StageBuild:
         if not await self._cached(key, change.state, created_by):
             await self._made(key, change.state, created_by, None)
 
-    async def _cached(self, key: str, state: State, created_by: str) -> bool:
-        """Take over what was made before, if anything was."""
+    async def _cached(self, key: str, state: State, created_by: str, *, told_by_history: bool = True) -> bool:
+        """Take over what was made before, if anything was; ``told_by_history``: ``created_by`` says all there is."""
         if self._site.options.no_cache:
             return False
         entry = await self._site.parts.cache.find(self._site.lease, key)
-        if entry is None:
+        made = None if entry is None else Made(clock.rfc3339(entry.created), entry.made)
+        if made is None and told_by_history:
+            made = await self._site.cache_images.find(self._state, created_by)
+        if made is None:
             return False
         self._channel.text(" ---> Using cache\n")
-        self._state = state.stepped(clock.rfc3339(entry.created), created_by, entry.made)
+        self._state = state.stepped(made.created, created_by, made.layer)
         return True
 
     async def _made(self, key: str, state: State, created_by: str, layer: Layer | None) -> None:
@@ -178,7 +182,8 @@ class StageBuild:
         extra = [step.chmod, str(step.link), repr(step.exclude)]
         extra += [str(step.parents), repr(step.sources)] if isinstance(step, i.Copy) else [str(step.unpack)]
         key = self._key(created_by, *extra)
-        if await self._cached(key, self._state, created_by):
+        plain = not (step.chmod or step.link or step.exclude) and not (isinstance(step, i.Copy) and step.parents)
+        if await self._cached(key, self._state, created_by, told_by_history=plain):
             return
         if not selection.count:
             await self._made(key, self._state, created_by, None)
@@ -250,7 +255,8 @@ class StageBuild:
             looked = await mounts.look(parsed(step.mounts, self._expansion), state,
                                        lambda name: self._tree(name, stack))
             key = self._key(created_by, looked, step.network, step.security)
-            if await self._cached(key, state, created_by):
+            plain = not step.mounts and step.network == "default" and step.security == "sandbox"
+            if await self._cached(key, state, created_by, told_by_history=plain):
                 return
             mounted = await mounts.make(stack)
             if command.script:

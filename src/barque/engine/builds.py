@@ -10,10 +10,13 @@ from contextlib import AsyncExitStack
 from typing import Any, Protocol
 
 from barque.build import context as contexts
+from barque.build.args import platform_arguments
 from barque.build.builder import Build
 from barque.build.cache import CacheEntry
 from barque.build.clock import rfc3339
 from barque.build.context import BuildContext, ScratchSpace
+from barque.build.dockerfile.lint import lint, report
+from barque.build.dockerfile.parser import parse as parse_dockerfile
 from barque.build.options import BuildOptions
 from barque.build.output import Send
 from barque.build.parts import Parts
@@ -26,11 +29,14 @@ from barque.image.client.auth import Credentials
 from barque.image.progress import Progress as PullProgress
 from barque.image.progress import Report
 from barque.image.resolve import Images
+from barque.oci import platform as platforms
+from barque.oci.image import RunConfig
 from barque.oci.platform import Platform
-from barque.oci.reference import Reference, parse
+from barque.oci.reference import InvalidReference, Reference, parse
 from barque.store.db import Database
 from barque.store.gc import GcReport
 from barque.store.leases import Lease
+from barque.store.place.patterns import read_ignore_file
 from barque.sys.beneath import open_in_root
 
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
@@ -51,36 +57,36 @@ class BaseImageSource:
         self._images = images
         self._pull = pull
         self._db = db
-        self.credentials: Mapping[str, Credentials] = {}
 
-    async def base(self, name: str, platform: Platform | None, *, pull: bool, report: Progress,
-                   lease: Lease) -> BaseImage:
+    async def base(self, name: str, platform: Platform | None, *, pull: bool, report: Progress, lease: Lease,
+                   credentials: Mapping[str, Credentials]) -> BaseImage:
         """Raises NotFound, InvalidReference, and what pulling raises."""
-        image = None if pull else await self.local(name)
+        image = None if pull else await self.local(name, lease)
         if image is not None and platform is not None and not _platform(image).satisfies(platform):
             image = None
         if image is None:
-            await self._fetch(name, platform, report)
-            image = await self.local(name)
+            await self._fetch(name, platform, report, credentials)
+            image = await self.local(name, lease)
         if image is None:
             raise NotFound(f"No such image: {name}")
-        found = image
-        await self._db.write(lambda connection: lease.add(connection, "blob", found.target.digest))
         return image
 
-    async def _fetch(self, name: str, platform: Platform | None, report: Progress) -> None:
+    async def _fetch(self, name: str, platform: Platform | None, report: Progress,
+                     credentials: Mapping[str, Credentials]) -> None:
         ref = parse(name).with_default_tag()
 
         def pass_on(line: PullProgress) -> None:
             report(line)
 
-        await self._pull.pull(ref, platform, self.credentials.get(ref.domain), pass_on)
+        await self._pull.pull(ref, platform, credentials.get(ref.domain), pass_on)
 
-    async def local(self, name: str) -> BaseImage | None:
+    async def local(self, name: str, lease: Lease) -> BaseImage | None:
         try:
-            return await self._images.resolve(name)
+            image = await self._images.resolve(name)
         except NotFound:
             return None
+        await self._db.write(lambda connection: lease.add(connection, "blob", image.target.digest))
+        return image
 
 
 def _platform(image: BaseImage) -> Platform:
@@ -113,6 +119,33 @@ class BuildService:
             image_id = await Build(self._parts, options, context, scratch, send).run()
         self._emit("image", "build", image_id, {"name": image_id})
         return image_id
+
+    async def check(self, options: BuildOptions, body: AsyncIterator[bytes]) -> tuple[str, bool]:
+        """Look for what is likely to be wrong, and build nothing: docker's report, and whether anything was found.
+
+        Raises DockerfileError for what cannot be built at all.
+        """
+        async with self._scratch.hold() as scratch, AsyncExitStack() as stack:
+            lease = await stack.enter_async_context(self._parts.leases.hold("check"))
+            context = await self._context(options, body, scratch, stack)
+            dockerfile = parse_dockerfile(context.dockerfile)
+            ignore = context.read(contexts.IGNORE_FILE) or b""
+            host = platforms.host()
+            known: dict[str, frozenset[str]] = {}
+            for stage in dockerfile.stages:
+                image = await self._image(stage.start.base, lease)
+                if image is not None:
+                    known[stage.start.base] = frozenset(
+                        item.partition("=")[0] for item in (image.config.config or RunConfig()).env or ())
+            findings = lint(dockerfile, platform_arguments(options.platform or host, host, options.target),
+                            read_ignore_file(ignore.decode("utf-8", "replace")), known.get)
+            return report(findings, context.dockerfile, options.dockerfile), bool(findings)
+
+    async def _image(self, name: str, lease: Lease) -> BaseImage | None:
+        try:
+            return await self._parts.images.local(name, lease)
+        except InvalidReference:
+            return None  # a variable, or nonsense
 
     async def _context(self, options: BuildOptions, body: AsyncIterator[bytes], scratch: str,
                        stack: AsyncExitStack) -> BuildContext:

@@ -17,12 +17,13 @@ from barque.build.options import BuildOptions, Limits
 from barque.build.output import Send
 from barque.engine import filters
 from barque.errors import BarqueError, InvalidArgument, Unsupported
+from barque.image.client.auth import Credentials, decode_body
 from barque.oci import go_json
 from barque.oci.platform import parse as parse_platform
 from barque.oci.reference import Reference, parse
 
 PRUNE_FILTERS = ("until", "unused-for")
-#: Parameters that mean nothing to this builder are refused where they ask for something.
+#: Parameters that this builder cannot honour are refused where they ask for something.
 _UNSUPPORTED = {
     "squash": "squash is only supported with experimental mode",
     "outputs": "outputs are only supported by clients that write them themselves",
@@ -31,6 +32,7 @@ _UNSUPPORTED = {
 
 class BuildBackend(Protocol):
     async def build(self, options: BuildOptions, body: AsyncIterator[bytes], send: Send) -> str: ...
+    async def check(self, options: BuildOptions, body: AsyncIterator[bytes]) -> tuple[str, bool]: ...
     async def prune(self, *, everything: bool, keep: int, until: str) -> dict[str, Any]: ...
 
 
@@ -52,6 +54,8 @@ class _Handlers:
 
     async def build(self, request: web.Request) -> web.StreamResponse:
         options = _options(request)
+        if flag(request, "check"):
+            return await self._check(request, options)
         queue: asyncio.Queue[object] = asyncio.Queue()
         task = asyncio.ensure_future(self._builds.build(options, _body(request), queue.put_nowait))
         task.add_done_callback(lambda _: queue.put_nowait(None))
@@ -71,6 +75,14 @@ class _Handlers:
             if not task.done():
                 task.cancel()
                 await asyncio.gather(task, return_exceptions=True)
+
+    async def _check(self, request: web.Request, options: BuildOptions) -> web.StreamResponse:
+        """Our own ``check=1``: the report as a stream whose last message says whether something was found."""
+        text, found = await self._builds.check(options, _body(request))
+        response = await begin(request)
+        for message in ({"stream": text}, {"aux": {"Findings": found}}):
+            await response.write(msgspec.json.encode(message) + b"\r\n")
+        return response
 
     async def prune(self, request: web.Request) -> web.StreamResponse:
         wanted = filters.parse(request.query.get("filters"), PRUNE_FILTERS)
@@ -124,11 +136,12 @@ def _options(request: web.Request) -> BuildOptions:
         remote=query.get("remote", ""), target=query.get("target", ""), arguments=arguments or {},
         labels=_json(query, "labels", dict[str, str]) or {}, platform=parse_platform(platform) if platform else None,
         cache_from=tuple(_json(query, "cachefrom", list[str]) or ()), no_cache=flag(request, "nocache"),
-        pull=flag(request, "pull"), remove=flag(request, "rm", default=True), force_remove=flag(request, "forcerm"),
+        pull=flag(request, "pull"), remove=flag(request, "rm", default=True),
         quiet=flag(request, "q"), network=query.get("networkmode", ""),
         extra_hosts=tuple((_json(query, "extrahosts", list[str]) if query.get("extrahosts", "").startswith("[")
                            else query.getall("extrahosts", [])) or ()),
         limits=_limits(request), epoch=_epoch(arguments or {}), secrets=_secrets(request), ssh=_agents(request),
+        credentials=_credentials(request),
         allow_insecure=flag(request, "allowinsecure"))
 
 
@@ -187,11 +200,24 @@ def _agents(request: web.Request) -> dict[str, str]:
     return dict(_header(request, "X-Build-SSH"))
 
 
-def _header(request: web.Request, name: str) -> list[tuple[str, str]]:
-    text = request.headers.get(name, "")
+def _credentials(request: web.Request) -> dict[str, Credentials]:
+    """``X-Registry-Config``: base64 of a JSON object from registries, as docker's configuration names them."""
+    found = {}
+    for registry, entry in _header(request, "X-Registry-Config", Credentials):
+        host = registry.removeprefix("https://").removeprefix("http://").partition("/")[0]
+        credentials = decode_body(go_json.encode(entry))
+        if credentials is not None:
+            found["docker.io" if host == "index.docker.io" else host] = credentials
+    return found
+
+
+def _header(request: web.Request, name: str, kind: Any = str) -> list[tuple[str, Any]]:
+    text = request.headers.get(name, "").rstrip("=").replace("-", "+").replace("_", "/")
     if not text:
         return []
     try:
-        return list(go_json.decode(base64.b64decode(text, validate=True), dict[str, str]).items())
+        data = base64.b64decode(text + "=" * (-len(text) % 4), validate=True)
+        found: dict[str, Any] = go_json.decode(data, dict[str, kind])
+        return list(found.items())
     except (binascii.Error, go_json.InvalidJSON) as error:
         raise InvalidArgument(f"{name}: {error}") from None
