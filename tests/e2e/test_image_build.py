@@ -10,6 +10,7 @@ import os
 import shutil
 import signal
 import subprocess
+import sys
 import tarfile
 import threading
 import time
@@ -305,6 +306,54 @@ def test_contexts_from_standard_input(world: EngineWorld, context: Path) -> None
                           text=True, capture_output=True, check=False, timeout=PATIENCE, env=classic(world))
     assert done.stdout.strip() == world.inspect("made", "{{.Id}}")
     assert shell(world, "cd /all; find . | sort") == ".\n./a\n./d\n./d/b"
+
+
+def own(world: EngineWorld, *arguments: str, stdin: str = "", **environment: str) -> Done:
+    """Our own command line."""
+    done = subprocess.run([sys.executable, "-m", "barque.cli.main", *arguments], input=stdin, text=True, check=False,
+                          capture_output=True, timeout=PATIENCE,
+                          env={**world.environment(), "BARQUE_HOST": f"unix://{world.socket}", **environment})
+    return Done(done.stdout, done.stderr, done.returncode)
+
+
+def test_own_command_line_sends_what_dockers_sends(world: EngineWorld, context: Path) -> None:
+    text = "FROM busybox\nCOPY . /all\n"
+    (context / ".dockerignore").write_text("d/deep\nDockerfile\n")
+    (context / "hard").hardlink_to(context / "a")
+    os.mkfifo(context / "pipe")
+    build(world, context, text, tag="theirs")
+    done = own(world, "build", "-t", "ours", str(context))
+    assert done.code == 0, done
+    assert world.inspect("ours", "{{.Id}}") == world.inspect("theirs", "{{.Id}}")
+    assert shell(world, "cd /all; find . | sort", "ours").split() == [
+        ".", "./.dockerignore", "./a", "./d", "./d/b", "./d/link", "./hard", "./pipe"]
+    failed = own(world, "build", "-", stdin="FROM busybox\nRUN exit 7\n")
+    assert (failed.code, "returned a non-zero code: 7" in failed.err) == (7, True)
+
+
+def test_own_command_line_passes_secrets_and_checks(world: EngineWorld, context: Path) -> None:
+    text = ("FROM busybox\nRUN --mount=type=secret,id=tok cp /run/secrets/tok /copied\n"
+            "RUN --mount=type=secret,id=tok,env=TOKEN echo $TOKEN > /env\n")
+    done = own(world, "build", "-q", "-t", "made", "--iidfile", str(context / "id"), "--secret", "id=tok,env=VALUE", "-",
+               stdin=text, VALUE="hush")
+    assert done.out.strip() == (context / "id").read_text() == world.inspect("made", "{{.Id}}")
+    assert shell(world, "cat /copied; echo; cat /env; ls /run 2>/dev/null") == "hush\nhush"
+    assert "hush" not in world.ok("history", "--no-trunc", "made") + world.ok("image", "inspect", "made")
+    checked = own(world, "build", "--check", "-", stdin="FROM busybox\nMAINTAINER me\nCOPY $NOPE /x\n")
+    assert checked.code == 1
+    assert "WARNING: MaintainerDeprecated" in checked.out
+    assert "Usage of undefined variable '$NOPE'" in checked.out
+    fine = own(world, "build", "--check", "-", stdin="FROM busybox\nRUN exit 1\n")
+    assert (fine.code, fine.out) == (0, "Check complete, no warnings found.\n")
+
+
+def test_images_can_be_the_cache(world: EngineWorld, context: Path) -> None:
+    text = "FROM busybox\nRUN echo costly > /c\nENV A=b\n"
+    build(world, context, text, tag="cache-source")
+    world.ok("builder", "prune", "-af")
+    out = build(world, context, text, "--cache-from", "cache-source,not-here")
+    assert out.count(" ---> Using cache") == 2
+    assert world.inspect("made", "{{.Id}}") == world.inspect("cache-source", "{{.Id}}")
 
 
 class _Quiet(http.server.SimpleHTTPRequestHandler):

@@ -17,9 +17,9 @@ from barque.build.steps.files import is_git, is_http
 from barque.build.steps.run import command_of
 from barque.errors import InvalidArgument
 from barque.oci.image import Healthcheck
+from barque.oci.patterns import BadPattern, Patterns, go_match, has_wildcards, read_ignore_file
 from barque.oci.platform import Platform
 from barque.store.place import modes
-from barque.store.place.patterns import BadPattern, Patterns, go_match, has_wildcards, read_ignore_file
 
 AMD64 = Platform(os="linux", architecture="amd64")
 

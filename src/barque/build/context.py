@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 from barque.build.ports import Workers
 from barque.errors import InvalidArgument
-from barque.store.place.patterns import Patterns, read_ignore_file
+from barque.oci.patterns import Patterns, read_ignore_file
 from barque.store.tar.messages import UnpackRequest
 from barque.store.threads import to_the_end
 from barque.store.tree import remove_tree, walk

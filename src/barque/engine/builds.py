@@ -31,12 +31,12 @@ from barque.image.progress import Report
 from barque.image.resolve import Images
 from barque.oci import platform as platforms
 from barque.oci.image import RunConfig
+from barque.oci.patterns import read_ignore_file
 from barque.oci.platform import Platform
 from barque.oci.reference import InvalidReference, Reference, parse
 from barque.store.db import Database
 from barque.store.gc import GcReport
 from barque.store.leases import Lease
-from barque.store.place.patterns import read_ignore_file
 from barque.sys.beneath import open_in_root
 
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC

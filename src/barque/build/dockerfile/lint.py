@@ -11,8 +11,8 @@ from barque.build.dockerfile import instructions as i
 from barque.build.dockerfile.errors import ExpansionError, did_you_mean, excerpt
 from barque.build.dockerfile.expand import Expanded, Style, expand, go_quote
 from barque.build.dockerfile.parser import Dockerfile, Stage
+from barque.oci.patterns import Patterns, has_wildcards
 from barque.oci.reference import InvalidReference, parse
-from barque.store.place.patterns import Patterns, has_wildcards
 
 _ADDRESS = "https://docs.docker.com/go/dockerfile/rule/{}/"
 _EXPERIMENTAL = frozenset(["InvalidDefinitionDescription"])

@@ -16,6 +16,7 @@ from barque.build.ports import Workers
 from barque.build.state import State
 from barque.build.steps.owners import Owner, resolve
 from barque.errors import Internal, InvalidArgument
+from barque.oci.patterns import BadPattern, Patterns, has_wildcards
 from barque.store.leases import Lease
 from barque.store.place import modes
 from barque.store.place.messages import (
@@ -28,7 +29,6 @@ from barque.store.place.messages import (
     SurveyRequest,
     SurveyResult,
 )
-from barque.store.place.patterns import BadPattern, Patterns, has_wildcards
 from barque.store.tar.messages import decode, encode
 
 

@@ -12,9 +12,9 @@ import stat
 import time
 from collections.abc import Callable
 
+from barque.oci.patterns import Patterns
 from barque.store.place import modes
 from barque.store.place.messages import PlaceRequest, PlaceResult, Put
-from barque.store.place.patterns import Patterns
 from barque.store.place.survey import join
 from barque.store.place.trees import DIRECTORY, Location, Resolver, attributes_at, enter, writable
 from barque.store.tar.apply import Extractor

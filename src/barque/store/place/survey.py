@@ -13,8 +13,8 @@ import posixpath
 import stat
 from collections.abc import Iterator
 
+from barque.oci.patterns import Patterns, go_match, unescaped
 from barque.store.place.messages import Found, Pick, Source, SurveyRequest, SurveyResult
-from barque.store.place.patterns import Patterns, go_match, unescaped
 from barque.store.place.trees import DIRECTORY, Location, Resolver, attributes_at, empty_root, enter
 from barque.store.tar.messages import WorkerError, decode, encode
 from barque.store.tree import walk
