@@ -334,10 +334,10 @@ def test_own_command_line_sends_what_dockers_sends(world: EngineWorld, context: 
 def test_own_command_line_passes_secrets_and_checks(world: EngineWorld, context: Path) -> None:
     text = ("FROM busybox\nRUN --mount=type=secret,id=tok cp /run/secrets/tok /copied\n"
             "RUN --mount=type=secret,id=tok,env=TOKEN echo $TOKEN > /env\n")
-    done = own(world, "build", "-q", "-t", "made", "--iidfile", str(context / "id"), "--secret", "id=tok,env=VALUE", "-",
-               stdin=text, VALUE="hush")
+    done = own(world, "build", "-q", "-t", "made", "--iidfile", str(context / "id"), "--secret", "id=tok,env=VALUE",
+               "-", stdin=text, VALUE="hush")
     assert done.out.strip() == (context / "id").read_text() == world.inspect("made", "{{.Id}}")
-    assert shell(world, "cat /copied; echo; cat /env; ls /run 2>/dev/null") == "hush\nhush"
+    assert shell(world, "cat /copied; echo; cat /env; test ! -e /run") == "hush\nhush"
     assert "hush" not in world.ok("history", "--no-trunc", "made") + world.ok("image", "inspect", "made")
     checked = own(world, "build", "--check", "-", stdin="FROM busybox\nMAINTAINER me\nCOPY $NOPE /x\n")
     assert checked.code == 1
