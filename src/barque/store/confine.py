@@ -29,13 +29,21 @@ def confine(directory: int, capabilities: Sequence[str], prepare: Callable[[], N
         _limit()
         prepare()
         return directory
+    # Cloned before the unshare: afterwards the directory's mount belongs to another namespace, which is EINVAL.
+    tree = clone_tree("", at=directory)
 
-    def enter() -> int:
-        root = _enter(directory, prepare)
-        os.close(directory)
-        return root
+    def make() -> int:
+        prepare()
+        return tree
 
-    return restrict(capabilities, enter)
+    root = confine_in(make, capabilities)
+    os.close(directory)
+    return root
+
+
+def confine_in(make: Callable[[], int], capabilities: Sequence[str]) -> int:
+    """The same with a new root that ``make`` makes, as a detached mount, with full rights in the private namespace."""
+    return restrict(capabilities, lambda: _enter(make))
 
 
 def restrict(capabilities: Sequence[str], enter: Callable[[], int]) -> int:
@@ -61,13 +69,11 @@ def _limit() -> None:
         resource.setrlimit(kind, (bounded, bounded))
 
 
-def _enter(directory: int, prepare: Callable[[], None]) -> int:
-    # Cloned before the unshare: afterwards the directory's mount belongs to another namespace, which is EINVAL.
-    tree = clone_tree("", at=directory)
+def _enter(make: Callable[[], int]) -> int:
+    unshare(CLONE_NEWNS)
+    set_propagation_of_all(PROPAGATION_PRIVATE)
+    tree = make()
     try:
-        unshare(CLONE_NEWNS)
-        set_propagation_of_all(PROPAGATION_PRIVATE)
-        prepare()
         root = os.open("/", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
             attach(tree, root)  # on top of "/": the process stays under it until it pivots

@@ -8,8 +8,7 @@ from barque.api.errors import Handler
 from barque.errors import Unavailable, Unsupported
 
 _MISSING = (
-    ("POST", "/build", "building images"), ("POST", "/build/prune", "a build cache"),
-    ("POST", "/build/cancel", "building images"), ("POST", "/session", "BuildKit"), ("POST", "/grpc", "BuildKit"),
+    ("POST", "/session", "BuildKit"), ("POST", "/grpc", "BuildKit"),
     ("POST", "/commit", "committing containers"),
     ("GET", "/containers/{id}/attach/ws", "attaching by web socket"),
     ("GET", "/images/get", "saving images"), ("GET", "/images/{name:.+}/get", "saving images"),
