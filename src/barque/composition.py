@@ -17,9 +17,10 @@ from barque.api import app, listeners
 from barque.api.listeners import Listener
 from barque.api.routes import archive, attach, containers, execs, lifecycle, networks, system, unsupported
 from barque.api.routes import build as build_routes
+from barque.api.routes import commit as commit_routes
 from barque.api.routes import volumes as volume_routes
 from barque.api.server import ApiServer, tls_context
-from barque.composition_builds import open_builds
+from barque.composition_builds import committer, open_builds
 from barque.composition_images import Stores, open_images
 from barque.config import Config
 from barque.engine import host as hosts
@@ -143,7 +144,8 @@ async def open_engine(stack: AsyncExitStack, config: Config, layout: Layout, zyg
     await reconcile.settle(context)
     builds = await open_builds(stack, layout, stores, images, context, supervisor,
                                proxies(environment))
-    others = [*images.routes, *build_routes.routes(builds), *volume_routes.routes(volumes),
+    others = [*images.routes, *commit_routes.routes(committer(stores, images, context)), *build_routes.routes(builds),
+              *volume_routes.routes(volumes),
               *networks.routes(NetworkService(network, lambda: sandboxes(registry))),
               *system.routes(context, bus, load_id(f"{layout.root}/engine-id"), images.service,
                              system_model.VolumeUsage(volumes, users), builds)]

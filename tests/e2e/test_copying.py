@@ -157,3 +157,25 @@ def test_export_and_diff(world: EngineWorld) -> None:
         assert "vol/x" not in names
         assert not any(name.startswith(("proc/", "sys/")) for name in names)
     world.ok("rm", "-v", "changed")
+
+
+def test_commit(world: EngineWorld) -> None:
+    world.ok("run", "-d", "--name", "source", "-e", "A=1", "-w", "/tmp", "busybox", "sh", "-c",
+             "echo kept > /kept; rm /data/from-image; touch /tmp/ready; exec sleep 1000")
+    world.ok("exec", "source", "sh", "-c", "until test -e /tmp/ready; do sleep 0.1; done")
+    made = world.ok("commit", "-a", "me", "-m", "why", "-c", "CMD cat /kept", "-c", "ENV B=2", "-c", "EXPOSE 80",
+                    "-c", "WORKDIR sub", "source", "committed:1")
+    assert world.inspect("source", "{{.State.Status}}") == "running"
+    assert world.inspect("committed:1", "{{.Id}} {{.Author}} {{.Comment}}") == f"{made} me why"
+    assert world.inspect("committed:1", "{{.Config.Env}} {{.Config.ExposedPorts}} {{.Config.WorkingDir}}"
+                         ) == "[A=1 PATH=/bin B=2] map[80/tcp:{}] /tmp/sub"
+    assert world.ok("run", "--rm", "committed:1") == "kept"
+    assert world.docker("run", "--rm", "committed:1", "test", "-e", "/data/from-image").code == 1
+    assert "why" in world.ok("history", "committed:1")
+    assert "is not a valid change command" in world.docker("commit", "-c", "RUN x", "source").err
+    assert "No such container: nosuch" in world.docker("commit", "nosuch").err
+    world.ok("rm", "-f", "source")
+    unnamed = world.ok("commit", world.ok("create", "busybox"))
+    assert world.ok("images", "-q", "--no-trunc", "--filter", "dangling=true") == unnamed
+    world.ok("rm", *world.ok("ps", "-aq").split())
+    world.ok("rmi", "committed:1", unnamed)

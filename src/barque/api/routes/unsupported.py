@@ -9,7 +9,6 @@ from barque.errors import Unavailable, Unsupported
 
 _MISSING = (
     ("POST", "/session", "BuildKit"), ("POST", "/grpc", "BuildKit"),
-    ("POST", "/commit", "committing containers"),
     ("GET", "/containers/{id}/attach/ws", "attaching by web socket"),
     ("GET", "/images/get", "saving images"), ("GET", "/images/{name:.+}/get", "saving images"),
     ("POST", "/images/load", "loading images"), ("POST", "/plugins/pull", "plugins"),
