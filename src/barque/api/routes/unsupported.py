@@ -9,7 +9,6 @@ from barque.errors import Unavailable, Unsupported
 
 _MISSING = (
     ("POST", "/session", "BuildKit"), ("POST", "/grpc", "BuildKit"),
-    ("GET", "/containers/{id}/attach/ws", "attaching by web socket"),
     ("GET", "/images/get", "saving images"), ("GET", "/images/{name:.+}/get", "saving images"),
     ("POST", "/images/load", "loading images"), ("POST", "/plugins/pull", "plugins"),
     ("POST", "/plugins/create", "plugins"),
@@ -27,9 +26,13 @@ def routes() -> list[web.RouteDef]:
     async def never_swarm(_: web.Request) -> web.StreamResponse:
         raise Unsupported("swarm mode is not supported by this engine")
 
+    async def not_part(_: web.Request) -> web.StreamResponse:
+        raise Unavailable("This node is not part of a swarm")
+
     return [*(web.RouteDef(method, path, _refusal(what), {}) for method, path, what in _MISSING),
-            *(web.get(f"/{name}", no_swarm) for name in _SWARM),
-            web.post("/swarm/{action}", never_swarm), *(web.post(f"/{name}/create", no_swarm) for name in _SWARM[2:])]
+            web.post("/swarm/leave", not_part), web.post("/swarm/init", never_swarm),
+            web.post("/swarm/join", never_swarm),
+            *(web.route("*", f"/{name}{rest}", no_swarm) for name in _SWARM for rest in ("", "/{rest:.+}"))]
 
 
 def _refusal(what: str) -> Handler:

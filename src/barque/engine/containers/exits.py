@@ -76,7 +76,7 @@ def _next(live: Live, record: ExitRecord) -> Backoff | None:
     with contextlib.suppress(ValueError):
         ran_for = (clock.parse(record.finished_at or clock.now()) - clock.parse(live.facts.started_at)) / 1e9
     return after_exit(policy(live), live.backoff, exit_code=record.exit_code, ran_for=ran_for,
-                      stopped=live.facts.stopped_by_user)
+                      stopped=live.facts.stopped_by_user, unhealthy=live.unhealthy)
 
 
 def _duration(facts: machine.Facts) -> int:
