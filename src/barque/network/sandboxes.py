@@ -101,7 +101,8 @@ class Sandboxes:
         self.rules.swap(sandbox, None)
         self._ports.release(sandbox.ports)
         for endpoint in sandbox.endpoints:
-            self._release(endpoint, used=bool(sandbox.ports))
+            # TCP ends with the container; what has no end goes on to the address for as long as packets come.
+            self._release(endpoint, used=any(port.protocol != "tcp" for port in sandbox.ports))
 
     def connect(self, container_id: str, attachment: Attachment) -> Sandbox:
         """Put a running container on one more network; all or nothing. Returns its sandbox as it is then."""
@@ -128,7 +129,7 @@ class Sandboxes:
             unplug(self._netlink, slot, endpoint)
             self._change(slot, before, after, {}, undo)
             undo.pop_all()
-        self._release(endpoint, used=True)
+        self._release(endpoint, used=bool(before.ports))
         return after
 
     def republish(self, container_id: str, add: Iterable[PortBinding], remove: Iterable[PublishedPort]) -> Sandbox:
