@@ -151,6 +151,19 @@ class Sandboxes:
         self._live[container_id] = after
         return after
 
+    def rename(self, container_id: str, name: str) -> Sandbox | None:
+        """A container has another name from now on, on all its networks; None for one that has no network."""
+        before = self._live.get(container_id)
+        if before is None:
+            return None
+        endpoints = tuple(replace(end, names=tuple(name if item == before.name else item for item in end.names))
+                          for end in before.endpoints)
+        after = replace(before, name=name, endpoints=endpoints)
+        if self.names.open_for(before):
+            self.names.update(after)
+        self._live[container_id] = after
+        return after
+
     def create_network(self, spec: NetworkSpec) -> NetworkSpec:
         """Make a network, all of it or nothing; returns what was made of ``spec``."""
         closed = set(self.networks.closed)

@@ -96,6 +96,10 @@ class Network:
         self._watch_keepers()
         return sandbox
 
+    async def rename(self, container_id: str, name: str) -> Sandbox | None:
+        """A running container has another name; returns its sandbox as it is then, None if it has none."""
+        return await self._run(self._sandboxes.rename, container_id, name)
+
     async def create_network(self, spec: NetworkSpec) -> NetworkSpec:
         """Make a network in the kernel; returns ``spec`` completed, to be stored and handed to :meth:`reconcile`."""
         return await self._run(self._sandboxes.create_network, spec)
