@@ -23,6 +23,7 @@ from barque.network.errors import (
     NetworkInUse,
     NoSandbox,
     NotConnected,
+    PortsOfInternal,
     PortsWithoutNetwork,
     SandboxExists,
     StaticAddressRefused,
@@ -319,6 +320,9 @@ class Sandboxes:
         if endpoint is None:
             raise PortsWithoutNetwork(mode=endpoints[0].network_name if endpoints else "none")
         network = self.networks.get(endpoint.network_id)
+        outside = [item.host_ip for item in bindings if item.host_ip and not _is_loopback(item.host_ip)]
+        if network.internal and outside:
+            raise PortsOfInternal(network=network.name, address=outside[0])
         return self._ports.reserve(bindings, name, endpoint.endpoint_id, publish_ip=network.publish_ip,
                                    relayed=network.obey_input)
 
@@ -373,6 +377,13 @@ class Sandboxes:
         for line in self._ports.restore((sandbox.endpoints, port) for sandbox in self._live.values()
                                         for port in sandbox.ports):
             log.warning("cannot reserve a published port again: %s", line)
+
+
+def _is_loopback(text: str) -> bool:
+    try:
+        return ipaddress.ip_address(text).is_loopback
+    except ValueError:
+        return False
 
 
 def _check(request: SandboxRequest) -> None:
