@@ -29,12 +29,13 @@ from barque.engine.containers import defaults, reconcile, shutdown
 from barque.engine.containers.context import Context
 from barque.engine.containers.execs import Execs
 from barque.engine.containers.model import Container
+from barque.engine.containers.networking import Memberships
 from barque.engine.containers.registry import Registry
 from barque.engine.events import EventBus
 from barque.engine.networks import NetworkService
 from barque.engine.system import load_id
 from barque.engine.volumes import Volumes
-from barque.network.model import DEFAULT_POOLS, AddressPool, NetworkSettings, Sandbox
+from barque.network.model import DEFAULT_POOLS, AddressPool, NetworkSettings, NetworkSpec, Sandbox
 from barque.network.stack import Network
 from barque.runtime import cgroups
 from barque.store.boot import CleanUp, clean_up
@@ -140,13 +141,14 @@ async def open_engine(stack: AsyncExitStack, config: Config, layout: Layout, zyg
                       volumes=volumes, networks=network, supervisor=supervisor, emit=bus.emit,
                       containers_dir=layout.containers)
     stack.push_async_callback(context.tasks.close)
-    await network.reconcile(await reconcile.adopt_all(context))
+    service = NetworkService(network, Documents(db, "networks", NetworkSpec), lambda: sandboxes(registry), bus.emit)
+    await network.reconcile(await reconcile.adopt_all(context), await service.stored())
     await reconcile.settle(context)
     builds = await open_builds(stack, layout, stores, images, context, supervisor,
                                proxies(environment))
     others = [*images.routes, *commit_routes.routes(committer(stores, images, context)), *build_routes.routes(builds),
               *volume_routes.routes(volumes),
-              *networks.routes(NetworkService(network, lambda: sandboxes(registry))),
+              *networks.routes(service, Memberships(context)),
               *system.routes(context, bus, load_id(f"{layout.root}/engine-id"), images.service,
                              system_model.VolumeUsage(volumes, users), builds)]
     server = await serve(stack, context, others, sockets)

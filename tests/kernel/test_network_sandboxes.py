@@ -11,7 +11,6 @@ import socket
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager
 from pathlib import Path
 
 import msgspec
@@ -19,74 +18,9 @@ import pytest
 
 from barque.errors import InvalidArgument
 from barque.network.errors import PoolOverlaps, PortFailure, PortsWithoutNetwork, StaticAddressRefused
-from barque.network.model import NetworkSettings, PortBinding, Sandbox, SandboxRequest
+from barque.network.model import NetworkSettings, Sandbox
 from barque.network.stack import Network
-
-SERVER = """
-import socket, sys
-kind, port, family = sys.argv[1], int(sys.argv[2]), socket.AF_INET
-s = socket.socket(family, socket.SOCK_STREAM if kind == "tcp" else socket.SOCK_DGRAM)
-s.bind(("0.0.0.0", port))
-if kind == "tcp": s.listen(16)
-print("ready", flush=True)
-while True:
-    if kind == "udp":
-        data, peer = s.recvfrom(2048)
-        s.sendto(data + b" from " + peer[0].encode(), peer)
-        continue
-    c, peer = s.accept()
-    data = b""
-    while chunk := c.recv(65536): data += chunk
-    c.sendall(data + b" from " + peer[0].encode())
-    c.close()
-"""
-
-CLIENT = """
-import socket, sys
-kind, host, port = sys.argv[1], sys.argv[2], int(sys.argv[3])
-s = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET,
-                  socket.SOCK_STREAM if kind == "tcp" else socket.SOCK_DGRAM)
-s.settimeout(float(sys.argv[4]))
-s.connect((host, port))
-s.send(b"hello")
-if kind == "tcp": s.shutdown(socket.SHUT_WR)
-print(s.recv(65536).decode())
-"""
-
-
-def run(*command: str) -> str:
-    return subprocess.run(command, check=True, capture_output=True, text=True).stdout
-
-
-def inside(sandbox: Sandbox, *command: str) -> str:
-    assert sandbox.netns_path is not None
-    return run("nsenter", "--net=" + sandbox.netns_path, *command)
-
-
-def ask(kind: str, host: str, port: int, *, within: Sandbox | None = None, timeout: float = 5) -> str:
-    """Send hello, return the answer: "hello from <the address that the server saw>"."""
-    command = [sys.executable, "-I", "-S", "-c", CLIENT, kind, host, str(port), str(timeout)]
-    return (run(*command) if within is None else inside(within, *command)).strip()
-
-
-class Servers:
-    def __init__(self) -> None:
-        self._running: list[subprocess.Popen[str]] = []
-
-    def start(self, sandbox: Sandbox | None, kind: str, port: int) -> None:
-        prefix = [] if sandbox is None else ["nsenter", f"--net={sandbox.netns_path}"]
-        process = subprocess.Popen([*prefix, sys.executable, "-I", "-S", "-c", SERVER, kind, str(port)],
-                                   stdout=subprocess.PIPE, text=True)
-        self._running.append(process)
-        assert process.stdout is not None and process.stdout.readline() == "ready\n"
-
-    def stop(self) -> None:
-        for process in self._running:
-            process.kill()
-            process.wait()
-            assert process.stdout is not None
-            process.stdout.close()
-        self._running.clear()
+from tests.kernel.network_world import Servers, ask, elements, engine, inside, links, publish, request, run, tables
 
 
 @pytest.fixture
@@ -96,44 +30,10 @@ def servers() -> Iterator[Servers]:
     running.stop()
 
 
-@asynccontextmanager
-async def engine(root: Path, **settings: object) -> AsyncIterator[Network]:
-    network = await Network.open(NetworkSettings(exec_root=str(root), **settings))
-    try:
-        await network.reconcile([])
-        yield network
-    finally:
-        await network.close(remove=True)
-
-
 @pytest.fixture
 async def network(tmp_path: Path) -> AsyncIterator[Network]:
     async with engine(tmp_path / "exec") as made:
         yield made
-
-
-def request(number: int = 1, mode: str = "bridge", **more: object) -> SandboxRequest:
-    return SandboxRequest(container_id=f"{number:064x}"[::-1], mode=mode, name=f"c{number}", **more)
-
-
-def publish(container_port: int, host_port: int = 0, protocol: str = "tcp", host_ip: str | None = None,
-            end: int = 0) -> PortBinding:
-    return PortBinding(container_port=container_port, protocol=protocol, host_ip=host_ip, host_port_start=host_port,
-                       host_port_end=end)
-
-
-def links() -> set[str]:
-    return {link["ifname"] for link in json.loads(run("ip", "-j", "link"))}
-
-
-def tables() -> set[str]:
-    return {item["table"]["name"] for item in json.loads(run("nft", "-j", "list", "tables"))["nftables"]
-            if "table" in item}
-
-
-def elements(network: Network, name: str) -> list[object]:
-    listed = json.loads(run("nft", "-j", "list", "map", "inet", network.settings.table, name))["nftables"]
-    return next(item["map"].get("elem", []) for item in listed if "map" in item)
 
 
 async def test_bridge_sandbox_has_address_route_and_peer(network: Network) -> None:
@@ -304,6 +204,7 @@ CRASHED = """
 import asyncio, os, signal, sys, msgspec
 from barque.network.model import *
 from barque.network.stack import Network
+from tests.kernel.network_world import Servers, ask, elements, engine, inside, links, publish, request, run, tables
 async def main():
     network = await Network.open(NetworkSettings(exec_root=sys.argv[1]))
     await network.reconcile([])
@@ -439,7 +340,7 @@ async def test_subnet_avoids_the_hosts_routes_and_a_clash_is_named(tmp_path: Pat
             assert (info.subnet, info.mtu) == ("172.24.0.0/16", 1400)
             sandbox = await network.setup(request())
             assert json.loads(inside(sandbox, "ip", "-j", "link", "show", "eth0"))[0]["mtu"] == 1400
-        with pytest.raises(PoolOverlaps, match=r"172\.18\.0\.0/24 overlaps 172\.16\.0\.0/13"):
+        with pytest.raises(PoolOverlaps, match=r"172\.18\.0\.0/24 overlaps 172\.16\.0\.0/13 of this host's route by"):
             await Network.open(NetworkSettings(exec_root=str(tmp_path), bip="172.18.0.1/24"))
         async with engine(tmp_path, bip="10.77.0.9/24", fixed_cidr="10.77.0.128/25") as network:
             endpoint = (await network.setup(request())).endpoints[0]

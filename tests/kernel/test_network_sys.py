@@ -22,18 +22,19 @@ def ip(*words: str) -> list[dict[str, object]]:
 def test_bridge_addresses_and_routes_are_what_ip_sees() -> None:
     with Netlink() as netlink:
         assert netlink.link("tb0") is None
-        netlink.request(rtnetlink.new_bridge("tb0", "02:42:0a:01:02:03", 1400))
+        netlink.request(rtnetlink.new_bridge("tb0", "02:42:0a:01:02:03", 1400),
+                        rtnetlink.set_alias("tb0", "ours"))
         link = netlink.link("tb0")
         assert link is not None
         try:
             netlink.request(rtnetlink.add_address(link.index, ipaddress.ip_address("10.1.2.3"), 24),
                             rtnetlink.add_address(link.index, ipaddress.ip_address("fd00::1"), 64),
                             rtnetlink.set_link(link.index, up=True),
-                            rtnetlink.add_default_route(link.index, ipaddress.ip_address("10.1.2.9")))
+                            rtnetlink.set_default_route(link.index, ipaddress.ip_address("10.1.2.9")))
             shown = ip("addr", "show", "tb0")[0]
             assert (shown["ifname"], shown["address"], shown["mtu"]) == ("tb0", "02:42:0a:01:02:03", 1400)
             assert {"10.1.2.3", "fd00::1"} <= {address["local"] for address in shown["addr_info"]}
-            assert (link.mac, link.mtu, link.kind) == ("02:42:0a:01:02:03", 1400, "bridge")
+            assert (link.mac, link.mtu, link.kind, link.alias) == ("02:42:0a:01:02:03", 1400, "bridge", "ours")
             assert link.index in [other.index for other in netlink.links() if other.up]
             own = {(str(a.address), a.prefix_len) for a in netlink.addresses() if a.index == link.index}
             assert {("10.1.2.3", 24), ("fd00::1", 64)} <= own
@@ -48,7 +49,8 @@ def test_bridge_addresses_and_routes_are_what_ip_sees() -> None:
 def test_errors_carry_the_kernels_explanation_and_later_messages_are_done() -> None:
     with Netlink() as netlink:
         with pytest.raises(NetlinkError) as failed:
-            netlink.request(rtnetlink.delete_link(99999), rtnetlink.new_bridge("tb1", "02:42:00:00:00:01", 1500),
+            netlink.request(rtnetlink.delete_link(99999),
+                            rtnetlink.new_bridge("tb1", "02:42:00:00:00:01", 1500),
                             rtnetlink.new_bridge("x" * 20, "02:42:00:00:00:01", 1500))
         assert failed.value.errno == 19
         with pytest.raises(NetlinkError, match=r"(?i)attribute failed policy|too long|out of range"):

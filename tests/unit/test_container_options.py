@@ -64,7 +64,6 @@ def test_the_empty_request_is_fine() -> None:
     (HostConfig(log_config=LogConfig(type="syslog")), "logger: no log driver named 'syslog' is registered"),
     (HostConfig(isolation="hyperv"), "invalid isolation 'hyperv' on linux"),
     (HostConfig(cpu_count=1), "CpuCount is not supported on linux"),
-    (HostConfig(links=["a:b"]), "Links is not supported"),
     (HostConfig(pid_mode="container:"), "invalid PID mode: container:"),
     (HostConfig(mounts=[MountSpec(type="image", target="/x")]), "such mounts are not supported"),
     (HostConfig(storage_opt={"size": "1G"}), "--storage-opt is supported only for overlay over xfs"),

@@ -8,11 +8,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from barque.network.errors import AddressesExhausted, AddressInUse, AddressOutside, PoolsExhausted
-from barque.network.ipam import Addresses, choose_subnet, mac_for, subnets
+from barque.network.ipam import Addresses, IPNetwork, Taken, choose_subnet, mac_for, subnets
 from barque.network.model import DEFAULT_POOLS, AddressPool
 
 SUBNET = IPv4Network("10.9.0.0/28")
 GATEWAY = IPv4Address("10.9.0.1")
+
+
+def used(*networks: IPNetwork) -> Taken:
+    return Taken((network, "a route") for network in networks)
 
 
 def addresses(**more: object) -> Addresses:
@@ -68,7 +72,7 @@ def test_the_gateway_cannot_be_released() -> None:
 def test_chosen_subnet_overlaps_nothing_and_is_the_first_such(whole: list[IPv4Network],
                                                               hosts: list[IPv4Address]) -> None:
     taken = [*whole, *map(IPv4Network, hosts)]
-    chosen = choose_subnet(DEFAULT_POOLS, taken)
+    chosen = choose_subnet(subnets(DEFAULT_POOLS), used(*taken))
     assert not any(chosen.overlaps(network) for network in taken)
     earlier = list(subnets(DEFAULT_POOLS))
     assert all(any(subnet.overlaps(network) for network in taken) for subnet in earlier[:earlier.index(chosen)])
@@ -76,10 +80,10 @@ def test_chosen_subnet_overlaps_nothing_and_is_the_first_such(whole: list[IPv4Ne
 
 def test_exhaustion_names_the_clash_and_a_vpn_that_takes_everything_is_no_clash() -> None:
     pools = [AddressPool("10.0.0.0/23", 24)]
-    with pytest.raises(PoolsExhausted, match=r"10\.0\.0\.0/8 of this host covers 10\.0\.0\.0/24"):
-        choose_subnet(pools, [IPv4Network("10.0.0.0/8")])
+    with pytest.raises(PoolsExhausted, match=r"10\.0\.0\.0/8 of a route covers 10\.0\.0\.0/24"):
+        choose_subnet(subnets(pools), used(IPv4Network("10.0.0.0/8")))
     halves = list(ipaddress.IPv4Network("0.0.0.0/0").subnets())
-    assert choose_subnet(pools, halves) == IPv4Network("10.0.0.0/24")
+    assert choose_subnet(subnets(pools), used(*halves)) == IPv4Network("10.0.0.0/24")
 
 
 def test_mac_follows_the_address() -> None:

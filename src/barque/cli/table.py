@@ -71,6 +71,7 @@ _IN_GROUPS = {
     "image prune": ("prune:IMAGES", "Remove unused images"),
     "network connect": ("network_change:CONNECT", "Connect a container to a network"),
     "network create": ("network_change:CREATE", "Create a network"),
+    "network firewall": ("network_firewall:FIREWALL", "Show who can reach what on networks"),
     "network disconnect": ("network_change:DISCONNECT", "Disconnect a container from a network"),
     "network inspect": ("inspect:NETWORK", "Display detailed information on networks"),
     "network ls": ("network:LS", "List networks"),

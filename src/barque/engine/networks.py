@@ -1,26 +1,36 @@
-"""Networks as docker clients know them: list, inspect, and clear refusals for what this engine does not have."""
+"""Networks as docker clients know them: create, list, inspect, remove, prune."""
 
 from __future__ import annotations
 
-import hashlib
+import builtins
 import re
+import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Protocol
 
-from barque.errors import InvalidArgument, NotFound, PermissionDenied, Unsupported
-from barque.network.model import NetworkInfo, Sandbox
+from barque.engine import clock, filters, names
+from barque.engine.network_options import CreateNetwork, to_spec
+from barque.engine.network_reach import explain
+from barque.engine.network_views import document
+from barque.errors import BarqueError, Conflict, InvalidArgument, NotFound, PermissionDenied
+from barque.network.model import NetworkInfo, NetworkSpec, Sandbox
+from barque.store.db import Documents
 
 #: Every container that has a network now, as (its name, its sandbox); the container service supplies it.
 Sandboxes = Callable[[], Iterable[tuple[str, Sandbox]]]
+Emit = Callable[[str, str, str, Mapping[str, str]], None]
 
 _FILTERS = ("dangling", "driver", "id", "label", "name", "scope", "type")
-_MODES = {"bridge": "bridge", "host": "host", "none": "none"}
+_PRUNE_FILTERS = ("label", "label!", "until")
 
 
-class KnowsNetworks(Protocol):
+class KernelNetworks(Protocol):
     """What this needs of :class:`barque.network.stack.Network`."""
 
     def networks(self) -> list[NetworkInfo]: ...
+    async def create_network(self, spec: NetworkSpec) -> NetworkSpec: ...
+    async def remove_network(self, network_id: str) -> None: ...
+    async def blockers(self) -> list[str]: ...
 
 
 class NoSuchNetwork(NotFound):
@@ -35,77 +45,128 @@ class PredefinedName(PermissionDenied):
     text = "operation is not permitted on predefined {name} network"
 
 
-class UserDefinedUnsupported(Unsupported):
-    text = "user-defined networks are not supported by this engine: use bridge, host or none"
+class NameTaken(Conflict):
+    text = "network with name {name} already exists"
+
+
+class ActiveEndpoints(PermissionDenied):
+    text = "error while removing network: network {name} has active endpoints ({endpoints})"
 
 
 class NetworkService:
     """Networks of one engine."""
 
-    def __init__(self, network: KnowsNetworks, sandboxes: Sandboxes) -> None:
+    def __init__(self, network: KernelNetworks, documents: Documents[NetworkSpec], sandboxes: Sandboxes, emit: Emit
+                 ) -> None:
         self._network = network
+        self._documents = documents
         self._sandboxes = sandboxes
+        self._emit = emit
 
-    def list(self, filters: Mapping[str, Sequence[str]]) -> list[dict[str, Any]]:
+    async def stored(self) -> builtins.list[NetworkSpec]:
+        """The networks that users made, in the order of their making: for the kernel's side at boot."""
+        return sorted((spec for _, spec in await self._documents.all()), key=lambda spec: spec.created)
+
+    def list(self, wanted: Mapping[str, Sequence[str]]) -> builtins.list[dict[str, Any]]:
         """All networks that pass every filter (any value of it), without their containers, as dockerd lists them."""
-        for key in filters:
+        for key in wanted:
             if key not in _FILTERS:
                 raise InvalidArgument(f"invalid filter '{key}'")
-        return [_document(info, {}) for info in self._network.networks()
-                if all(_passes(info, key, values) for key, values in filters.items())]
+        used = self._used()
+        return [document(info, ()) for info in self._network.networks()
+                if all(_passes(info, key, values, used) for key, values in wanted.items())]
 
     def inspect(self, ref: str) -> dict[str, Any]:
         """One network by name, id or the unambiguous beginning of its id; raises NoSuchNetwork."""
-        info = self._find(ref)
-        return _document(info, self._containers(info))
+        return document(find(self._network.networks(), ref), self._sandboxes())
 
-    def create(self, name: str) -> None:
-        """Refused: PredefinedName or UserDefinedUnsupported."""
-        if any(info.name == name for info in self._network.networks()):
-            raise PredefinedName(name=name)
-        raise UserDefinedUnsupported()
+    async def explain(self, ref: str) -> dict[str, Any]:
+        """Who can reach what on one network; raises NoSuchNetwork."""
+        info = find(self._network.networks(), ref)
+        return explain(info, self._sandboxes(), await self._network.blockers())
 
-    def remove(self, ref: str) -> None:
-        """Refused: all networks that there are are predefined."""
-        raise Predefined(name=self._find(ref).name)
+    async def create(self, body: CreateNetwork) -> str:
+        """Make a network; returns its id. Raises BarqueErrors in dockerd's words."""
+        for info in self._network.networks():
+            if info.name == body.name:
+                raise PredefinedName(name=body.name) if info.spec is None else NameTaken(name=body.name)
+        spec = await self._network.create_network(to_spec(body, names.new_id()))
+        try:
+            await self._documents.put(spec.id, spec.name, spec)
+        except BaseException:
+            await self._network.remove_network(spec.id)
+            raise
+        self._emit("network", "create", spec.id, {"name": spec.name, "type": spec.driver})
+        return spec.id
 
-    def connect(self, ref: str) -> None:
-        """Refused, after it is clear that the network exists."""
-        self._find(ref)
-        raise UserDefinedUnsupported()
+    async def remove(self, ref: str) -> None:
+        """Remove a network that no container is on; raises NoSuchNetwork, Predefined, ActiveEndpoints."""
+        info = find(self._network.networks(), ref)
+        if info.spec is None:
+            raise Predefined(name=info.name)
+        active = [f'name:"{name}" id:"{endpoint.endpoint_id[:12]}"' for name, sandbox in self._sandboxes()
+                  for endpoint in sandbox.endpoints if endpoint.network_id == info.id]
+        if active:
+            raise ActiveEndpoints(name=info.name, endpoints=", ".join(active))
+        await self._network.remove_network(info.id)
+        await self._documents.delete(info.id)
+        self._emit("network", "destroy", info.id, {"name": info.name, "type": info.driver})
 
-    def _find(self, ref: str) -> NetworkInfo:
-        networks = self._network.networks()
-        exact = [info for info in networks if ref in (info.name, info.id)]
-        found = exact or [info for info in networks if ref and info.id.startswith(ref)]
-        if not found:
-            raise NoSuchNetwork(ref=ref)
-        if len(found) > 1:
-            raise InvalidArgument(f"network {ref} is ambiguous ({len(found)} matches found based on ID prefix)")
-        return found[0]
+    async def prune(self, wanted: Mapping[str, Sequence[str]]) -> builtins.list[str]:
+        """Remove all networks that nobody uses and that pass the filters; returns their names."""
+        for key in wanted:
+            if key not in _PRUNE_FILTERS:
+                raise InvalidArgument(f"invalid filter '{key}'")
+        until = _until(wanted.get("until", ()))
+        used = self._used()
+        removed = []
+        for info in self._network.networks():
+            spec = info.spec
+            if spec is None or info.id in used or not filters.match_labels([*wanted.get("label", ())], spec.labels):
+                continue
+            if any(filters.match_labels([label], spec.labels) for label in wanted.get("label!", ())):
+                continue
+            if until is not None and clock.parse(spec.created) > until:
+                continue
+            try:
+                await self.remove(info.id)
+            except BarqueError:
+                continue  # somebody began to use it, or removed it: it is not unused any more
+            removed.append(info.name)
+        return removed
 
-    def _containers(self, info: NetworkInfo) -> dict[str, Any]:
-        found = {}
-        for name, sandbox in self._sandboxes():
-            endpoint = next((end for end in sandbox.endpoints if end.network_id == info.id), None)
-            if endpoint is not None:
-                found[sandbox.container_id] = {
-                    "Name": name, "EndpointID": endpoint.endpoint_id, "MacAddress": endpoint.mac,
-                    "IPv4Address": f"{endpoint.ipv4}/{endpoint.prefix_len}",
-                    "IPv6Address": f"{endpoint.ipv6}/{endpoint.ipv6_prefix_len}" if endpoint.ipv6 else ""}
-            elif not sandbox.endpoints and _MODES.get(sandbox.mode) == info.name:
-                found[sandbox.container_id] = {
-                    "Name": name, "EndpointID": bare_endpoint_id(info.id, sandbox.container_id), "MacAddress": "",
-                    "IPv4Address": "", "IPv6Address": ""}
-        return found
-
-
-def bare_endpoint_id(network_id: str, container_id: str) -> str:
-    """The endpoint id of a container on host or none, where nothing is allocated."""
-    return hashlib.sha256(f"{network_id}\0{container_id}".encode()).hexdigest()
+    def _used(self) -> set[str]:
+        return {endpoint.network_id for _, sandbox in self._sandboxes() for endpoint in sandbox.endpoints}
 
 
-def _passes(info: NetworkInfo, key: str, values: Sequence[str]) -> bool:
+def find(networks: Iterable[NetworkInfo], ref: str) -> NetworkInfo:
+    """By id, name or unambiguous id prefix; raises NoSuchNetwork."""
+    networks = list(networks)
+    exact = [info for info in networks if ref in (info.name, info.id)]
+    found = exact or [info for info in networks if ref and info.id.startswith(ref)]
+    if not found:
+        raise NoSuchNetwork(ref=ref)
+    if len(found) > 1:
+        raise InvalidArgument(f"network {ref} is ambiguous ({len(found)} matches found based on ID prefix)")
+    return found[0]
+
+
+def _until(values: Sequence[str]) -> int | None:
+    if not values:
+        return None
+    if len(values) > 1:
+        raise InvalidArgument("more than one until filter specified")
+    return _moment(values[0])
+
+
+def _moment(text: str) -> int:
+    moment = clock.parse_moment(text, time.time_ns())
+    if moment is None:
+        raise filters.InvalidFilterValue(key="until", value=text)
+    return moment
+
+
+def _passes(info: NetworkInfo, key: str, values: Sequence[str], used: set[str]) -> bool:
     match key:
         case "driver":
             return info.driver in values
@@ -115,17 +176,17 @@ def _passes(info: NetworkInfo, key: str, values: Sequence[str]) -> bool:
             return any(info.id.startswith(value) for value in values)
         case "name":
             return any(_name_matches(value, info.name) for value in values)
+        case "label":
+            return filters.match_labels([*values], info.spec.labels if info.spec else {})
         case "type":
             if set(values) - {"builtin", "custom"}:
                 raise InvalidArgument(f"invalid filter: 'type'='{values[0]}'")
-            return "builtin" in values
-        case "dangling":
-            # Predefined networks are in use by definition.
+            return ("builtin" if info.spec is None else "custom") in values
+        case _:
             if set(values) - {"true", "1", "false", "0"}:
                 raise InvalidArgument(f"invalid filter 'dangling={values[0]}'")
-            return not {"true", "1"} & set(values)
-        case _:
-            return False  # label: networks here have none
+            # Predefined networks are in use by definition.
+            return (info.spec is not None and info.id not in used) == bool({"true", "1"} & set(values))
 
 
 def _name_matches(pattern: str, name: str) -> bool:
@@ -134,26 +195,3 @@ def _name_matches(pattern: str, name: str) -> bool:
         return re.search(pattern, name) is not None
     except re.error:
         return pattern in name
-
-
-def _document(info: NetworkInfo, containers: dict[str, Any]) -> dict[str, Any]:
-    config = []
-    options = {}
-    if info.driver == "bridge":
-        config = [{"Subnet": info.subnet, **({"IPRange": info.ip_range} if info.ip_range else {}),
-                   "Gateway": info.gateway}]
-        options = {
-            "com.docker.network.bridge.default_bridge": "true",
-            "com.docker.network.bridge.enable_icc": str(info.icc).lower(),
-            "com.docker.network.bridge.enable_ip_masquerade": str(info.masquerade).lower(),
-            "com.docker.network.bridge.host_binding_ipv4": info.publish_ip,
-            "com.docker.network.bridge.name": info.bridge,
-            "com.docker.network.driver.mtu": str(info.mtu),
-        }
-    return {
-        "Name": info.name, "Id": info.id, "Created": info.created, "Scope": "local", "Driver": info.driver,
-        "EnableIPv4": True, "EnableIPv6": False,
-        "IPAM": {"Driver": "default", "Options": None, "Config": config},
-        "Internal": False, "Attachable": False, "Ingress": False, "ConfigFrom": {"Network": ""}, "ConfigOnly": False,
-        "Containers": containers, "Options": options, "Labels": {},
-    }

@@ -92,7 +92,7 @@ async def info(ctx: Context, engine_id: str, images: Images, bus: EventBus) -> d
         "ID": engine_id, **_count(ctx), "Images": await images.count(), "Driver": "overlay2",
         "DriverStatus": [["Backing Filesystem", _filesystem(config.data_root)], ["Supports d_type", "true"],
                          ["Native Overlay Diff", "true"]],
-        "Plugins": {"Volume": ["local"], "Network": ["bridge", "host", "null"], "Authorization": None,
+        "Plugins": {"Volume": ["local"], "Network": ["bridge", "host", "macvlan", "null"], "Authorization": None,
                     "Log": ["json-file", "none"]},
         "MemoryLimit": True, "SwapLimit": ctx.host.swap_limit, "CpuCfsPeriod": True, "CpuCfsQuota": True,
         "CPUShares": True,

@@ -1,4 +1,4 @@
-"""Network namespaces with their interface, made ahead and configured when a container takes one."""
+"""A container's network namespace and the interfaces in it; namespaces with one are made ahead."""
 
 from __future__ import annotations
 
@@ -6,42 +6,54 @@ import collections
 import contextlib
 import ipaddress
 import os
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
-from barque.network.bridge import Bridge, new_veth_name, write_sysctl
+from barque.network.bridge import KernelNetwork, new_veth_name, write_sysctl
+from barque.network.model import Endpoint, by_way_out
 from barque.sys import netns, rtnetlink
 from barque.sys.rtnetlink import Netlink
 
-INTERFACE = "eth0"
+_FIRST = "eth0"
+
+
+@dataclass(slots=True)
+class Interface:
+    """``index`` inside the namespace; ``port`` is the name of the other end, on a bridge of the host, else empty."""
+
+    index: int
+    name: str
+    port: str
 
 
 @dataclass(slots=True)
 class Slot:
-    """A namespace that nobody but ``fd`` keeps alive yet: closing it makes the namespace and its veth vanish.
-
-    ``interface`` is the index of its interface on a bridge, 0 if it has none but ``lo``; ``port`` is the name of the
-    other end, which is the bridge's port.
-    """
+    """A namespace that nobody but ``fd`` keeps alive yet: closing it makes the namespace and its veths vanish."""
 
     fd: int
     netlink: Netlink
-    interface: int
-    port: str
+    ready: Interface | None = None
 
     def discard(self) -> None:
         self.netlink.close()
         os.close(self.fd)
 
-    def configure(self, mac: str, address: ipaddress.IPv4Interface, gateway: ipaddress.IPv4Address) -> None:
-        self.netlink.request(
-            rtnetlink.set_link(self.interface, mac=mac),
-            rtnetlink.add_address(self.interface, address.ip, address.network.prefixlen),
-            rtnetlink.set_link(self.interface, up=True),
-            rtnetlink.add_default_route(self.interface, gateway))
+
+@contextlib.contextmanager
+def opened(path: str) -> Iterator[Slot]:
+    """The namespace that is pinned at ``path``; the block itself runs where it was."""
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        with netns.entered(fd):
+            inside = Netlink()
+        with inside:
+            yield Slot(fd, inside)
+    finally:
+        os.close(fd)
 
 
-def make_slot(host: Netlink, bridge: Bridge | None) -> Slot:
-    """A new namespace with ``lo`` up and, given a ``bridge``, an interface on it that is down and has no address."""
+def make_slot(host: Netlink, network: KernelNetwork | None) -> Slot:
+    """A new namespace with ``lo`` up and, given a ``network``, an interface on it that is down and has no address."""
     with contextlib.ExitStack() as undo:
         with netns.fresh() as fd:
             undo.callback(os.close, fd)
@@ -49,18 +61,12 @@ def make_slot(host: Netlink, bridge: Bridge | None) -> Slot:
             loopback = inside.link("lo")
             assert loopback is not None
             inside.request(rtnetlink.set_link(loopback.index, up=True))
-            if bridge is not None:
-                _interface_settings()
-        index, port = 0, new_veth_name()
-        if bridge is not None:
-            host.request(rtnetlink.new_veth(port, master=bridge.link.index, mtu=bridge.mtu, peer=INTERFACE,
-                                            peer_netns=fd),
-                         *([] if bridge.rules.icc else [rtnetlink.set_isolated(port)]))
-            link = inside.link(INTERFACE)
-            assert link is not None
-            index = link.index
+            _interface_settings()
+        slot = Slot(fd, inside)
+        if network is not None:
+            slot.ready = plug(host, slot, network, _FIRST)
         undo.pop_all()
-        return Slot(fd, inside, index, port)
+        return slot
 
 
 def _interface_settings() -> None:
@@ -69,25 +75,97 @@ def _interface_settings() -> None:
     write_sysctl("net/ipv4/conf/default/arp_notify", "1")
     if os.path.exists("/proc/sys/net/ipv6"):
         write_sysctl("net/ipv6/conf/default/disable_ipv6", "1")
+        write_sysctl("net/ipv6/conf/default/accept_ra", "0")
+
+
+def plug(host: Netlink, slot: Slot, network: KernelNetwork, name: str) -> Interface:
+    """An interface ``name`` on ``network``, down, without addresses."""
+    if network.driver == "macvlan":
+        host.request(rtnetlink.new_macvlan(name, parent=network.link.index, mode=network.macvlan_mode, netns=slot.fd,
+                                           mtu=network.mtu))
+        port = ""
+    else:
+        port = new_veth_name()
+        host.request(rtnetlink.new_veth(port, master=network.link.index, mtu=network.mtu, peer=name,
+                                        peer_netns=slot.fd),
+                     *([] if network.icc else [rtnetlink.set_isolated(port)]))
+    link = slot.netlink.link(name)
+    assert link is not None
+    return Interface(link.index, name, port)
+
+
+def unplug(host: Netlink, slot: Slot, endpoint: Endpoint) -> None:
+    """Take an interface away, with its addresses and routes. It may be gone already, by the container's own doing."""
+    link = slot.netlink.link(endpoint.interface)
+    if link is not None:
+        slot.netlink.request(rtnetlink.delete_link(link.index))
+    elif endpoint.port and (other := host.link(endpoint.port)) is not None:
+        host.request(rtnetlink.delete_link(other.index))
+
+
+def configure(slot: Slot, interface: Interface, endpoint: Endpoint) -> None:
+    """Give an interface its MAC and addresses, and set it up. Routes: :func:`route`."""
+    requests = [rtnetlink.set_link(interface.index, mac=endpoint.mac),
+                rtnetlink.add_address(interface.index, ipaddress.ip_address(endpoint.ipv4), endpoint.prefix_len)]
+    if endpoint.ipv6:
+        with netns.entered(slot.fd):
+            write_sysctl(f"net/ipv6/conf/{interface.name}/disable_ipv6", "0")
+        requests.append(rtnetlink.add_address(interface.index, ipaddress.ip_address(endpoint.ipv6),
+                                              endpoint.ipv6_prefix_len))
+    slot.netlink.request(*requests, rtnetlink.set_link(interface.index, up=True))
+
+
+def route(slot: Slot, before: Iterable[Endpoint], after: Iterable[Endpoint], known: dict[str, int]) -> None:
+    """Make the default routes those that ``after`` wants, where ``before`` wanted others.
+
+    ``known`` are indexes of interfaces by name, as far as they are known; the others are looked up.
+    """
+    old, new = _ways_out(before), _ways_out(after)
+    for version, way in new.items():
+        if old.get(version) == way:
+            continue
+        index = known.get(way[0])
+        if index is None:
+            link = slot.netlink.link(way[0])
+            if link is None:
+                continue  # The container took its interface away: it minds its routes itself.
+            index = link.index
+        slot.netlink.request(rtnetlink.set_default_route(index, ipaddress.ip_address(way[1])))
+
+
+def _ways_out(endpoints: Iterable[Endpoint]) -> dict[int, tuple[str, str]]:
+    """Interface and gateway of the default route, by IP version."""
+    found: dict[int, tuple[str, str]] = {}
+    for endpoint in by_way_out(endpoints):
+        for version, gateway in ((4, endpoint.gateway), (6, endpoint.ipv6_gateway)):
+            if gateway:
+                found.setdefault(version, (endpoint.interface, gateway))
+    return found
+
+
+def free_name(endpoints: Iterable[Endpoint]) -> str:
+    """``eth0``, or the first such name that no endpoint has."""
+    taken = {endpoint.interface for endpoint in endpoints}
+    return next(name for name in (f"eth{number}" for number in range(len(taken) + 1)) if name not in taken)
 
 
 class WarmPool:
-    """Up to ``size`` slots on one bridge. Blocking, for one thread."""
+    """Up to ``size`` slots on one network. Blocking, for one thread."""
 
-    def __init__(self, bridge: Bridge, size: int) -> None:
-        self.bridge = bridge
+    def __init__(self, network: KernelNetwork, size: int) -> None:
+        self.network = network
         self._size = size
         self._ready: collections.deque[Slot] = collections.deque()
 
     def take(self, host: Netlink) -> Slot:
         """A slot, at once if one is ready."""
-        return self._ready.popleft() if self._ready else make_slot(host, self.bridge)
+        return self._ready.popleft() if self._ready else make_slot(host, self.network)
 
     def lacks(self) -> bool:
         return len(self._ready) < self._size
 
     def add_one(self, host: Netlink) -> None:
-        self._ready.append(make_slot(host, self.bridge))
+        self._ready.append(make_slot(host, self.network))
 
     def clear(self) -> None:
         while self._ready:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from barque.errors import Conflict, Internal, InvalidArgument, NotFound, PermissionDenied, Unavailable
+from barque.errors import Conflict, Internal, InvalidArgument, NotFound, PermissionDenied, Unavailable, Unsupported
 
 
 class AddressesExhausted(Unavailable):
-    text = "no available IPv4 addresses on this network's address pools: {name} ({id})"
+    text = "no available IPv{version} addresses on this network's address pools: {name} ({id})"
 
 
 class AddressInUse(PermissionDenied):
@@ -27,6 +27,46 @@ class PoolOverlaps(PermissionDenied):
     text = "Pool overlaps with other one on this address space: {subnet} overlaps {other}"
 
 
+class InvalidPool(InvalidArgument):
+    text = "invalid network config:\n{reason}"
+
+
+class MultipleSubnets(PermissionDenied):
+    text = "{driver} driver does not support more than one subnet of a kind"
+
+
+class LinkTaken(PermissionDenied):
+    text = "network with name {name} conflicts with the link {link} of this host: {reason}"
+
+
+class ParentMissing(InvalidArgument):
+    text = "failed to find the parent interface {parent} of the {driver} network on this host"
+
+
+class DriverUnsupported(Unsupported):
+    text = "the {driver} driver cannot be used: {reason}"
+
+
+class NetworkMissing(NotFound):
+    text = "network {id} not found"
+
+
+class AlreadyConnected(PermissionDenied):
+    text = "endpoint with name {name} already exists in network {network}"
+
+
+class NotConnected(NotFound):
+    text = "container {id} is not connected to network {network}"
+
+
+class NetworkInUse(PermissionDenied):
+    text = "error while removing network: network {name} has active endpoints"
+
+
+class NoSandbox(Conflict):
+    text = "container {id} has no network to change"
+
+
 class StaticAddressRefused(InvalidArgument):
     text = "invalid config for network bridge: invalid endpoint settings:\n" \
            "user specified IP address is supported on user defined networks only"
@@ -40,6 +80,10 @@ class PortFailure(Internal):
 
 class PortsWithoutNetwork(InvalidArgument):
     text = "port publishing needs a network of the container's own: not possible with network mode {mode}"
+
+
+class PortsOfInternal(InvalidArgument):
+    text = "network {network} is internal: its ports can be published for this host alone, not on {address}"
 
 
 class UnknownMode(InvalidArgument):

@@ -1,4 +1,4 @@
-"""The one nftables table of this engine: what its rules are, and which set elements a network or a port is.
+"""The nftables tables of this engine: what their rules are, and which set elements a network or a port is.
 
 The rules never change; networks and ports are elements of sets and maps, so one more of them costs the same for the
 first and the thousandth. Everything is looked up by the bridge's name. No other table is touched, and an ``accept``
@@ -8,17 +8,18 @@ here ends only our own chain: another firewall's ``drop`` still counts.
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Iterable, Sequence
+from collections.abc import Container, Iterable, Sequence
 from dataclasses import dataclass
 
-from barque.network.model import Endpoint, PublishedPort, Sandbox
+from barque.network.model import Endpoint, PublishedPort, Sandbox, by_way_out
 
 ANY4, ANY6 = "0.0.0.0", "::"
 
 # The order in "publish" is that of precedence: a port on one address beats the same port on all.
 # "guard": route_localnet on the bridges lets answers to 127.0.0.1 in, and would let a container reach the host's
 #   loopback services (CVE-2020-8558). Raw priority comes before conntrack turns an answer's address back into
-#   127.0.0.1, so what has such an address here was forged.
+#   127.0.0.1, so what has such an address here was forged. From an internal network only its own subnet can be
+#   reached, whatever routes a container sets.
 # "forward": a container is reached from outside only through a published port; "within" are the pairs that may talk
 #   (what goes from port to port inside a bridge comes by here only with br_netfilter; else port isolation decides).
 # "postrouting": 127.0.0.1 must not leave the host; and an answer between neighbours on one bridge must come back
@@ -27,9 +28,14 @@ ANY4, ANY6 = "0.0.0.0", "::"
 _RULES = """
 table inet {table} {{
     set bridges {{ type ifname; }}
+    set internal {{ type ifname; }}
     set within {{ type ifname . ifname; }}
+    set own4 {{ type ifname . ipv4_addr; flags interval; }}
+    set own6 {{ type ifname . ipv6_addr; flags interval; }}
     set subnets4 {{ type ipv4_addr; flags interval; }}
+    set subnets6 {{ type ipv6_addr; flags interval; }}
     set neighbours4 {{ type ipv4_addr . ipv4_addr; flags interval; }}
+    set neighbours6 {{ type ipv6_addr . ipv6_addr; flags interval; }}
     map published4 {{ type ipv4_addr . inet_proto . inet_service : ipv4_addr . inet_service; }}
     map published4_any {{ type inet_proto . inet_service : ipv4_addr . inet_service; }}
     map published6 {{ type ipv6_addr . inet_proto . inet_service : ipv6_addr . inet_service; }}
@@ -54,16 +60,22 @@ table inet {table} {{
         type nat hook postrouting priority srcnat; policy accept;
         ip saddr 127.0.0.0/8 oifname @bridges masquerade
         oifname @bridges ct status dnat ip saddr . ip daddr @neighbours4 masquerade
+        oifname @bridges ct status dnat ip6 saddr . ip6 daddr @neighbours6 masquerade
         ip saddr @subnets4 oifname != @bridges oifname != "lo" masquerade
+        ip6 saddr @subnets6 oifname != @bridges oifname != "lo" masquerade
     }}
     chain guard {{
         type filter hook prerouting priority raw; policy accept;
         iifname @bridges ip daddr 127.0.0.0/8 drop
         iifname @bridges ip saddr 127.0.0.0/8 drop
+        iifname @internal meta pkttype host meta nfproto ipv4 iifname . ip daddr != @own4 drop
+        iifname @internal meta pkttype host ip6 daddr != fe80::/10 iifname . ip6 daddr != @own6 drop
     }}
     chain forward {{
         type filter hook forward priority filter; policy accept;
         iifname . oifname @within accept
+        iifname @internal drop
+        oifname @internal drop
         oifname @bridges ct state established,related accept
         oifname @bridges ct status dnat accept
         oifname @bridges drop
@@ -71,48 +83,106 @@ table inet {table} {{
         {closed}
     }}
 }}
+table bridge {table} {{
+    set ports {{ type ifname; }}
+    set macs {{ type ifname . ether_addr; }}
+    set addresses4 {{ type ifname . ipv4_addr; }}
+    set addresses6 {{ type ifname . ipv6_addr; }}
+    set targets6 {{ typeof meta iifname . @th,64,128; }}
+
+    chain spoofing {{
+        type filter hook prerouting priority -300; policy accept;
+        iifname != @ports accept
+        iifname . ether saddr != @macs drop
+        ether type {{ 8021q, 8021ad }} drop
+        ether type ip ip saddr != 0.0.0.0 iifname . ip saddr != @addresses4 drop
+        ether type arp iifname . arp saddr ether != @macs drop
+        ether type arp arp saddr ip != 0.0.0.0 iifname . arp saddr ip != @addresses4 drop
+        icmpv6 type {{ nd-router-advert, nd-redirect }} drop
+        ether type ip6 ip6 saddr != {{ ::, fe80::/10 }} iifname . ip6 saddr != @addresses6 drop
+        icmpv6 type nd-neighbor-advert @th,64,10 != 0x3fa meta iifname . @th,64,128 != @targets6 drop
+    }}
+}}
 """
 
 # Forwarding is on because we turned it on: what it must not do is make a router out of this host. Physical links have
 # no kind at all, which no expression matches; so links of the kinds that containers, virtual machines and tunnels use
 # (whoever made them) go on as before, and the rest, one network card to another, is dropped.
-_CLOSED = """meta iifkind { "bridge", "veth", "tun", "wireguard" } accept
-        meta oifkind { "bridge", "veth", "tun", "wireguard" } accept
-        drop comment "forwarding was off before this engine turned it on\""""
+_CLOSED = """meta nfproto {family} meta iifkind {{ "bridge", "veth", "tun", "wireguard" }} accept
+        meta nfproto {family} meta oifkind {{ "bridge", "veth", "tun", "wireguard" }} accept
+        meta nfproto {family} drop comment "forwarding was off before this engine turned it on"
+        """
 
 
 @dataclass(frozen=True, slots=True)
 class FirewalledNetwork:
-    """What the rules need of one network: its bridge, its subnet, and two of its options."""
+    """What the rules need of one bridge network."""
 
     bridge: str
     subnet: ipaddress.IPv4Network
+    subnet6: ipaddress.IPv6Network | None = None
     icc: bool = True
     masquerade: bool = True
+    internal: bool = False
 
 
-def script(table: str, networks: Iterable[FirewalledNetwork], sandboxes: Iterable[Sandbox], *, closed: bool) -> str:
-    """A transaction that replaces the table as a whole, whatever it held. ``closed``: see the forward chain."""
-    parts = [f"table inet {table}", f"delete table inet {table}",
-             _RULES.format(table=table, closed=_CLOSED if closed else "")]
+def script(table: str, networks: Iterable[FirewalledNetwork], sandboxes: Iterable[Sandbox], *,
+           closed: Iterable[int], trusted: Container[str] = ()) -> str:
+    """A transaction that replaces the tables as a whole, whatever they held.
+
+    ``closed``: for these IP versions see the forward chain. ``trusted`` are ids of networks whose containers may use
+    any address.
+    """
+    guards = "".join(_CLOSED.format(family=f"ipv{version}") for version in closed)
+    parts = [*_emptied(table), _RULES.format(table=table, closed=guards)]
     parts += [line for network in networks for line in network_elements("add", table, network)]
-    parts += [line for sandbox in sandboxes for line in port_elements("add", table, sandbox.endpoints, sandbox.ports)]
+    for sandbox in sandboxes:
+        parts += port_elements("add", table, sandbox.endpoints, sandbox.ports)
+        parts += [line for endpoint in sandbox.endpoints if endpoint.network_id not in trusted
+                  for line in endpoint_elements("add", table, endpoint)]
     return "\n".join(parts) + "\n"
 
 
+def _emptied(table: str) -> list[str]:
+    return [f"{verb} table {family} {table}" for family in ("inet", "bridge") for verb in ("add", "delete")]
+
+
 def removal(table: str) -> str:
-    return f"table inet {table}\ndelete table inet {table}\n"
+    return "\n".join(_emptied(table)) + "\n"
 
 
 def network_elements(verb: str, table: str, network: FirewalledNetwork) -> list[str]:
     """The lines that ``add`` or ``delete`` one network."""
-    lines = [f'{verb} element inet {table} bridges {{ "{network.bridge}" }}',
-             f"{verb} element inet {table} neighbours4 {{ {network.subnet} . {network.subnet} }}"]
-    if network.masquerade:
-        lines.append(f"{verb} element inet {table} subnets4 {{ {network.subnet} }}")
+    def line(name: str, element: object) -> str:
+        return f"{verb} element inet {table} {name} {{ {element} }}"
+
+    bridge = f'"{network.bridge}"'
+    lines = [line("bridges", bridge)]
     if network.icc:
-        lines.append(f'{verb} element inet {table} within {{ "{network.bridge}" . "{network.bridge}" }}')
+        lines.append(line("within", f"{bridge} . {bridge}"))
+    if network.internal:
+        lines.append(line("internal", bridge))
+    for version, subnet in ((4, network.subnet), (6, network.subnet6)):
+        if subnet is None:
+            continue
+        lines.append(line(f"neighbours{version}", f"{subnet} . {subnet}"))
+        if network.internal:
+            lines.append(line(f"own{version}", f"{bridge} . {subnet}"))
+        elif network.masquerade:
+            lines.append(line(f"subnets{version}", subnet))
     return lines
+
+
+def endpoint_elements(verb: str, table: str, endpoint: Endpoint) -> list[str]:
+    """The lines that ``add`` or ``delete`` what one bridge port may send as; only a bridge has such a port."""
+    if not endpoint.port:
+        return []
+    port = f'"{endpoint.port}"'
+    entries = [("ports", port), ("macs", f"{port} . {endpoint.mac}"), ("addresses4", f"{port} . {endpoint.ipv4}")]
+    if endpoint.ipv6:
+        number = int(ipaddress.IPv6Address(endpoint.ipv6))
+        entries += [("addresses6", f"{port} . {endpoint.ipv6}"), ("targets6", f"{port} . 0x{number:032x}")]
+    return [f"{verb} element bridge {table} {name} {{ {element} }}" for name, element in entries]
 
 
 def port_elements(verb: str, table: str, endpoints: Sequence[Endpoint], ports: Iterable[PublishedPort]) -> list[str]:
@@ -133,8 +203,21 @@ def port_elements(verb: str, table: str, endpoints: Sequence[Endpoint], ports: I
 
 
 def port_target(endpoints: Sequence[Endpoint], port: PublishedPort) -> str | None:
-    """The container's address of the host address's own family, or None: then the kernel cannot translate it."""
-    version = ipaddress.ip_address(port.host_ip).version
-    if not endpoints:
+    """The container's address of the host address's own family, or None: then the kernel shall not translate it."""
+    endpoint = serving_endpoint(endpoints, port)
+    if endpoint is None or port.relayed:
         return None
-    return endpoints[0].ipv4 if version == 4 else endpoints[0].ipv6
+    return endpoint.ipv4 if ipaddress.ip_address(port.host_ip).version == 4 else endpoint.ipv6
+
+
+def serving_endpoint(endpoints: Iterable[Endpoint], port: PublishedPort) -> Endpoint | None:
+    """The endpoint that ``port`` leads to; None on an internal network, unless only this host can come by it."""
+    endpoint = ports_endpoint(endpoints)
+    if endpoint is not None and not endpoint.gateway and not ipaddress.ip_address(port.host_ip).is_loopback:
+        return None
+    return endpoint
+
+
+def ports_endpoint(endpoints: Iterable[Endpoint]) -> Endpoint | None:
+    """The endpoint that published ports lead to: of those on bridges the one that comes first for the way out."""
+    return next((endpoint for endpoint in by_way_out(endpoints) if endpoint.port), None)

@@ -1,7 +1,8 @@
-"""IPv4 forwarding of the host, and other firewalls that would stop containers' traffic."""
+"""Forwarding of IPv4 and IPv6 on the host, and other firewalls that would stop containers' traffic."""
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 
@@ -10,23 +11,36 @@ from barque.sys.nft import Nftables, NftablesError
 
 log = logging.getLogger(__name__)
 
-_FORWARD = "/proc/sys/net/ipv4/ip_forward"
+_SWITCH = {4: "net/ipv4/ip_forward", 6: "net/ipv6/conf/all/forwarding"}
 
 
-def ensure_forwarding(marker: str) -> bool:
-    """Turn IPv4 forwarding on if it is off; returns whether it was us, now or before (remembered as file ``marker``).
+def ensure_forwarding(version: int, marker: str) -> bool:
+    """Turn forwarding on if it is off; returns whether it was us, now or before (remembered as file ``marker``).
 
     Whoever turns it on answers for what else gets forwarded then: see the forward chain in ``firewall``.
     """
-    with open(_FORWARD) as file:
-        on = file.read().strip() == "1"
-    if not on:
+    if _read(f"/proc/sys/{_SWITCH[version]}") != "1":
         with open(marker, "w"):
             pass
-        write_sysctl("net/ipv4/ip_forward", "1")
-        log.info("turned on net.ipv4.ip_forward: containers need it; traffic between network cards of this host is "
-                 "dropped, as it was not forwarded before")
+        if version == 6:
+            _keep_router_advertisements()
+        write_sysctl(_SWITCH[version], "1")
+        log.info("turned on %s: containers need it; traffic between network cards of this host is dropped, as it was "
+                 "not forwarded before", _SWITCH[version].replace("/", "."))
     return os.path.exists(marker)
+
+
+def _keep_router_advertisements() -> None:
+    """A host that forwards takes no routes from routers (RFC 4861, 6.2.2): links that did so shall go on (value 2)."""
+    for name in os.listdir("/proc/sys/net/ipv6/conf"):
+        if name not in ("all", "default") and _read(f"/proc/sys/net/ipv6/conf/{name}/accept_ra") == "1":
+            with contextlib.suppress(OSError):
+                write_sysctl(f"net/ipv6/conf/{name}/accept_ra", "2")
+
+
+def _read(path: str) -> str:
+    with open(path) as file:
+        return file.read().strip()
 
 
 def blocking_chains(nft: Nftables, own_table: str) -> list[str]:
@@ -38,4 +52,4 @@ def blocking_chains(nft: Nftables, own_table: str) -> list[str]:
         return []
     return [f"{chain['family']} {chain['table']} {chain['name']}" for chain in chains
             if chain.get("hook") == "forward" and chain.get("policy") == "drop" and chain["table"] != own_table
-            and chain["family"] in ("ip", "inet")]
+            and chain["family"] in ("ip", "ip6", "inet")]

@@ -10,6 +10,8 @@ from barque.errors import InvalidArgument
 #: dockerd's documented default, for hosts whose own resolvers are all on loopback, where no container can reach them.
 DEFAULT_DNS4 = ("8.8.8.8", "8.8.4.4")
 DEFAULT_DNS6 = ("2001:4860:4860::8888", "2001:4860:4860::8844")
+#: Where the engine's own name server answers inside containers.
+OWN_SERVER = "127.0.0.11"
 RESOLV_CONF = "/etc/resolv.conf"
 #: systemd-resolved's list of the real upstream servers, behind its stub on 127.0.0.53.
 RESOLVED_UPSTREAMS = "/run/systemd/resolve/resolv.conf"
@@ -89,6 +91,14 @@ def resolv_conf(host_text: str, dns: Sequence[str] = (), search: Sequence[str] =
     if settings:
         lines.append("options " + " ".join(settings))
     return "".join(line + "\n" for line in lines).encode()
+
+
+def own_resolv_conf(host_text: str, search: Sequence[str] = (), options: Sequence[str] = ()) -> bytes:
+    """As :func:`resolv_conf`, for containers that ask the engine's name server: names without a dot go there first."""
+    settings = list(options) or [word for line in _lines(host_text, "options") for word in line]
+    if not any(word.startswith("ndots:") for word in settings):
+        settings.append("ndots:0")
+    return resolv_conf(host_text, (OWN_SERVER,), search, settings)
 
 
 def _reachable(server: str, ipv6: bool) -> bool:

@@ -25,7 +25,7 @@ import select
 import socket
 import time
 
-_IN, _OUT, _GONE = select.EPOLLIN, select.EPOLLOUT, select.EPOLLERR | select.EPOLLHUP
+IN, OUT = select.EPOLLIN, select.EPOLLOUT
 _CHUNK = 1 << 18
 #: dockerd's proxy forgets a UDP client after as long a silence.
 _UDP_SILENCE = 90.0
@@ -34,20 +34,20 @@ _ACCEPTS_AT_ONCE = 64
 _CHUNKS_AT_ONCE = 16
 
 
-class _Handler:
+class Handler:
     """Whoever owns a file descriptor in the loop."""
 
     def ready(self, fd: int, events: int) -> None:
         raise NotImplementedError
 
 
-class _Loop:
+class Loop:
     def __init__(self) -> None:
         self._epoll = select.epoll()
-        self._handlers: dict[int, _Handler] = {}
+        self._handlers: dict[int, Handler] = {}
         self.buffer = memoryview(bytearray(_CHUNK))
 
-    def watch(self, fd: int, events: int, handler: _Handler) -> None:
+    def watch(self, fd: int, events: int, handler: Handler) -> None:
         if fd in self._handlers:
             self._epoll.modify(fd, events)
         else:
@@ -99,10 +99,10 @@ class _Stream:
             return 0
 
 
-class _Connection(_Handler):
+class _Connection(Handler):
     """A client's TCP connection and the container's, each way a :class:`_Stream`."""
 
-    def __init__(self, loop: _Loop, client: socket.socket, target: tuple[str, int]) -> None:
+    def __init__(self, loop: Loop, client: socket.socket, target: tuple[str, int]) -> None:
         self._loop = loop
         self._client = client
         self._server = socket.socket(socket.AF_INET6 if ":" in target[0] else socket.AF_INET,
@@ -115,7 +115,7 @@ class _Connection(_Handler):
         self._down = _Stream(self._server, client)
         self._connected = False
         self._server.connect_ex(target)
-        loop.watch(self._server.fileno(), _OUT, self)
+        loop.watch(self._server.fileno(), OUT, self)
 
     def ready(self, fd: int, events: int) -> None:
         try:
@@ -137,7 +137,7 @@ class _Connection(_Handler):
         self._watch(self._server, reads=self._down, writes=self._up)
 
     def _watch(self, end: socket.socket, reads: _Stream, writes: _Stream) -> None:
-        events = (_IN if not reads.ended and not reads.pending else 0) | (_OUT if writes.pending else 0)
+        events = (IN if not reads.ended and not reads.pending else 0) | (OUT if writes.pending else 0)
         if events:
             self._loop.watch(end.fileno(), events, self)
         else:
@@ -150,11 +150,11 @@ class _Connection(_Handler):
             end.close()
 
 
-class _TcpRelay(_Handler):
-    def __init__(self, loop: _Loop, listener: socket.socket, target: tuple[str, int]) -> None:
+class _TcpRelay(Handler):
+    def __init__(self, loop: Loop, listener: socket.socket, target: tuple[str, int]) -> None:
         self._loop, self._listener, self._target = loop, listener, target
         listener.setblocking(False)
-        loop.watch(listener.fileno(), _IN, self)
+        loop.watch(listener.fileno(), IN, self)
 
     def ready(self, fd: int, events: int) -> None:
         for _ in range(_ACCEPTS_AT_ONCE):
@@ -175,7 +175,7 @@ class _TcpRelay(_Handler):
         self._listener.close()
 
 
-class _UdpClient(_Handler):
+class _UdpClient(Handler):
     """The socket towards the container that stands for one client of a UDP port."""
 
     def __init__(self, relay: _UdpRelay, peer: tuple[object, ...], info: list[tuple[int, int, bytes]]) -> None:
@@ -196,14 +196,14 @@ class _UdpClient(_Handler):
             return
 
 
-class _UdpRelay(_Handler):
-    def __init__(self, loop: _Loop, sock: socket.socket, target: tuple[str, int]) -> None:
+class _UdpRelay(Handler):
+    def __init__(self, loop: Loop, sock: socket.socket, target: tuple[str, int]) -> None:
         self._loop, self.socket, self.target = loop, sock, target
         self._clients: dict[tuple[object, ...], _UdpClient] = {}
         sock.setblocking(False)
         if sock.family == socket.AF_INET6:
             sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_RECVPKTINFO, 1)
-        loop.watch(sock.fileno(), _IN, self)
+        loop.watch(sock.fileno(), IN, self)
 
     def ready(self, fd: int, events: int) -> None:
         try:
@@ -219,7 +219,7 @@ class _UdpRelay(_Handler):
                 client = self._clients[peer] = _UdpClient(self, peer, info)
             except OSError:
                 return
-            self._loop.watch(client.socket.fileno(), _IN, client)
+            self._loop.watch(client.socket.fileno(), IN, client)
         client.seen = time.monotonic()
         try:
             client.socket.send(data)
@@ -252,16 +252,16 @@ class _Held:
         self._socket.close()
 
 
-class Keeper(_Handler):
+class Keeper(Handler):
     """The control socket and all ports."""
 
     def __init__(self, control: socket.socket) -> None:
-        self._loop = _Loop()
+        self._loop = Loop()
         self._control = control
         self._engines: dict[int, socket.socket] = {}
         self._entries: dict[bytes, tuple[bytes, _Held | _TcpRelay | _UdpRelay]] = {}
         control.setblocking(False)
-        self._loop.watch(control.fileno(), _IN, self)
+        self._loop.watch(control.fileno(), IN, self)
         self._started = False
 
     def run(self) -> None:
@@ -276,7 +276,7 @@ class Keeper(_Handler):
         if fd == self._control.fileno():
             engine, _ = self._control.accept()
             self._engines[engine.fileno()] = engine
-            self._loop.watch(engine.fileno(), _IN, self)
+            self._loop.watch(engine.fileno(), IN, self)
             self._started = True
             return
         engine = self._engines[fd]

@@ -1,4 +1,4 @@
-"""The engine's end of the port keeper: start it when the first port is published, find it again after a restart."""
+"""The engine's end of the keepers: start one when it is needed, find it again after a restart."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import os
 import select
 import socket
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from barque.network import keeper
 from barque.network.model import PublishedPort
@@ -16,51 +16,17 @@ _ANSWER_SECONDS = 10.0
 _LINE = 512
 
 
-class KeeperClient:
-    """Talks to the keeper at ``path``. Blocking, for one thread."""
+class KeeperProcess:
+    """A helper process that outlives the engine and listens at ``path``: started when it is needed, found again later.
 
-    def __init__(self, path: str) -> None:
+    ``program`` is a file of plain Python that serves the control socket that it gets as fd 0. Blocking, for one thread.
+    """
+
+    def __init__(self, path: str, program: str) -> None:
         self._path = path
+        self._program = program
         self._socket: socket.socket | None = None
         self._pid = 0
-
-    def adopt(self) -> set[PublishedPort]:
-        """Connect to a keeper that an earlier engine left; returns what it holds (container ports are not known: 0)."""
-        if not self._connect():
-            return set()
-        assert self._socket is not None
-        self._socket.send(b"list")
-        held = set()
-        while not (line := self._socket.recv(_LINE)).startswith(b"."):
-            if not line:
-                self.close()
-                return set()
-            _, protocol, host_ip, host_port, *_ = line.decode().split()
-            held.add(PublishedPort(container_port=0, protocol=protocol, host_ip=host_ip, host_port=int(host_port)))
-        self._pid = int(line.split()[1])
-        return held
-
-    def give(self, sock: socket.socket, port: PublishedPort, target: str | None) -> None:
-        """Hand a reserved port over; with a ``target`` address the keeper relays to the container port there.
-
-        Does not wait: a keeper that is just starting finds connections of clients in the socket's backlog.
-        Raises OSError (EPIPE, ECONNRESET) if the keeper has died.
-        """
-        key = f"{port.protocol} {port.host_ip} {port.host_port}"
-        line = f"hold {key}" if target is None else f"relay {key} {target} {port.container_port}"
-        self._start()
-        assert self._socket is not None
-        socket.send_fds(self._socket, [line.encode()], [sock.fileno()])
-
-    def drop(self, port: PublishedPort) -> None:
-        """Let a port go; when this returns it can be bound again. A keeper that is dead holds nothing any more."""
-        if self._socket is None:
-            return
-        try:
-            self._socket.send(f"drop {port.protocol} {port.host_ip} {port.host_port}".encode())
-            self._socket.recv(_LINE)
-        except OSError:
-            self.close()
 
     def pidfd(self) -> int | None:
         """A new pidfd of the keeper, readable once it is dead; None if none runs."""
@@ -70,6 +36,27 @@ class KeeperClient:
             return os.pidfd_open(self._pid)
         except ProcessLookupError:
             return None
+
+    @property
+    def connected(self) -> bool:
+        return self._socket is not None
+
+    def identify(self, pid: int) -> None:
+        """One that was found says that this is its pid."""
+        self._pid = pid
+
+    def send(self, message: bytes, fds: Sequence[int] = ()) -> None:
+        """Raises OSError (EPIPE, ECONNRESET) if the keeper has died."""
+        assert self._socket is not None
+        socket.send_fds(self._socket, [message], fds)
+
+    def receive(self, size: int) -> bytes:
+        """The next packet; nothing at all if the keeper has died."""
+        assert self._socket is not None
+        try:
+            return self._socket.recv(size)
+        except ConnectionError:
+            return b""
 
     def close(self) -> None:
         """Disconnect: a keeper without ports ends, one with ports lives on for the next engine."""
@@ -87,7 +74,8 @@ class KeeperClient:
                 os.waitid(os.P_PIDFD, pidfd, os.WEXITED | os.WNOHANG)
             os.close(pidfd)
 
-    def _connect(self) -> bool:
+    def connect(self) -> bool:
+        """Connect to one that runs; returns whether there is one."""
         sock = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_CLOEXEC)
         try:
             with self._address() as address:
@@ -109,7 +97,8 @@ class KeeperClient:
         finally:
             os.close(fd)
 
-    def _start(self) -> None:
+    def start(self) -> None:
+        """Make sure that one runs and is connected. Raises ConnectionError."""
         if self._socket is not None:
             return
         with contextlib.suppress(FileNotFoundError):
@@ -119,10 +108,53 @@ class KeeperClient:
                 listener.bind(address)
             os.chmod(self._path, 0o600)
             listener.listen(4)
-            self._pid = os.posix_spawn(sys.executable, [sys.executable, "-I", "-S", keeper.__file__], {},
+            self._pid = os.posix_spawn(sys.executable, [sys.executable, "-I", "-S", self._program], {},
                                        setsid=True, file_actions=[
                                            (os.POSIX_SPAWN_DUP2, listener.fileno(), 0),
                                            (os.POSIX_SPAWN_OPEN, 1, os.devnull, os.O_WRONLY, 0),
                                            (os.POSIX_SPAWN_DUP2, 1, 2)])
-            if not self._connect():
-                raise ConnectionError(f"the port keeper at {self._path} does not answer")
+            if not self.connect():
+                raise ConnectionError(f"the keeper at {self._path} does not answer")
+
+
+class KeeperClient(KeeperProcess):
+    """Talks to the port keeper at ``path``."""
+
+    def __init__(self, path: str) -> None:
+        super().__init__(path, keeper.__file__)
+
+    def adopt(self) -> set[PublishedPort]:
+        """Connect to a keeper that an earlier engine left; returns what it holds (container ports are not known: 0)."""
+        held: set[PublishedPort] = set()
+        if not self.connect():
+            return held
+        self.send(b"list")
+        while not (line := self.receive(_LINE)).startswith(b"."):
+            if not line:
+                self.close()
+                return set()
+            _, protocol, host_ip, host_port, *_ = line.decode().split()
+            held.add(PublishedPort(container_port=0, protocol=protocol, host_ip=host_ip, host_port=int(host_port)))
+        self.identify(int(line.split()[1]))
+        return held
+
+    def give(self, sock: socket.socket, port: PublishedPort, target: str | None) -> None:
+        """Hand a reserved port over; with a ``target`` address the keeper relays to the container port there.
+
+        Does not wait: a keeper that is just starting finds connections of clients in the socket's backlog.
+        Raises OSError (EPIPE, ECONNRESET) if the keeper has died.
+        """
+        key = f"{port.protocol} {port.host_ip} {port.host_port}"
+        line = f"hold {key}" if target is None else f"relay {key} {target} {port.container_port}"
+        self.start()
+        self.send(line.encode(), [sock.fileno()])
+
+    def drop(self, port: PublishedPort) -> None:
+        """Let a port go; when this returns it can be bound again. A keeper that is dead holds nothing any more."""
+        if not self.connected:
+            return
+        try:
+            self.send(f"drop {port.protocol} {port.host_ip} {port.host_port}".encode())
+            self.receive(_LINE)
+        except OSError:
+            self.close()

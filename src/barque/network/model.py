@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterable
 
 import msgspec
 
@@ -16,11 +17,11 @@ class AddressPool(msgspec.Struct, frozen=True):
     size: int
 
 
-#: dockerd's own defaults, in its order.
+#: dockerd's own defaults, in its order, and room for four thousand more.
 DEFAULT_POOLS = (
     AddressPool("172.17.0.0/16", 16), AddressPool("172.18.0.0/16", 16), AddressPool("172.19.0.0/16", 16),
     AddressPool("172.20.0.0/14", 16), AddressPool("172.24.0.0/14", 16), AddressPool("172.28.0.0/14", 16),
-    AddressPool("192.168.0.0/16", 20),
+    AddressPool("192.168.0.0/16", 20), AddressPool("10.192.0.0/12", 24),
 )
 
 
@@ -29,7 +30,8 @@ class NetworkSettings(msgspec.Struct, frozen=True, kw_only=True):
 
     ``bip`` is the bridge's own address with its prefix ("172.30.0.1/16"), None takes a subnet out of ``pools``.
     ``mtu`` 0 means that of the link with the default route. ``publish_ip`` None publishes on all IPv4 and all IPv6
-    addresses ("0.0.0.0" means IPv4 alone). ``warm`` namespaces are kept ready for the next containers.
+    addresses ("0.0.0.0" means IPv4 alone). ``obey_input``: published ports are relayed, not translated, so that the
+    host's INPUT rules decide about them. ``warm`` namespaces are kept ready for the next containers.
     """
 
     exec_root: str
@@ -42,6 +44,7 @@ class NetworkSettings(msgspec.Struct, frozen=True, kw_only=True):
     icc: bool = True
     masquerade: bool = True
     ip_forward: bool = True
+    obey_input: bool = False
     warm: int = 2
 
     @property
@@ -56,17 +59,66 @@ class NetworkSettings(msgspec.Struct, frozen=True, kw_only=True):
         return self.bridge or ("brq-" + self.suffix if self.suffix else "barque0")
 
     @property
+    def owner(self) -> str:
+        """What is written on links of this engine, with the network's id behind it (ip-link(8)'s alias)."""
+        return f"{self.table} network "
+
+    @property
     def table(self) -> str:
         return "barque-" + self.suffix if self.suffix else "barque"
 
 
-class NetworkInfo(msgspec.Struct, frozen=True, kw_only=True):
-    """A network as clients see it; ``bridge`` and what follows only where the driver is "bridge"."""
+class Subnet(msgspec.Struct, frozen=True, kw_only=True):
+    """One subnet of a network. ``aux`` are addresses that somebody else on the network has: never given out."""
+
+    subnet: str
+    gateway: str = ""
+    ip_range: str = ""
+    aux: dict[str, str] = {}
+
+
+class NetworkSpec(msgspec.Struct, frozen=True, kw_only=True):
+    """A network that somebody made: what the engine stores, and hands to ``Network.reconcile`` at its next boot.
+
+    ``driver`` is "bridge" or "macvlan". ``bridge`` is the link's name on the host, ``parent`` the link that macvlan
+    interfaces hang on, ``macvlan_mode`` as ip-link(8) has it. Subnets are empty or partial only when it is asked for;
+    ``Network.create`` returns them complete. ``trusted``: containers may use addresses that they were not given.
+    ``obey_input``: published ports are relayed, not translated, so that the host's INPUT rules decide about them.
+    ``options``, ``ipam_driver``, ``ipam_options`` and ``labels`` are what the client wrote.
+    """
 
     id: str
     name: str
     driver: str
     created: str
+    ipv4: Subnet | None = None
+    ipv6: Subnet | None = None
+    enable_ipv6: bool = False
+    internal: bool = False
+    attachable: bool = False
+    bridge: str = ""
+    parent: str = ""
+    macvlan_mode: str = "bridge"
+    mtu: int = 0
+    icc: bool = True
+    masquerade: bool = True
+    trusted: bool = False
+    obey_input: bool = False
+    publish_ip: str | None = None
+    options: dict[str, str] = {}
+    ipam_options: dict[str, str] = {}
+    labels: dict[str, str] = {}
+
+
+class NetworkInfo(msgspec.Struct, frozen=True, kw_only=True):
+    """A network as clients see it. ``spec`` is None for the three that every engine has; ``bridge`` and what follows
+    only where there is a bridge."""
+
+    id: str
+    name: str
+    driver: str
+    created: str
+    spec: NetworkSpec | None = None
     bridge: str = ""
     subnet: str = ""
     ip_range: str = ""
@@ -91,16 +143,25 @@ class PortBinding(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class PublishedPort(msgspec.Struct, frozen=True, kw_only=True):
-    """A host port that leads to a container port; one per address family."""
+    """A host port that leads to a container port; one per address family.
+
+    ``relayed``: not translated on the way in, so that it is the host's INPUT rules that decide about it.
+    """
 
     container_port: int
     protocol: str
     host_ip: str
     host_port: int
+    relayed: bool = False
 
 
 class Endpoint(msgspec.Struct, frozen=True, kw_only=True):
-    """One interface of a sandbox on one network."""
+    """One interface of a sandbox on one network.
+
+    ``gateway`` is empty on a network without a way out. ``port`` is the other end of a veth, on the host's bridge.
+    ``names`` are what the others on the network may call the container; ``links`` are names that only the container
+    itself knows, each with the name that it stands for.
+    """
 
     network_name: str
     network_id: str
@@ -113,10 +174,44 @@ class Endpoint(msgspec.Struct, frozen=True, kw_only=True):
     ipv6: str | None = None
     ipv6_prefix_len: int = 0
     ipv6_gateway: str | None = None
+    port: str = ""
+    gw_priority: int = 0
+    names: tuple[str, ...] = ()
+    links: dict[str, str] = {}
+
+
+def by_way_out(endpoints: Iterable[Endpoint]) -> list[Endpoint]:
+    """Endpoints in the order in which they may carry the default route: those with a gateway, by falling priority,
+    then by their network's name, as dockerd has it; then the others."""
+    return sorted(endpoints, key=lambda end: (not end.gateway, -end.gw_priority, end.network_name))
+
+
+class Attachment(msgspec.Struct, frozen=True, kw_only=True):
+    """One network that a container shall be on; the fields are those of :class:`Endpoint`, None lets us choose."""
+
+    network_id: str
+    mac: str | None = None
+    ipv4: str | None = None
+    ipv6: str | None = None
+    gw_priority: int = 0
+    names: tuple[str, ...] = ()
+    links: dict[str, str] = {}
+
+
+class Resolving(msgspec.Struct, frozen=True, kw_only=True):
+    """How a container's names are looked up beyond its networks: ``servers`` instead of the host's; ``ndots``: its
+    resolver adds search domains by itself, so that a name without a dot is no other server's business."""
+
+    servers: tuple[str, ...] = ()
+    ndots: bool = False
 
 
 class SandboxRequest(msgspec.Struct, frozen=True, kw_only=True):
-    """``name`` is the container's name as error texts show it; ``sysctls`` are the container's ``net.*`` settings."""
+    """``name`` is the container's name as error texts show it; ``sysctls`` are the container's ``net.*`` settings.
+
+    ``mode`` is "none", "host", "bridge" or "networks"; ``attachments`` are the networks of the last two ("bridge"
+    without any means the default one, with ``mac`` and ``ipv4``).
+    """
 
     container_id: str
     mode: str
@@ -127,6 +222,8 @@ class SandboxRequest(msgspec.Struct, frozen=True, kw_only=True):
     ipv4: str | None = None
     ports: tuple[PortBinding, ...] = ()
     sysctls: dict[str, str] = {}
+    attachments: tuple[Attachment, ...] = ()
+    resolving: Resolving = Resolving()
 
 
 class Sandbox(msgspec.Struct, frozen=True, kw_only=True):
@@ -135,5 +232,7 @@ class Sandbox(msgspec.Struct, frozen=True, kw_only=True):
     container_id: str
     mode: str
     netns_path: str | None
+    name: str = ""
     endpoints: tuple[Endpoint, ...] = ()
     ports: tuple[PublishedPort, ...] = ()
+    resolving: Resolving = Resolving()

@@ -8,15 +8,18 @@ from __future__ import annotations
 
 import contextlib
 import ipaddress
+import logging
 import os
 import socket
 from collections.abc import Iterable, Iterator, Sequence
 
 from barque.errors import InvalidArgument
 from barque.network.errors import PortFailure
-from barque.network.firewall import ANY4, ANY6, port_target
+from barque.network.firewall import ANY4, ANY6, port_target, serving_endpoint
 from barque.network.keeper_client import KeeperClient
 from barque.network.model import Endpoint, PortBinding, PublishedPort
+
+log = logging.getLogger(__name__)
 
 _EPHEMERAL = "/proc/sys/net/ipv4/ip_local_port_range"
 _SOCKETS = {"tcp": (socket.SOCK_STREAM, socket.IPPROTO_TCP), "udp": (socket.SOCK_DGRAM, socket.IPPROTO_UDP),
@@ -33,19 +36,22 @@ class _Taken(Exception):
 class HostPorts:
     """All host ports of this engine. Blocking, for one thread."""
 
-    def __init__(self, keeper: KeeperClient, publish_ip: str | None) -> None:
+    def __init__(self, keeper: KeeperClient) -> None:
         self._keeper = keeper
-        self._publish_ip = publish_ip
         self._taken: dict[tuple[str, int], set[str]] = {}
         self._next = 0
 
-    def reserve(self, bindings: Iterable[PortBinding], name: str, endpoint_id: str) -> list[Reservation]:
-        """Bind a socket for each binding and address family, or for none: raises PortFailure in dockerd's words."""
+    def reserve(self, bindings: Iterable[PortBinding], name: str, endpoint_id: str, *, publish_ip: str | None,
+                relayed: bool) -> list[Reservation]:
+        """Bind a socket for each binding and address family, or for none: raises PortFailure in dockerd's words.
+
+        ``publish_ip`` is for bindings that name no address, None means all; ``relayed``: see PublishedPort.
+        """
         with contextlib.ExitStack() as undo:
             reserved: list[Reservation] = []
             for binding in bindings:
                 try:
-                    part = self._reserve(binding)
+                    part = self._reserve(binding, binding.host_ip or publish_ip, relayed)
                 except _Taken as error:
                     raise PortFailure(name=name, endpoint=endpoint_id, reason=error) from error
                 undo.callback(self.cancel, part)
@@ -75,64 +81,88 @@ class HostPorts:
 
         Returns one line for each port that another program has taken meanwhile; translated ports work nevertheless.
         """
-        lost = []
         held = {(port.protocol, port.host_ip, port.host_port): port for port in self._keeper.adopt()}
+        missing = []
         for endpoints, port in live:
             self._taken.setdefault((port.protocol, port.host_port), set()).add(port.host_ip)
-            if held.pop((port.protocol, port.host_ip, port.host_port), None) is not None:
-                continue
+            if held.pop((port.protocol, port.host_ip, port.host_port), None) is None:
+                missing.append((endpoints, port))
+        lost = self.retake(missing)
+        for port in held.values():
+            self._keeper.drop(port)
+        return lost
+
+    def retake(self, ports: Iterable[tuple[Sequence[Endpoint], PublishedPort]]) -> list[str]:
+        """Bind ports again that were ours; returns a line for each that another program has taken meanwhile."""
+        lost = []
+        for endpoints, port in ports:
+            self._taken.setdefault((port.protocol, port.host_port), set()).add(port.host_ip)
             try:
                 with _bind(port) as sock:
                     self._give(sock, port, endpoints)
             except OSError as error:
                 lost.append(f"{port.host_ip}:{port.host_port}/{port.protocol}: {_reason(error)}")
-        for port in held.values():
-            self._keeper.drop(port)
         return lost
 
+    def aim(self, ports: Iterable[PublishedPort], before: Sequence[Endpoint], after: Sequence[Endpoint]) -> None:
+        """Let the keeper relay to the endpoints ``after``, where that is another address; connections go on."""
+        for port in ports:
+            if _relay_target(port, before) == _relay_target(port, after):
+                continue
+            self._keeper.drop(port)
+            try:
+                with _bind(port) as sock:
+                    self._give(sock, port, after)
+            except OSError as error:
+                log.warning("published port %s/%s was taken by another program: %s", _pair(port), port.protocol,
+                            _reason(error))
+
     def _give(self, sock: socket.socket, port: PublishedPort, endpoints: Sequence[Endpoint]) -> None:
-        translated = port_target(endpoints, port) is not None and port.host_ip not in (ANY6, "::1")
-        target = None if translated else (endpoints[0].ipv6 or endpoints[0].ipv4)
+        target = _relay_target(port, endpoints)
         try:
             self._keeper.give(sock, port, target)
         except (BrokenPipeError, ConnectionError):
             self._keeper.close()
             self._keeper.give(sock, port, target)
 
-    def _reserve(self, binding: PortBinding) -> list[Reservation]:
+    def _reserve(self, binding: PortBinding, host_ip: str | None, relayed: bool) -> list[Reservation]:
         if binding.protocol not in _SOCKETS:
             raise InvalidArgument(f"invalid proto: {binding.protocol}")
         last = max(binding.host_port_start, binding.host_port_end)
         if not (0 < binding.container_port <= 65535 and binding.host_port_start >= 0 and last <= 65535):
             raise InvalidArgument(f"invalid port specification: {binding.host_port_start}-{last}:"
                                   f"{binding.container_port}/{binding.protocol}")
-        addresses = self._addresses(binding.host_ip or self._publish_ip)
+        addresses = self._addresses(host_ip)
         if binding.protocol == "sctp":
+            if relayed:
+                raise InvalidArgument("cannot publish an SCTP port where published ports obey the host's INPUT rules")
             # The kernel translates between IPv4 addresses; nothing here relays SCTP.
             addresses = [address for address in addresses if ":" not in address]
             if not addresses:
-                raise InvalidArgument(f"cannot publish an SCTP port on {binding.host_ip}: IPv4 only")
+                raise InvalidArgument(f"cannot publish an SCTP port on {host_ip}: IPv4 only")
         if binding.host_port_start == 0:
-            reserved = self._first(binding, addresses, self._ephemeral())
+            reserved = self._first(binding, addresses, self._ephemeral(), relayed)
             self._next = reserved[0][0].host_port + 1
             return reserved
-        return self._first(binding, addresses, range(binding.host_port_start, last + 1))
+        return self._first(binding, addresses, range(binding.host_port_start, last + 1), relayed)
 
-    def _first(self, binding: PortBinding, addresses: list[str], candidates: Iterable[int]) -> list[Reservation]:
+    def _first(self, binding: PortBinding, addresses: list[str], candidates: Iterable[int], relayed: bool
+               ) -> list[Reservation]:
         """Reserve the first candidate that is free at all addresses; raises the last one's failure."""
         last = _Taken("all ports are allocated")
         for host_port in candidates:
             try:
-                return self._bind_all(binding, addresses, host_port)
+                return self._bind_all(binding, addresses, host_port, relayed)
             except _Taken as error:
                 last = error
         raise last
 
-    def _bind_all(self, binding: PortBinding, addresses: list[str], host_port: int) -> list[Reservation]:
+    def _bind_all(self, binding: PortBinding, addresses: list[str], host_port: int, relayed: bool
+                  ) -> list[Reservation]:
         reserved: list[Reservation] = []
         for address in addresses:
             port = PublishedPort(container_port=binding.container_port, protocol=binding.protocol, host_ip=address,
-                                 host_port=host_port)
+                                 host_port=host_port, relayed=relayed)
             try:
                 self._check(port)
                 reserved.append((port, _bind(port)))
@@ -174,6 +204,14 @@ class HostPorts:
         start = self._next if first <= self._next <= last else first
         yield from range(start, last + 1)
         yield from range(first, start)
+
+
+def _relay_target(port: PublishedPort, endpoints: Sequence[Endpoint]) -> str | None:
+    """Where the keeper has to relay connections of ``port`` to; None where the kernel translates them all."""
+    endpoint = serving_endpoint(endpoints, port)
+    if endpoint is None or (port_target(endpoints, port) is not None and port.host_ip not in (ANY6, "::1")):
+        return None
+    return (endpoint.ipv6 if ":" in port.host_ip else None) or endpoint.ipv4
 
 
 def _bind(port: PublishedPort) -> socket.socket:

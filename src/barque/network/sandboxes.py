@@ -1,10 +1,9 @@
-"""Containers' networks, made and unmade: the blocking half of :mod:`barque.network.stack`, for its one thread."""
+"""Containers' networks, made, changed and unmade: the blocking half of :mod:`barque.network.stack`, for one thread."""
 
 from __future__ import annotations
 
 import contextlib
 import datetime
-import hashlib
 import ipaddress
 import logging
 import os
@@ -13,25 +12,48 @@ import secrets
 import socket
 from collections.abc import Iterable
 
+from msgspec.structs import replace
+
 from barque.errors import BarqueError, InvalidArgument
 from barque.network import bridge as bridges
-from barque.network import firewall, forwarding
-from barque.network.bridge import Bridge
-from barque.network.endpoint import INTERFACE, Slot, WarmPool, make_slot
-from barque.network.errors import PortsWithoutNetwork, SandboxExists, StaticAddressRefused, UnknownMode
-from barque.network.ipam import Addresses, mac_for
+from barque.network.bridge import KernelNetwork
+from barque.network.endpoint import Slot, WarmPool, configure, free_name, make_slot, opened, plug, route, unplug
+from barque.network.errors import (
+    AlreadyConnected,
+    NetworkInUse,
+    NoSandbox,
+    NotConnected,
+    PortsOfInternal,
+    PortsWithoutNetwork,
+    SandboxExists,
+    StaticAddressRefused,
+    UnknownMode,
+)
+from barque.network.firewall import ports_endpoint
+from barque.network.ipam import mac_for
 from barque.network.keeper_client import KeeperClient
-from barque.network.model import Endpoint, NetworkInfo, NetworkSettings, Sandbox, SandboxRequest
-from barque.network.ports import HostPorts
+from barque.network.model import (
+    Attachment,
+    Endpoint,
+    NetworkSettings,
+    NetworkSpec,
+    PortBinding,
+    PublishedPort,
+    Sandbox,
+    SandboxRequest,
+)
+from barque.network.names import Names
+from barque.network.networks import Networks
+from barque.network.ports import HostPorts, Reservation
+from barque.network.rules import Rules
 from barque.sys import conntrack, netns, rtnetlink
-from barque.sys.nft import Nftables, NftablesError
 from barque.sys.rtnetlink import Netlink
 
 log = logging.getLogger(__name__)
 
 _SYSCTL = re.compile(r"net([./][A-Za-z0-9_-]+)+")
 _MAC = re.compile(r"[0-9a-f]{2}(:[0-9a-f]{2}){5}")
-_MODES = ("bridge", "none", "host")
+_MODES = ("bridge", "none", "host", "networks")
 
 
 class Sandboxes:
@@ -41,43 +63,20 @@ class Sandboxes:
         self.settings = settings
         self._pins = os.path.join(settings.exec_root, "netns")
         self._live: dict[str, Sandbox] = {}
-        self._created = datetime.datetime.now(datetime.UTC).isoformat().replace("+00:00", "Z")
+        created = datetime.datetime.now(datetime.UTC).isoformat().replace("+00:00", "Z")
         with contextlib.ExitStack() as undo:
-            self._nft = Nftables()
-            undo.callback(self._nft.close)
             self._netlink = undo.enter_context(Netlink())
             os.makedirs(self._pins, mode=0o711, exist_ok=True)
             netns.share(self._pins)
             undo.callback(self._unshare)
-            self.bridge = self._default_bridge()
-            self._closed = settings.ip_forward and forwarding.ensure_forwarding(
-                os.path.join(settings.exec_root, "forwarding"))
-            if not self._table_exists():
-                # An existing one may carry ports of running containers; reconcile replaces it in one go.
-                self._nft.apply(self._script(()))
-            self._warm = WarmPool(self.bridge, settings.warm)
+            self.networks = Networks(settings, self._netlink, created)
+            self.rules = Rules(settings.table, self.networks, self._live)
+            undo.callback(self.rules.close)
+            self._warm = WarmPool(self.networks.default, settings.warm)
             self.keeper = KeeperClient(os.path.join(settings.exec_root, "ports.sock"))
-            self._ports = HostPorts(self.keeper, settings.publish_ip)
+            self.names = Names(os.path.join(settings.exec_root, "names.sock"), self.networks)
+            self._ports = HostPorts(self.keeper)
             undo.pop_all()
-
-    def network_id(self, name: str) -> str:
-        """64 hex digits that stay the same as long as the engine has its exec root."""
-        return hashlib.sha256(f"{self.settings.exec_root}\0{name}".encode()).hexdigest()
-
-    def networks(self) -> list[NetworkInfo]:
-        """The default bridge, host and none."""
-        settings, addresses = self.settings, self.bridge.addresses
-        return [
-            NetworkInfo(id=self.bridge.network_id, name="bridge", driver="bridge", created=self._created,
-                        bridge=self.bridge.link.name, subnet=str(addresses.subnet), ip_range=settings.fixed_cidr or "",
-                        gateway=str(addresses.gateway), mtu=self.bridge.mtu, icc=settings.icc,
-                        masquerade=settings.masquerade, publish_ip=settings.publish_ip or firewall.ANY4),
-            NetworkInfo(id=self.network_id("host"), name="host", driver="host", created=self._created),
-            NetworkInfo(id=self.network_id("none"), name="none", driver="null", created=self._created),
-        ]
-
-    def blockers(self) -> list[str]:
-        return forwarding.blocking_chains(self._nft, self.settings.table)
 
     def setup(self, request: SandboxRequest) -> Sandbox:
         """Make the network of one container, or leave nothing behind."""
@@ -85,7 +84,7 @@ class Sandboxes:
         if request.container_id in self._live:
             raise SandboxExists(id=request.container_id)
         if request.mode == "host":
-            sandbox = Sandbox(container_id=request.container_id, mode="host", netns_path=None)
+            sandbox = Sandbox(container_id=request.container_id, mode="host", netns_path=None, name=request.name)
         else:
             with contextlib.ExitStack() as undo:
                 sandbox = self._setup(request, undo)
@@ -99,22 +98,102 @@ class Sandboxes:
         sandbox = self._live.pop(container_id, None)
         if sandbox is None:
             return
-        lines = firewall.port_elements("delete", self.settings.table, sandbox.endpoints, sandbox.ports)
-        if lines:
-            try:
-                self._nft.apply("\n".join(lines))
-            except NftablesError as error:
-                self._put_back(error)
+        self.names.drop(sandbox)
+        self.rules.swap(sandbox, None)
         self._ports.release(sandbox.ports)
         for endpoint in sandbox.endpoints:
-            address = ipaddress.IPv4Address(endpoint.ipv4)
-            if sandbox.ports:
-                conntrack.forget_answers_from(address)
-            self.bridge.addresses.release(address)
+            # TCP ends with the container; what has no end goes on to the address for as long as packets come.
+            self._release(endpoint, used=any(port.protocol != "tcp" for port in sandbox.ports))
 
-    def reconcile(self, live: Iterable[Sandbox]) -> None:
-        """Know exactly the sandboxes ``live`` from now on: rules, ports, addresses and pins of all others go."""
-        self._live = {sandbox.container_id: sandbox for sandbox in live}
+    def connect(self, container_id: str, attachment: Attachment) -> Sandbox:
+        """Put a running container on one more network; all or nothing. Returns its sandbox as it is then."""
+        before = self._running(container_id)
+        network = self.networks.get(attachment.network_id)
+        if any(endpoint.network_id == network.id for endpoint in before.endpoints):
+            raise AlreadyConnected(name=before.name, network=network.name)
+        with contextlib.ExitStack() as undo, self._opened(before) as slot:
+            endpoint, index = self._plug(slot, network, attachment, before.endpoints, undo)
+            undo.callback(unplug, self._netlink, slot, endpoint)
+            after = replace(before, endpoints=(*before.endpoints, endpoint))
+            self._change(slot, before, after, {endpoint.interface: index}, undo)
+            undo.pop_all()
+        return after
+
+    def disconnect(self, container_id: str, network_id: str) -> Sandbox:
+        """Take a running container off one network; returns its sandbox as it is then."""
+        before = self._running(container_id)
+        endpoint = next((end for end in before.endpoints if end.network_id == network_id), None)
+        if endpoint is None:
+            raise NotConnected(id=container_id, network=network_id)
+        after = replace(before, endpoints=tuple(end for end in before.endpoints if end is not endpoint))
+        with contextlib.ExitStack() as undo, self._opened(before) as slot:
+            unplug(self._netlink, slot, endpoint)
+            self._change(slot, before, after, {}, undo)
+            undo.pop_all()
+        self._release(endpoint, used=bool(before.ports))
+        return after
+
+    def republish(self, container_id: str, add: Iterable[PortBinding], remove: Iterable[PublishedPort]) -> Sandbox:
+        """Publish more ports of a running container and ``remove`` others, in one transaction; all or nothing."""
+        before = self._running(container_id)
+        gone = set(remove)
+        kept = tuple(port for port in before.ports if port not in gone)
+        with contextlib.ExitStack() as undo:
+            # What goes is free first: the same host port may come back with another container port.
+            self._ports.release(gone)
+            undo.callback(self._retake, before, gone)
+            reserved = self._reserve(add, before.name, before.endpoints)
+            undo.callback(self._ports.cancel, reserved)
+            after = replace(before, ports=(*kept, *(port for port, _ in reserved)))
+            self._publish(before, after, reserved, undo)
+            undo.pop_all()
+        for endpoint in before.endpoints if gone else ():
+            conntrack.forget_answers_from(ipaddress.ip_address(endpoint.ipv4))
+        self._live[container_id] = after
+        return after
+
+    def rename(self, container_id: str, name: str) -> Sandbox | None:
+        """A container has another name from now on, on all its networks; None for one that has no network."""
+        before = self._live.get(container_id)
+        if before is None:
+            return None
+        endpoints = tuple(replace(end, names=tuple(name if item == before.name else item for item in end.names))
+                          for end in before.endpoints)
+        after = replace(before, name=name, endpoints=endpoints)
+        if self.names.open_for(before):
+            self.names.update(after)
+        self._live[container_id] = after
+        return after
+
+    def create_network(self, spec: NetworkSpec) -> NetworkSpec:
+        """Make a network, all of it or nothing; returns what was made of ``spec``."""
+        closed = set(self.networks.closed)
+        spec = self.networks.create(spec)
+        try:
+            if closed != self.networks.closed:
+                self.rules.rebuild()
+            else:
+                self.rules.network("add", self.networks.get(spec.id))
+        except OSError:
+            self.networks.remove(spec.id)
+            raise
+        return spec
+
+    def remove_network(self, network_id: str) -> None:
+        """Unmake a network; raises NetworkInUse while a container is on it."""
+        users = [sandbox.name for sandbox in self._live.values()
+                 if any(endpoint.network_id == network_id for endpoint in sandbox.endpoints)]
+        network = self.networks.get(network_id)
+        if users:
+            raise NetworkInUse(name=network.name, id=network_id)
+        self.rules.network("delete", network)
+        self.networks.remove(network_id)
+
+    def reconcile(self, live: Iterable[Sandbox], specs: Iterable[NetworkSpec]) -> None:
+        """Know exactly these networks and sandboxes from now on: rules, ports, addresses and pins of others go."""
+        self.networks.restore(specs)
+        self._live.clear()
+        self._live.update((sandbox.container_id, sandbox) for sandbox in live)
         keep = {container_id[:12] for container_id, sandbox in self._live.items() if sandbox.netns_path}
         for name in os.listdir(self._pins):
             if name not in keep:
@@ -125,17 +204,19 @@ class Sandboxes:
                             sandbox.netns_path)
             for endpoint in sandbox.endpoints:
                 self._reclaim(sandbox, endpoint)
-        self._nft.apply(self._script(self._live.values()))
-        for line in self._ports.restore((sandbox.endpoints, port) for sandbox in self._live.values()
-                                        for port in sandbox.ports):
-            log.warning("cannot reserve a published port again: %s", line)
+        self.rules.rebuild()
+        self._restore_ports()
+        self.names.restore(self._live.values())
 
     def restart_keeper(self) -> None:
-        """The keeper died: start another one with all ports."""
+        """The port keeper died: start another one with all ports."""
         self.keeper.close()
-        for line in self._ports.restore((sandbox.endpoints, port) for sandbox in self._live.values()
-                                        for port in sandbox.ports):
-            log.warning("cannot reserve a published port again: %s", line)
+        self._restore_ports()
+
+    def restart_names(self) -> None:
+        """The name keeper died: start another one."""
+        self.names.close()
+        self.names.restore(self._live.values())
 
     def warm_up(self) -> bool:
         """Add one slot if one is missing; returns whether another one is."""
@@ -151,58 +232,50 @@ class Sandboxes:
                 self.teardown(container_id)
             for name in os.listdir(self._pins):
                 netns.unpin(os.path.join(self._pins, name))
-            self._nft.apply(firewall.removal(self.settings.table))
-            self._netlink.request(rtnetlink.delete_link(self.bridge.link.index))
+            self.rules.remove()
+            self.networks.unmake_all()
         self._unshare()
         self.keeper.finish(empty=not any(sandbox.ports for sandbox in self._live.values()))
+        self.names.process.finish(empty=not self._live)
         self._netlink.close()
-        self._nft.close()
+        self.rules.close()
 
     def _unshare(self) -> None:
         if not os.listdir(self._pins):
             netns.unmount(self._pins)
 
-    def _default_bridge(self) -> Bridge:
-        settings = self.settings
-        name = settings.bridge_name
-        mtu = settings.mtu or bridges.default_mtu(self._netlink)
-        bip, within = _addresses_of(settings)
-        with netns.locked():
-            # Two engines that start together would see the same subnet free.
-            gateway = bip or bridges.choose_gateway(self._netlink, name, settings.pools)
-            if bip is not None:
-                bridges.check_free(self._netlink, name, bip)
-            link = bridges.ensure_link(self._netlink, name, gateway, mtu)
-        network_id = self.network_id("bridge")
-        addresses = Addresses("bridge", network_id, gateway.network, gateway.ip, within=within)
-        return Bridge("bridge", network_id, link, addresses, mtu=mtu, icc=settings.icc, masquerade=settings.masquerade)
-
-    def _script(self, sandboxes: Iterable[Sandbox]) -> str:
-        return firewall.script(self.settings.table, [self.bridge.rules], sandboxes, closed=self._closed)
-
-    def _put_back(self, refused: NftablesError) -> None:
-        """If a change was refused since somebody flushed our table, make it anew for the live sandboxes."""
-        if self._table_exists():
-            raise refused
-        log.warning("the nftables table inet %s was removed by another program: putting it back", self.settings.table)
-        self._nft.apply(self._script(self._live.values()))
-
-    def _table_exists(self) -> bool:
-        return any(item.get("table", {}).get("name") == self.settings.table for item in self._nft.list("tables"))
-
     def _pin(self, container_id: str) -> str:
         return os.path.join(self._pins, container_id[:12])
 
+    def _running(self, container_id: str) -> Sandbox:
+        sandbox = self._live.get(container_id)
+        if sandbox is None or sandbox.netns_path is None:
+            raise NoSandbox(id=container_id)
+        return sandbox
+
+    def _opened(self, sandbox: Sandbox) -> contextlib.AbstractContextManager[Slot]:
+        assert sandbox.netns_path is not None
+        return opened(sandbox.netns_path)
+
     def _setup(self, request: SandboxRequest, undo: contextlib.ExitStack) -> Sandbox:
-        bridged = request.mode == "bridge"
-        endpoint_id = secrets.token_hex(32)
-        reserved = self._ports.reserve(request.ports, request.name, endpoint_id)
-        undo.callback(self._ports.cancel, reserved)
-        slot = self._warm.take(self._netlink) if bridged else make_slot(self._netlink, None)
+        attachments = request.attachments
+        if request.mode == "bridge" and not attachments:
+            attachments = (Attachment(network_id=self.networks.default.id, mac=request.mac),)
+        networks = [self.networks.get(attachment.network_id) for attachment in attachments]
+        warm = bool(networks) and networks[0] is self.networks.default
+        slot = self._warm.take(self._netlink) if warm else make_slot(self._netlink, None)
         with contextlib.ExitStack() as handle:
             # The slot's own handle goes in any case: from the pin on, the path keeps the namespace.
             handle.callback(slot.discard)
-            endpoints = (self._connect(slot, request, endpoint_id, undo),) if bridged else ()
+            endpoints: tuple[Endpoint, ...] = ()
+            known = {}
+            for network, attachment in zip(networks, attachments, strict=True):
+                endpoint, index = self._plug(slot, network, attachment, endpoints, undo)
+                endpoints += (endpoint,)
+                known[endpoint.interface] = index
+            route(slot, (), endpoints, known)
+            reserved = self._reserve(request.ports, request.name, endpoints)
+            undo.callback(self._ports.cancel, reserved)
             if request.sysctls:
                 with netns.entered(slot.fd):
                     for key, value in request.sysctls.items():
@@ -210,62 +283,113 @@ class Sandboxes:
             path = self._pin(request.container_id)
             netns.pin(slot.fd, path)
             undo.callback(netns.unpin, path)
-        ports = tuple(port for port, _ in reserved)
-        lines = firewall.port_elements("add", self.settings.table, endpoints, ports)
-        if lines:
-            try:
-                self._nft.apply("\n".join(lines))
-            except NftablesError as error:
-                self._put_back(error)
-                self._nft.apply("\n".join(lines))
-            undo.callback(self._nft.apply, "\n".join(
-                firewall.port_elements("delete", self.settings.table, endpoints, ports)))
-            for udp_port in {port.host_port for port in ports if port.protocol == "udp"}:
-                # A client that was sending before the port was published is known as one of the host itself.
-                conntrack.forget_port(socket.IPPROTO_UDP, udp_port)
-        undo.callback(self._ports.release, ports)
-        self._ports.hand_over(reserved, endpoints)
-        return Sandbox(container_id=request.container_id, mode=request.mode, netns_path=path, endpoints=endpoints,
-                       ports=ports)
+            sandbox = Sandbox(container_id=request.container_id, mode=request.mode, netns_path=path, name=request.name,
+                              endpoints=endpoints, ports=tuple(port for port, _ in reserved),
+                              resolving=request.resolving)
+            self._publish(None, sandbox, reserved, undo)
+            self.names.open(slot.fd, sandbox)
+        return sandbox
 
-    def _connect(self, slot: Slot, request: SandboxRequest, endpoint_id: str, undo: contextlib.ExitStack) -> Endpoint:
-        addresses = self.bridge.addresses
-        address = addresses.allocate()
-        undo.callback(addresses.release, address)
-        mac = request.mac or mac_for(address)
-        slot.configure(mac, ipaddress.IPv4Interface((address, addresses.subnet.prefixlen)), addresses.gateway)
-        if request.ports:
+    def _plug(self, slot: Slot, network: KernelNetwork, attachment: Attachment, others: Iterable[Endpoint],
+              undo: contextlib.ExitStack) -> tuple[Endpoint, int]:
+        """An interface in the slot with addresses on the network, up; returns also its index. No routes yet."""
+        if attachment.ipv4 and not network.embedded_dns:
+            raise StaticAddressRefused()
+        if attachment.mac and not _MAC.fullmatch(attachment.mac):
+            raise InvalidArgument(f"invalid MAC address: {attachment.mac}")
+        four, six = network.take(attachment, undo)
+        name = free_name(others)
+        interface = slot.ready if slot.ready is not None else plug(self._netlink, slot, network, name)
+        slot.ready = None
+        gateway, gateway6 = network.gateways()
+        endpoint = Endpoint(
+            network_name=network.name, network_id=network.id, endpoint_id=secrets.token_hex(32), interface=name,
+            mac=attachment.mac or mac_for(four), ipv4=str(four), prefix_len=network.addresses.subnet.prefixlen,
+            gateway=gateway, ipv6=str(six) if six else None,
+            ipv6_prefix_len=network.addresses6.subnet.prefixlen if network.addresses6 else 0, ipv6_gateway=gateway6,
+            port=interface.port, gw_priority=attachment.gw_priority, names=attachment.names, links=attachment.links)
+        configure(slot, interface, endpoint)
+        return endpoint, interface.index
+
+    def _reserve(self, bindings: Iterable[PortBinding], name: str, endpoints: tuple[Endpoint, ...]
+                 ) -> list[Reservation]:
+        bindings = tuple(bindings)
+        if not bindings:
+            return []
+        endpoint = ports_endpoint(endpoints)
+        if endpoint is None:
+            raise PortsWithoutNetwork(mode=endpoints[0].network_name if endpoints else "none")
+        network = self.networks.get(endpoint.network_id)
+        outside = [item.host_ip for item in bindings if item.host_ip and not _is_loopback(item.host_ip)]
+        if network.internal and outside:
+            raise PortsOfInternal(network=network.name, address=outside[0])
+        return self._ports.reserve(bindings, name, endpoint.endpoint_id, publish_ip=network.publish_ip,
+                                   relayed=network.obey_input)
+
+    def _publish(self, before: Sandbox | None, after: Sandbox, reserved: list[Reservation],
+                 undo: contextlib.ExitStack) -> None:
+        """Rules and sockets for the ports of ``after``; those of ``reserved`` are new."""
+        endpoint = ports_endpoint(after.endpoints)
+        if after.ports and endpoint is not None:
             # Where br_netfilter is on (another engine may load it any time), addresses are translated inside the
             # bridge, and a container that calls its own published port would get its packets thrown away.
-            self._netlink.request(rtnetlink.set_hairpin(slot.port))
-        return Endpoint(network_name=self.bridge.network_name, network_id=self.bridge.network_id,
-                        endpoint_id=endpoint_id, interface=INTERFACE, mac=mac, ipv4=str(address),
-                        prefix_len=addresses.subnet.prefixlen, gateway=str(addresses.gateway))
+            self._netlink.request(rtnetlink.set_hairpin(endpoint.port))
+        self.rules.swap(before, after)
+        undo.callback(self.rules.swap, after, before)
+        for udp_port in {port.host_port for port, _ in reserved if port.protocol == "udp"}:
+            # A client that was sending before the port was published is known as one of the host itself.
+            conntrack.forget_port(socket.IPPROTO_UDP, udp_port)
+        undo.callback(self._ports.release, [port for port, _ in reserved])
+        self._ports.hand_over(reserved, after.endpoints)
+
+    def _change(self, slot: Slot, before: Sandbox, after: Sandbox, known: dict[str, int],
+                undo: contextlib.ExitStack) -> None:
+        """Routes, rules, relays and names after an endpoint came or went."""
+        route(slot, before.endpoints, after.endpoints, known)
+        undo.callback(route, slot, after.endpoints, before.endpoints, known)
+        self._publish(before, after, [], undo)
+        self._ports.aim(after.ports, before.endpoints, after.endpoints)
+        if self.names.open_for(before):
+            self.names.update(after)
+        else:
+            self.names.open(slot.fd, after)
+        self._live[after.container_id] = after
+
+    def _release(self, endpoint: Endpoint, *, used: bool) -> None:
+        """Give an endpoint's addresses back; ``used``: connections from outside may have been translated to them."""
+        if used:
+            conntrack.forget_answers_from(ipaddress.ip_address(endpoint.ipv4))
+        with contextlib.suppress(BarqueError):
+            self.networks.get(endpoint.network_id).give_back(endpoint)
 
     def _reclaim(self, sandbox: Sandbox, endpoint: Endpoint) -> None:
         try:
-            self.bridge.addresses.claim(ipaddress.IPv4Address(endpoint.ipv4))
+            self.networks.get(endpoint.network_id).reclaim(endpoint)
         except BarqueError as error:
             log.warning("container %s keeps address %s, which does not fit: %s", sandbox.container_id[:12],
                         endpoint.ipv4, error)
 
+    def _retake(self, sandbox: Sandbox, ports: Iterable[PublishedPort]) -> None:
+        for line in self._ports.retake((sandbox.endpoints, port) for port in ports):
+            log.warning("cannot reserve a published port again: %s", line)
 
-def _addresses_of(settings: NetworkSettings) -> tuple[ipaddress.IPv4Interface | None, ipaddress.IPv4Network | None]:
-    """``bip`` and ``fixed_cidr``, parsed; raises InvalidArgument."""
+    def _restore_ports(self) -> None:
+        for line in self._ports.restore((sandbox.endpoints, port) for sandbox in self._live.values()
+                                        for port in sandbox.ports):
+            log.warning("cannot reserve a published port again: %s", line)
+
+
+def _is_loopback(text: str) -> bool:
     try:
-        bip = ipaddress.IPv4Interface(settings.bip) if settings.bip else None
-        within = ipaddress.IPv4Network(settings.fixed_cidr) if settings.fixed_cidr else None
-    except ValueError as error:
-        raise InvalidArgument(f"invalid address of the default bridge: {error}") from error
-    if within is not None and (bip is None or not within.subnet_of(bip.network)):
-        raise InvalidArgument(f"fixed-cidr {within} is not inside the subnet of bip {settings.bip}")
-    return bip, within
+        return ipaddress.ip_address(text).is_loopback
+    except ValueError:
+        return False
 
 
 def _check(request: SandboxRequest) -> None:
     if request.mode not in _MODES:
         raise UnknownMode(mode=request.mode)
-    if request.mode != "bridge" and request.ports:
+    if request.mode in ("host", "none") and request.ports:
         raise PortsWithoutNetwork(mode=request.mode)
     if request.ipv4:
         raise StaticAddressRefused()

@@ -10,11 +10,21 @@ import asyncio
 import contextlib
 import logging
 import os
-from collections.abc import Callable, Coroutine, Iterable
+from collections.abc import Callable, Coroutine, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
-from barque.network.model import NetworkInfo, NetworkSettings, Sandbox, SandboxRequest
+from barque.network.keeper_client import KeeperProcess
+from barque.network.model import (
+    Attachment,
+    NetworkInfo,
+    NetworkSettings,
+    NetworkSpec,
+    PortBinding,
+    PublishedPort,
+    Sandbox,
+    SandboxRequest,
+)
 from barque.network.sandboxes import Sandboxes
 
 log = logging.getLogger(__name__)
@@ -32,7 +42,7 @@ class Network:
         self._sandboxes = sandboxes
         self._loop = asyncio.get_running_loop()
         self._refill: asyncio.TimerHandle | None = None
-        self._watched: int | None = None
+        self._watched: dict[str, int] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._closing = False
 
@@ -53,7 +63,7 @@ class Network:
 
     def networks(self) -> list[NetworkInfo]:
         """All networks that containers can be on."""
-        return self._sandboxes.networks()
+        return self._sandboxes.networks.infos()
 
     async def setup(self, request: SandboxRequest) -> Sandbox:
         """Make the container's namespace with all that is in it, reserve and publish its ports; all or nothing.
@@ -62,19 +72,52 @@ class Network:
         """
         sandbox = await self._run(self._sandboxes.setup, request)
         self._refill_later()
-        self._watch_keeper()
+        self._watch_keepers()
         return sandbox
 
     async def teardown(self, container_id: str) -> None:
         """Unmake it: ports are free when this returns, the namespace dies on its own time. May be repeated."""
         await self._run(self._sandboxes.teardown, container_id)
 
-    async def reconcile(self, live: Iterable[Sandbox]) -> None:
-        """At boot: these are the containers that run; everything else of this engine's goes, in one transaction."""
-        await self._run(self._sandboxes.reconcile, list(live))
-        self._watch_keeper()
+    async def connect(self, container_id: str, attachment: Attachment) -> Sandbox:
+        """Put a running container on one more network; returns its sandbox as it is then. All or nothing."""
+        sandbox = await self._run(self._sandboxes.connect, container_id, attachment)
+        self._watch_keepers()
+        return sandbox
+
+    async def disconnect(self, container_id: str, network_id: str) -> Sandbox:
+        """Take a running container off one network; returns its sandbox as it is then."""
+        return await self._run(self._sandboxes.disconnect, container_id, network_id)
+
+    async def republish(self, container_id: str, add: Sequence[PortBinding], remove: Sequence[PublishedPort]
+                        ) -> Sandbox:
+        """Change the published ports of a running container, all or nothing; returns its sandbox as it is then."""
+        sandbox = await self._run(self._sandboxes.republish, container_id, tuple(add), tuple(remove))
+        self._watch_keepers()
+        return sandbox
+
+    async def rename(self, container_id: str, name: str) -> Sandbox | None:
+        """A running container has another name; returns its sandbox as it is then, None if it has none."""
+        return await self._run(self._sandboxes.rename, container_id, name)
+
+    async def create_network(self, spec: NetworkSpec) -> NetworkSpec:
+        """Make a network in the kernel; returns ``spec`` completed, to be stored and handed to :meth:`reconcile`."""
+        return await self._run(self._sandboxes.create_network, spec)
+
+    async def remove_network(self, network_id: str) -> None:
+        """Raises NetworkInUse while a container runs on it."""
+        await self._run(self._sandboxes.remove_network, network_id)
+
+    async def blockers(self) -> list[str]:
+        """Chains of other firewalls that drop by default what is forwarded."""
+        return await self._run(self._sandboxes.rules.blockers)
+
+    async def reconcile(self, live: Iterable[Sandbox], networks: Iterable[NetworkSpec] = ()) -> None:
+        """At boot: these are the networks and the containers that run; everything else of this engine's goes."""
+        await self._run(self._sandboxes.reconcile, list(live), list(networks))
+        self._watch_keepers()
         self._refill_later()
-        for chain in await self._run(self._sandboxes.blockers):
+        for chain in await self.blockers():
             log.warning("the firewall chain %s drops forwarded packets by default: containers on %s may not reach "
                         "other networks, nor be reached through published ports, unless it accepts them",
                         chain, self.settings.bridge_name)
@@ -84,7 +127,8 @@ class Network:
         self._closing = True
         if self._refill is not None:
             self._refill.cancel()
-        self._unwatch_keeper()
+        for what in list(self._watched):
+            self._unwatch(what)
         await self._run(self._sandboxes.close, remove)
         self._worker.shutdown()
 
@@ -104,30 +148,36 @@ class Network:
         except OSError as error:
             log.warning("cannot keep a network namespace ready: %s", error)
 
-    def _watch_keeper(self) -> None:
-        """Be told when the port keeper dies (somebody killed it): another one takes its ports over."""
-        if self._watched is None and not self._closing:
-            self._watched = self._sandboxes.keeper.pidfd()
-            if self._watched is not None:
-                self._loop.add_reader(self._watched, self._keeper_died)
+    def _watch_keepers(self) -> None:
+        """Be told when a keeper dies (somebody killed it): another one takes its sockets over."""
+        self._watch(self._sandboxes.keeper, self._sandboxes.restart_keeper, "port keeper")
+        self._watch(self._sandboxes.names.process, self._sandboxes.restart_names, "name keeper")
 
-    def _unwatch_keeper(self) -> None:
-        if self._watched is not None:
-            self._loop.remove_reader(self._watched)
-            os.close(self._watched)
-            self._watched = None
+    def _watch(self, keeper: KeeperProcess, restart: Callable[[], None], what: str) -> None:
+        if what in self._watched or self._closing:
+            return
+        pidfd = keeper.pidfd()
+        if pidfd is not None:
+            self._watched[what] = pidfd
+            self._loop.add_reader(pidfd, self._keeper_died, what, restart)
 
-    def _keeper_died(self) -> None:
-        assert self._watched is not None
+    def _unwatch(self, what: str) -> None:
+        pidfd = self._watched.pop(what)
+        self._loop.remove_reader(pidfd)
+        os.close(pidfd)
+
+    def _keeper_died(self, what: str, restart: Callable[[], None]) -> None:
         with contextlib.suppress(ChildProcessError):
-            os.waitid(os.P_PIDFD, self._watched, os.WEXITED | os.WNOHANG)
-        self._unwatch_keeper()
-        log.warning("the port keeper has died: starting another one")
-        self._spawn(self._restart_keeper)
+            os.waitid(os.P_PIDFD, self._watched[what], os.WEXITED | os.WNOHANG)
+        self._unwatch(what)
+        if self._closing:
+            return
+        log.warning("the %s has died: starting another one", what)
+        self._spawn(lambda: self._restart(restart))
 
-    async def _restart_keeper(self) -> None:
-        await self._run(self._sandboxes.restart_keeper)
-        self._watch_keeper()
+    async def _restart(self, restart: Callable[[], None]) -> None:
+        await self._run(restart)
+        self._watch_keepers()
 
     def _spawn(self, work: Callable[[], Coroutine[None, None, None]]) -> None:
         task = self._loop.create_task(work())

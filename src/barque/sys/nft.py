@@ -23,7 +23,7 @@ class NftablesError(OSError):
 
 
 class Nftables:
-    """One libnftables context, of the network namespace in which its calls are made. Not for two threads at once."""
+    """One libnftables context, for ever of the network namespace in which it was made. Not for two threads at once."""
 
     def __init__(self) -> None:
         try:

@@ -17,18 +17,22 @@ IPAddress = ipaddress.IPv4Address | ipaddress.IPv6Address
 IPNetwork = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 _NLMSG_ERROR, _NLMSG_DONE = 2, 3
-_REQUEST, _ACK, _DUMP, _EXCL, _CREATE = 0x1, 0x4, 0x300, 0x200, 0x400
+_REQUEST, _ACK, _DUMP, _REPLACE, _EXCL, _CREATE = 0x1, 0x4, 0x300, 0x100, 0x200, 0x400
 _NLM_F_CAPPED, _NLM_F_ACK_TLVS = 0x100, 0x200
 _SOL_NETLINK, _NETLINK_CAP_ACK, _NETLINK_EXT_ACK = 270, 10, 11
 _NLMSGERR_ATTR_MSG = 1
-_NEWLINK, _DELLINK, _GETLINK, _NEWADDR, _DELADDR, _GETADDR, _NEWROUTE, _GETROUTE = 16, 17, 18, 20, 21, 22, 24, 26
-_IFLA_ADDRESS, _IFLA_IFNAME, _IFLA_MTU, _IFLA_MASTER, _IFLA_LINKINFO, _IFLA_NET_NS_FD = 1, 3, 4, 10, 18, 28
+_NEWLINK, _DELLINK, _GETLINK, _NEWADDR, _DELADDR, _GETADDR = 16, 17, 18, 20, 21, 22
+_NEWROUTE, _GETROUTE = 24, 26
+_IFLA_ADDRESS, _IFLA_IFNAME, _IFLA_MTU, _IFLA_LINK, _IFLA_MASTER, _IFLA_LINKINFO = 1, 3, 4, 5, 10, 18
+_IFLA_IFALIAS, _IFLA_NET_NS_FD, _IFLA_MACVLAN_MODE = 20, 28, 1
 _IFLA_INFO_KIND, _IFLA_INFO_DATA, _IFLA_INFO_SLAVE_KIND, _IFLA_INFO_SLAVE_DATA, _VETH_INFO_PEER = 1, 2, 4, 5, 1
 _IFLA_BRPORT_MODE, _IFLA_BRPORT_ISOLATED = 4, 33
 _IFA_ADDRESS, _IFA_LOCAL, _IFA_FLAGS, _IFA_F_NODAD = 1, 2, 8, 0x02
 _RTA_DST, _RTA_OIF, _RTA_GATEWAY, _RTA_TABLE = 1, 4, 5, 15
 _RT_TABLE_MAIN, _RTPROT_BOOT, _RTN_UNICAST = 254, 3, 1
 _IFF_UP = 0x1
+#: macvlan modes by their names in ip-link(8).
+MACVLAN_MODES = {"private": 1, "vepa": 2, "bridge": 4, "passthru": 8}
 
 _HEADER = struct.Struct("=IHHII")
 _IFINFO = struct.Struct("=BxHiII")
@@ -54,6 +58,7 @@ class Link:
     master: int
     kind: str
     up: bool
+    alias: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +105,8 @@ def _family(address: IPAddress) -> int:
 def new_bridge(name: str, mac: str, mtu: int) -> Message:
     """A bridge, still down. Its MAC is fixed, else it would change with every port that comes and goes."""
     payload = (_IFINFO.pack(0, 0, 0, 0, 0) + _text(_IFLA_IFNAME, name) + _attribute(_IFLA_ADDRESS, _mac_bytes(mac))
-               + _u32(_IFLA_MTU, mtu) + _attribute(_IFLA_LINKINFO, _text(_IFLA_INFO_KIND, "bridge")))
+               + _u32(_IFLA_MTU, mtu)
+               + _attribute(_IFLA_LINKINFO, _text(_IFLA_INFO_KIND, "bridge")))
     return Message(_NEWLINK, _CREATE | _EXCL, payload)
 
 
@@ -115,6 +121,15 @@ def new_veth(name: str, *, master: int, mtu: int, peer: str, peer_netns: int) ->
     return Message(_NEWLINK, _CREATE | _EXCL, payload)
 
 
+def new_macvlan(name: str, *, parent: int, mode: str, netns: int, mtu: int) -> Message:
+    """A macvlan interface on link ``parent``, down, in the namespace of fd ``netns``; ``mode``: MACVLAN_MODES."""
+    data = _attribute(_IFLA_INFO_DATA, _u32(_IFLA_MACVLAN_MODE, MACVLAN_MODES[mode]))
+    payload = (_IFINFO.pack(0, 0, 0, 0, 0) + _text(_IFLA_IFNAME, name) + _u32(_IFLA_LINK, parent)
+               + _u32(_IFLA_NET_NS_FD, netns) + (_u32(_IFLA_MTU, mtu) if mtu else b"")
+               + _attribute(_IFLA_LINKINFO, _text(_IFLA_INFO_KIND, "macvlan") + data))
+    return Message(_NEWLINK, _CREATE | _EXCL, payload)
+
+
 def set_link(index: int, *, up: bool | None = None, mac: str | None = None, mtu: int | None = None) -> Message:
     flags = _IFF_UP if up else 0
     payload = _IFINFO.pack(0, 0, index, flags, 0 if up is None else _IFF_UP)
@@ -123,6 +138,12 @@ def set_link(index: int, *, up: bool | None = None, mac: str | None = None, mtu:
     if mtu is not None:
         payload += _u32(_IFLA_MTU, mtu)
     return Message(_NEWLINK, 0, payload)
+
+
+def set_alias(name: str, alias: str) -> Message:
+    """Write ``alias`` on a link; the kernel takes none while it makes one."""
+    return Message(_NEWLINK, 0, _IFINFO.pack(0, 0, 0, 0, 0) + _text(_IFLA_IFNAME, name)
+                   + _attribute(_IFLA_IFALIAS, alias.encode()))
 
 
 def set_hairpin(name: str) -> Message:
@@ -162,10 +183,11 @@ def delete_address(index: int, address: IPAddress, prefix_len: int) -> Message:
     return _address(_DELADDR, 0, index, address, prefix_len)
 
 
-def add_default_route(index: int, gateway: IPAddress) -> Message:
+def set_default_route(index: int, gateway: IPAddress) -> Message:
+    """The default route of the gateway's family, in the place of the one that is there."""
     payload = _RTMSG.pack(_family(gateway), 0, 0, 0, _RT_TABLE_MAIN, _RTPROT_BOOT, 0, _RTN_UNICAST, 0)
     payload += _attribute(_RTA_GATEWAY, gateway.packed) + _u32(_RTA_OIF, index)
-    return Message(_NEWROUTE, _CREATE | _EXCL, payload)
+    return Message(_NEWROUTE, _CREATE | _REPLACE, payload)
 
 
 class Netlink:
@@ -303,4 +325,5 @@ def _link(body: bytes) -> Link:
     info = dict(_attributes(attributes.get(_IFLA_LINKINFO, b"")))
     return Link(index, attributes[_IFLA_IFNAME].rstrip(b"\0").decode(), attributes.get(_IFLA_ADDRESS, b"").hex(":"),
                 _number(attributes.get(_IFLA_MTU)), _number(attributes.get(_IFLA_MASTER)),
-                info.get(_IFLA_INFO_KIND, b"").rstrip(b"\0").decode(), bool(flags & _IFF_UP))
+                info.get(_IFLA_INFO_KIND, b"").rstrip(b"\0").decode(), bool(flags & _IFF_UP),
+                attributes.get(_IFLA_IFALIAS, b"").rstrip(b"\0").decode(errors="replace"))

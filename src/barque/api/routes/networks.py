@@ -2,73 +2,80 @@
 
 from __future__ import annotations
 
+import builtins
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 import msgspec
 from aiohttp import web
 
-from barque.errors import InvalidArgument
+from barque.api import requests
+from barque.engine import filters
+from barque.engine.containers.options import EndpointSettings
+from barque.engine.network_options import CreateNetwork
 
 
 class NetworksBackend(Protocol):
-    def list(self, filters: Mapping[str, Sequence[str]]) -> list[dict[str, Any]]: ...
+    def list(self, wanted: Mapping[str, Sequence[str]]) -> builtins.list[dict[str, Any]]: ...
     def inspect(self, ref: str) -> dict[str, Any]: ...
-    def create(self, name: str) -> None: ...
-    def remove(self, ref: str) -> None: ...
-    def connect(self, ref: str) -> None: ...
+    async def explain(self, ref: str) -> dict[str, Any]: ...
+    async def create(self, body: CreateNetwork) -> str: ...
+    async def remove(self, ref: str) -> None: ...
+    async def prune(self, wanted: Mapping[str, Sequence[str]]) -> builtins.list[str]: ...
 
 
-class _Create(msgspec.Struct):
-    name: str = msgspec.field(name="Name", default="")
+class MembershipsBackend(Protocol):
+    async def connect(self, network: str, container: str, settings: EndpointSettings) -> None: ...
+    async def disconnect(self, network: str, container: str, *, force: bool) -> None: ...
 
 
-def routes(backend: NetworksBackend) -> list[web.RouteDef]:
+class _Connect(msgspec.Struct, rename="pascal"):
+    container: str = ""
+    endpoint_config: EndpointSettings | None = None
+
+
+class _Disconnect(msgspec.Struct, rename="pascal"):
+    container: str = ""
+    force: bool = False
+
+
+def routes(backend: NetworksBackend, memberships: MembershipsBackend) -> list[web.RouteDef]:
     """The routes of networks, without the version prefix."""
 
     async def listing(request: web.Request) -> web.StreamResponse:
-        return _json(backend.list(_filters(request)))
+        return requests.json(backend.list(filters.parse(request.query.get("filters"))))
 
     async def inspect(request: web.Request) -> web.StreamResponse:
-        return _json(backend.inspect(request.match_info["id"]))
+        return requests.json(backend.inspect(request.match_info["id"]))
+
+    async def firewall(request: web.Request) -> web.StreamResponse:
+        return requests.json(await backend.explain(request.match_info["id"]))
 
     async def create(request: web.Request) -> web.StreamResponse:
-        try:
-            body = msgspec.json.decode(await request.read(), type=_Create)
-        except msgspec.DecodeError as error:
-            raise InvalidArgument(f"invalid JSON: {error}") from error
-        backend.create(body.name)
-        return web.Response(status=201)
+        network_id = await backend.create(await requests.body(request, CreateNetwork))
+        return requests.json({"Id": network_id, "Warning": ""}, 201)
 
     async def connect(request: web.Request) -> web.StreamResponse:
-        backend.connect(request.match_info["id"])
+        body = await requests.body(request, _Connect)
+        await memberships.connect(request.match_info["id"], body.container, body.endpoint_config or EndpointSettings())
+        return web.Response()
+
+    async def disconnect(request: web.Request) -> web.StreamResponse:
+        body = await requests.body(request, _Disconnect)
+        await memberships.disconnect(request.match_info["id"], body.container, force=body.force)
         return web.Response()
 
     async def remove(request: web.Request) -> web.StreamResponse:
-        backend.remove(request.match_info["id"])
+        await backend.remove(request.match_info["id"])
         return web.Response(status=204)
 
     async def prune(request: web.Request) -> web.StreamResponse:
-        _filters(request)
-        return _json({"NetworksDeleted": None})  # predefined networks are never unused
+        removed = await backend.prune(filters.parse(request.query.get("filters")))
+        return requests.json({"NetworksDeleted": removed or None})
 
     return [
         web.get("/networks", listing), web.get("/networks/{id}", inspect), web.post("/networks/create", create),
-        web.post("/networks/prune", prune), web.post("/networks/{id}/connect", connect),
-        web.post("/networks/{id}/disconnect", connect), web.delete("/networks/{id}", remove),
+        web.get("/networks/{id}/firewall", firewall), web.post("/networks/prune", prune),
+        web.post("/networks/{id}/connect", connect), web.post("/networks/{id}/disconnect", disconnect),
+        web.delete("/networks/{id}", remove),
     ]
-
-
-def _filters(request: web.Request) -> dict[str, list[str]]:
-    """``filters={"name":["a"]}``, or with a map of booleans in the place of the list, as old clients send it."""
-    text = request.query.get("filters") or "{}"
-    try:
-        found = msgspec.json.decode(text, type=dict[str, list[str] | dict[str, bool]])
-    except msgspec.DecodeError as error:
-        raise InvalidArgument(f"invalid filters: {error}") from error
-    return {key: list(values) if isinstance(values, list) else [name for name, on in values.items() if on]
-            for key, values in found.items()}
-
-
-def _json(value: object) -> web.Response:
-    return web.Response(body=msgspec.json.encode(value), content_type="application/json")

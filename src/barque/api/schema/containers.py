@@ -5,7 +5,14 @@ from __future__ import annotations
 import msgspec
 from msgspec import field
 
-from barque.engine.containers.options import ContainerConfig, HostConfig, NetworkingConfig, RestartPolicy, Ulimit
+from barque.engine.containers.options import (
+    ContainerConfig,
+    HostConfig,
+    NetworkingConfig,
+    PortBinding,
+    RestartPolicy,
+    Ulimit,
+)
 
 
 class CreateBody(ContainerConfig, frozen=True, kw_only=True, rename="pascal"):
@@ -27,7 +34,7 @@ class ExecStartBody(msgspec.Struct, frozen=True, kw_only=True, rename="pascal"):
 
 
 class UpdateBody(msgspec.Struct, frozen=True, kw_only=True, rename="pascal"):
-    """``POST /containers/{id}/update``; what is left out or 0 stays as it is."""
+    """``POST /containers/{id}/update``; what is left out or 0 stays as it is. The last two fields are ours."""
 
     cpu_shares: int = 0
     memory: int = 0
@@ -52,3 +59,5 @@ class UpdateBody(msgspec.Struct, frozen=True, kw_only=True, rename="pascal"):
     io_maximum_iops: int = field(default=0, name="IOMaximumIOps")
     io_maximum_bandwidth: int = field(default=0, name="IOMaximumBandwidth")
     restart_policy: RestartPolicy | None = None
+    publish_add: dict[str, list[PortBinding] | None] | None = None
+    publish_remove: list[str] | None = None

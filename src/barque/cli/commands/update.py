@@ -5,7 +5,7 @@ from __future__ import annotations
 from barque.cli.command import Command
 from barque.cli.commands.create_flags import resource_flags
 from barque.cli.errors import CommandError
-from barque.cli.flags import BYTES, STRING, Flag
+from barque.cli.flags import BYTES, LIST, STRING, Flag
 from barque.client.engine import ApiError
 
 TYPE_CHECKING = False
@@ -37,6 +37,14 @@ def _update(app: App, values: Values) -> int:
             body["RestartPolicy"] = restart_policy(values["restart"])
         except ValueError as error:
             raise CommandError(str(error)) from None
+    if values["publish-add"] or values["publish-rm"]:
+        from barque.cli.spec import ports
+
+        try:
+            body["PublishAdd"] = ports.published(list(values["publish-add"]))[1]
+        except ValueError as error:
+            raise CommandError(str(error)) from None
+        body["PublishRemove"] = list(values["publish-rm"])
     errors: list[str] = []
     warnings: list[str] = []
     for name in values.arguments:
@@ -59,5 +67,7 @@ UPDATE = Command("update", "[OPTIONS] CONTAINER [CONTAINER...]", "Update configu
                  least=1, flags=lambda: [
                      *resource_flags(),
                      Flag("kernel-memory", "", BYTES, "Kernel memory limit", hidden=True),
+                     Flag("publish-add", "", LIST, "Publish one more port of the container"),
+                     Flag("publish-rm", "", LIST, "Publish a host port no more (8080, 8080/udp)"),
                      Flag("restart", "", STRING, "What to do when the container exits"),
                  ], aliases="container update, update", examples="barque update --memory 512m --cpus 1.5 web")

@@ -3,41 +3,88 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 
 from barque.engine.containers.context import Context
 from barque.engine.containers.model import Container
 from barque.engine.containers.to_spec import Files
 from barque.network import hosts_files
-from barque.network.model import Sandbox
+from barque.network.model import Sandbox, by_way_out
 from barque.oci import go_json
 from barque.oci.runtime_spec import Spec
 
+_HOST_NAME = "host.docker.internal"
 
-def write_files(ctx: Context, container: Container, sandbox: Sandbox | None) -> Files:
+
+def write_files(ctx: Context, container: Container, sandbox: Sandbox | None,
+                linked: Iterable[tuple[str, list[str]]] = ()) -> Files:
     """Write hostname, hosts and resolv.conf into the container's directory and return their paths.
 
-    They are rewritten in place (same inode), because a tool may hold them mounted.
+    They are rewritten in place (same inode), because a tool may hold them mounted. ``linked`` are addresses and names
+    of other containers.
     """
+    files = _files(ctx, container)
+    _write(files.hostname, hosts_files.hostname(container.config.hostname))
+    _write(files.hosts, _hosts(ctx, container, sandbox, linked))
+    _write(files.resolv_conf, _resolv_conf(ctx, container, sandbox))
+    return files
+
+
+def refresh_files(ctx: Context, container: Container, before: Sandbox, after: Sandbox) -> None:
+    """The container's networks have changed while it runs: so do its own lines in hosts, and a resolv.conf that it has
+    not changed itself."""
+    files = _files(ctx, container)
+    gone = {address.encode() for address, _ in _own(container, before)}
+    kept = [line for line in _read(files.hosts).splitlines(keepends=True)
+            if not line.strip() or line.split(maxsplit=1)[0] not in gone]
+    _write(files.hosts, hosts_files.hosts(_own(container, after), (), base=b"".join(kept)))
+    if _read(files.resolv_conf) == _resolv_conf(ctx, container, before):
+        _write(files.resolv_conf, _resolv_conf(ctx, container, after))
+
+
+def _files(ctx: Context, container: Container) -> Files:
     directory = ctx.state_dir(container.id)
-    files = Files(hostname=f"{directory}/hostname", hosts=f"{directory}/hosts", resolv_conf=f"{directory}/resolv.conf")
-    host = container.host_config
-    shares_host = container.network_mode == "host"
-    endpoints = sandbox.endpoints if sandbox else ()
-    gateway = ctx.config.host_gateway_ip or next((item.gateway for item in endpoints if item.gateway), None)
+    return Files(hostname=f"{directory}/hostname", hosts=f"{directory}/hosts", resolv_conf=f"{directory}/resolv.conf")
+
+
+def _own(container: Container, sandbox: Sandbox | None) -> list[tuple[str, list[str]]]:
+    """The container's addresses, each with its names."""
     config = container.config
     own = [config.hostname] if not config.domainname else [f"{config.hostname}.{config.domainname}", config.hostname]
-    _write(files.hostname, hosts_files.hostname(config.hostname))
-    _write(files.hosts, hosts_files.hosts(
-        [(item.ipv4, own) for item in endpoints if item.ipv4], host.extra_hosts or (), host_gateway=gateway,
-        base=_read("/etc/hosts") if shares_host else None))
+    return [(address, own) for item in (sandbox.endpoints if sandbox else ())
+            for address in (item.ipv4, item.ipv6) if address]
+
+
+def _hosts(ctx: Context, container: Container, sandbox: Sandbox | None, linked: Iterable[tuple[str, list[str]]]
+           ) -> bytes:
+    endpoints = by_way_out(sandbox.endpoints) if sandbox else []
+    gateway = next((item.gateway for item in endpoints if item.gateway and item.port), None)
+    extra = list(container.host_config.extra_hosts or ())
+    names = {text.partition(":")[0] for text in extra}
+    if gateway is not None and not _asks_engine(sandbox) and _HOST_NAME not in names:
+        extra.append(f"{_HOST_NAME}:{gateway}")
+    return hosts_files.hosts(
+        [*linked, *_own(container, sandbox)], extra, host_gateway=ctx.config.host_gateway_ip or gateway,
+        base=_read("/etc/hosts") if container.network_mode == "host" else None)
+
+
+def _asks_engine(sandbox: Sandbox | None) -> bool:
+    """Whether the engine's own name server answers the container: it does on networks where containers have names."""
+    return any(endpoint.names for endpoint in (sandbox.endpoints if sandbox else ()))
+
+
+def _resolv_conf(ctx: Context, container: Container, sandbox: Sandbox | None) -> bytes:
+    host = container.host_config
+    shares_host = container.network_mode == "host"
     text = _read(hosts_files.RESOLV_CONF).decode(errors="replace")
+    search = host.dns_search or ctx.config.dns_search
+    options = host.dns_options or ctx.config.dns_opts
+    if _asks_engine(sandbox):
+        return hosts_files.own_resolv_conf(text, search, options)
     source = hosts_files.resolv_source(text)
     if source != hosts_files.RESOLV_CONF and not shares_host:
         text = _read(source).decode(errors="replace")
-    _write(files.resolv_conf, hosts_files.resolv_conf(
-        text, host.dns or ctx.config.dns, host.dns_search or ctx.config.dns_search,
-        host.dns_options or ctx.config.dns_opts, loopback=shares_host))
-    return files
+    return hosts_files.resolv_conf(text, host.dns or ctx.config.dns, search, options, loopback=shares_host)
 
 
 def _read(path: str) -> bytes:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 import shutil
 from collections.abc import Iterable
 from contextlib import AsyncExitStack
@@ -13,12 +12,11 @@ import msgspec
 
 from barque.config import DEFAULT_RUNTIME
 from barque.engine import clock, names
-from barque.engine.containers import health, log_options, merge, mounts, publish, to_spec, validate
+from barque.engine.containers import health, log_options, merge, mounts, networking, publish, to_spec, validate
 from barque.engine.containers.context import Context
 from barque.engine.containers.model import Container, MountPoint
 from barque.engine.containers.options import (
     ContainerConfig,
-    EndpointSettings,
     HostConfig,
     NetworkingConfig,
     words,
@@ -34,7 +32,6 @@ from barque.oci.platform import parse as parse_platform
 RUNC_NAMES = ("runc", "io.containerd.runc.v2")
 ULIMITS = frozenset(["as", "core", "cpu", "data", "fsize", "locks", "memlock", "msgqueue", "nice", "nofile", "nproc",
                      "rss", "rtprio", "rttime", "sigpending", "stack"])
-_MAC = re.compile(r"[0-9a-f]{2}(?:[:-][0-9a-f]{2}){5}\Z", re.IGNORECASE | re.ASCII)
 
 
 @dataclass(frozen=True)
@@ -44,9 +41,9 @@ class Created:
 
 
 async def create(ctx: Context, name: str, config: ContainerConfig, host: HostConfig,
-                 networking: NetworkingConfig | None, platform: str = "") -> Created:
+                 endpoints: NetworkingConfig | None, platform: str = "") -> Created:
     """Store a new container; nothing of it runs yet, and nothing is left of it where this raises."""
-    validate.check(config, host, networking, ctx.host.cpus)
+    validate.check(config, host, endpoints, ctx.host.cpus)
     warnings = check_host(ctx, host)
     if not config.image:
         raise InvalidArgument("invalid reference format")
@@ -64,7 +61,8 @@ async def create(ctx: Context, name: str, config: ContainerConfig, host: HostCon
     container = Container(
         id=container_id, name="", created=clock.now(), image=config.image, image_id=image.id,
         chain_id=image.chain_id, path=command[0], args=command[1:], host_config=host, mounts=points,
-        config=_with_hostname(ctx, config, host, container_id), endpoints=_endpoints(config, host, networking),
+        config=_with_hostname(ctx, config, host, container_id),
+        endpoints=networking.asked(ctx, config, host, endpoints),
         log_path=f"{ctx.state_dir(container_id)}/{container_id}-json.log" if host.log_config.type == "json-file"
         else "")
     live = await ctx.tasks.shielded(_make(ctx, container, name.removeprefix("/")), f"create {container_id[:12]}")
@@ -160,25 +158,3 @@ def _with_hostname(ctx: Context, config: ContainerConfig, host: HostConfig, cont
     else:
         name = config.hostname or container_id[:12]
     return msgspec.structs.replace(config, hostname=name)
-
-
-def _endpoints(config: ContainerConfig, host: HostConfig, networking: NetworkingConfig | None
-               ) -> dict[str, EndpointSettings]:
-    """The settings for each network, as asked; what the network gives is added when the container starts."""
-    asked = {name: settings or EndpointSettings()
-             for name, settings in ((networking.endpoints_config if networking else None) or {}).items()}
-    mode = host.network_mode
-    if "default" in asked:
-        asked[mode] = asked.pop("default")
-    foreign = [name for name in asked if name != mode]
-    if foreign:
-        raise InvalidArgument("conflicting options: cannot attach both user-defined and non-user-defined network-modes")
-    if mode.startswith("container:"):
-        return {}
-    own = asked.get(mode) or EndpointSettings()
-    mac = own.mac_address or config.mac_address
-    if mac:
-        if not _MAC.match(mac):
-            raise InvalidArgument(f"invalid MAC address: {mac}")
-        own = msgspec.structs.replace(own, mac_address=mac)
-    return {mode: own}

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from barque.engine import clock
 from barque.engine.containers import machine, volume_use
 from barque.engine.containers.context import Context
+from barque.engine.containers.networking import tell
 from barque.engine.containers.ports import Monitor
 from barque.engine.containers.registry import Live, Outcome
 from barque.engine.containers.removal import remove_stopped
@@ -50,7 +51,7 @@ async def finish(ctx: Context, live: Live, record: ExitRecord, monitor: Monitor 
         facts = machine.exited(live.facts, record.exit_code, finished, oom_killed=record.oom_killed, error=record.error,
                                restarting=backoff is not None)
         live.monitor = None
-        live.container.sandbox = None
+        sandbox, live.container.sandbox = live.container.sandbox, None
         live.container.facts = facts
         gone = live.container.host_config.auto_remove and backoff is None and not live.keep
         # A container that goes away now needs no record of its end: its row is the next thing to go.
@@ -59,6 +60,8 @@ async def finish(ctx: Context, live: Live, record: ExitRecord, monitor: Monitor 
             await monitor.release()
         if record.oom_killed:
             ctx.event(live, "oom")
+        if sandbox is not None:
+            tell(ctx, sandbox, "disconnect")
         ctx.event(live, "die", exitCode=str(record.exit_code), execDuration=str(_duration(facts)))
         # Each end wakes those who wait, as dockerd has it, also one after which it is started again.
         live.resolve(live.exits, Outcome(record.exit_code, record.error))

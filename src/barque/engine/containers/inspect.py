@@ -98,7 +98,7 @@ def endpoint_settings(container: Container) -> dict[str, EndpointSettings]:
             asked, network_id=endpoint.network_id, endpoint_id=endpoint.endpoint_id, gateway=endpoint.gateway,
             ip_address=endpoint.ipv4, ip_prefix_len=endpoint.prefix_len, mac_address=endpoint.mac,
             ipv6_gateway=endpoint.ipv6_gateway or "", global_ipv6_address=endpoint.ipv6 or "",
-            global_ipv6_prefix_len=endpoint.ipv6_prefix_len)
+            global_ipv6_prefix_len=endpoint.ipv6_prefix_len, dns_names=list(endpoint.names) or None)
     return result
 
 

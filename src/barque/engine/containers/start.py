@@ -7,7 +7,7 @@ import contextlib
 from contextlib import AsyncExitStack
 
 from barque.engine import clock
-from barque.engine.containers import bundle, exits, health, machine, publish, surroundings, to_spec, volume_use
+from barque.engine.containers import bundle, exits, health, machine, networking, surroundings, to_spec, volume_use
 from barque.engine.containers.context import Context
 from barque.engine.containers.log_options import log_config
 from barque.engine.containers.model import Container
@@ -17,7 +17,7 @@ from barque.engine.containers.shm import mount_shm, unmount_shm
 from barque.engine.containers.start_errors import StartRefused, start_refused
 from barque.errors import BarqueError
 from barque.failpoints import hit
-from barque.network.model import Sandbox, SandboxRequest
+from barque.network.model import Sandbox
 from barque.oci.runtime_spec import Spec
 from barque.runtime.failure import RuntimeFailure
 from barque.supervise.messages import CreateOrder, RuntimeChoice
@@ -55,6 +55,8 @@ async def run(ctx: Context, live: Live) -> None:
     await ctx.registry.set_facts(live, machine.started(live.facts, monitor.pid, clock.now()), durable=False)
     ctx.tasks.spawn(ctx.registry.sync(), f"sync {live.id[:12]}")
     hit("container.start.after-row")
+    if sandbox is not None:
+        networking.tell(ctx, sandbox, "connect")
     ctx.event(live, "start")
     exits.watch(ctx, live, monitor, restart_later)
     health.watch(ctx, live)
@@ -86,17 +88,9 @@ async def _bring_up(ctx: Context, live: Live) -> tuple[Monitor, Sandbox | None]:
 
 
 async def _setup_network(ctx: Context, container: Container, undo: AsyncExitStack) -> Sandbox | None:
-    mode = container.network_mode
-    if mode.startswith("container:"):
+    if container.network_mode.startswith("container:"):
         return None
-    endpoint = container.endpoints.get(container.host_config.network_mode)
-    ipam = endpoint.ipam_config if endpoint else None
-    ports = publish.publications(container.config, container.host_config) if mode != "host" else []
-    sandbox = await ctx.networks.setup(SandboxRequest(
-        container_id=container.id, mode=mode, name=container.name, hostname=container.config.hostname,
-        aliases=tuple(endpoint.aliases or ()) if endpoint else (), mac=(endpoint.mac_address or None) if endpoint
-        else None,
-        ipv4=(ipam.ipv4_address or None) if ipam else None, ports=tuple(ports)))
+    sandbox = await ctx.networks.setup(networking.sandbox_request(ctx, container))
     undo.push_async_callback(ctx.networks.teardown, container.id)
     return sandbox
 
@@ -108,7 +102,7 @@ def _files(ctx: Context, container: Container, sandbox: Sandbox | None) -> to_sp
         directory = ctx.state_dir(other)
         return to_spec.Files(hostname=f"{directory}/hostname", hosts=f"{directory}/hosts",
                              resolv_conf=f"{directory}/resolv.conf")
-    return bundle.write_files(ctx, container, sandbox)
+    return bundle.write_files(ctx, container, sandbox, networking.linked_hosts(ctx, container))
 
 
 async def _order(ctx: Context, container: Container, spec: Spec) -> CreateOrder:

@@ -1,4 +1,4 @@
-"""Change limits and the restart policy of a container, running or not."""
+"""Change limits, the restart policy and the published ports of a container, running or not."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 import msgspec
 
-from barque.engine.containers import machine, to_spec, validate
+from barque.engine.containers import machine, networking, to_spec, validate
 from barque.engine.containers.cgroup import container_cgroup
 from barque.engine.containers.context import Context
 from barque.engine.containers.options import HostConfig
@@ -17,12 +17,14 @@ from barque.errors import Conflict, Internal, InvalidArgument
 FIELDS = frozenset(["cpu_shares", "memory", "blkio_weight", "cpu_period", "cpu_quota", "cpu_realtime_period",
                     "cpu_realtime_runtime", "cpuset_cpus", "cpuset_mems", "memory_reservation", "memory_swap",
 "nano_cpus", "pids_limit", "restart_policy"])
+#: And its published ports: what to add (as PortBindings), which host ports to take away.
+PORTS = frozenset(["publish_add", "publish_remove"])
 
 
 async def update(ctx: Context, ref: str, changes: dict[str, Any]) -> list[str]:
-    """Apply ``changes`` (fields of HostConfig that are set); returns warnings. All or nothing."""
+    """Apply ``changes`` (fields of HostConfig that are set, and PORTS); returns warnings. All or nothing."""
     live = ctx.registry.find(ref)
-    unknown = sorted(set(changes) - FIELDS)
+    unknown = sorted(set(changes) - FIELDS - PORTS)
     if unknown:
         raise InvalidArgument(f"cannot update {', '.join(unknown)} of a container")
     return await ctx.tasks.shielded(_update(ctx, live.id, changes), f"update {live.id[:12]}")
@@ -35,7 +37,7 @@ async def _update(ctx: Context, ref: str, changes: dict[str, Any]) -> list[str]:
         if live.facts.status in (machine.Status.REMOVING, machine.Status.DEAD):
             raise Conflict(f"Container is marked for removal and cannot be \"update\": {live.id}")
         before = live.container.host_config
-        after = _changed(before, changes)
+        after = _changed(before, {key: value for key, value in changes.items() if key in FIELDS})
         validate.check(live.container.config, after, None, ctx.host.cpus)
         if live.facts.alive:
             limits = msgspec.structs.replace(to_spec.resources(after), devices=[], block_io=None)
@@ -43,6 +45,9 @@ async def _update(ctx: Context, ref: str, changes: dict[str, Any]) -> list[str]:
                 warnings = await asyncio.to_thread(container_cgroup(live).apply, limits)
             except OSError as error:
                 raise Internal(f"Cannot update container {live.id}: {error.strerror} ({error.filename})") from None
+        if PORTS & set(changes):
+            after = await networking.republish(ctx, live, after, changes.get("publish_add") or {},
+                                               changes.get("publish_remove") or [])
         live.container.host_config = after
         await ctx.registry.save(live)
     ctx.event(live, "update")

@@ -37,10 +37,10 @@ HONOURED: dict[str, frozenset[str]] = {
     "Sysctls", "Runtime", "MaskedPaths", "ReadonlyPaths", "CpuShares", "CgroupParent", "BlkioWeightDevice",
     "BlkioDeviceReadBps", "BlkioDeviceWriteBps", "BlkioDeviceReadIOps", "BlkioDeviceWriteIOps", "CpuPeriod",
     "CpuQuota", "CpuRealtimePeriod", "CpuRealtimeRuntime", "CpusetCpus", "CpusetMems", "Devices", "DeviceCgroupRules",
-    "OomKillDisable", "Init", "PidsLimit", "Ulimits"]),
+    "OomKillDisable", "Init", "PidsLimit", "Ulimits", "Links"]),
     "EndpointSettings": frozenset(["IPAMConfig", "MacAddress", "Aliases", "GwPriority", "NetworkID", "EndpointID",
                                    "Gateway", "IPAddress", "IPPrefixLen", "IPv6Gateway", "GlobalIPv6Address",
-    "GlobalIPv6PrefixLen", "DNSNames"]),
+    "GlobalIPv6PrefixLen", "DNSNames", "Links"]),
 }
 
 Check = Callable[[Any], None]
@@ -166,7 +166,6 @@ CHECKS: dict[str, dict[str, Check]] = {
                                                                                        "shareable",
                                                                                     "none", container=True),
         "Cgroup": _only_empty("Cgroup", "containers cannot share the cgroup of another"),
-        "Links": _only_empty("Links", "legacy links are superseded by user-defined networks"),
         "OomScoreAdj": _bounds("oom score adj", -1000, 1000),
         "PidMode": _mode("PID", "host", container=True), "StorageOpt": _storage_opt, "UTSMode": _mode("UTS", "host"),
         "UsernsMode": _userns, "Isolation": _isolation, "Memory": _memory, "DeviceRequests": _device_requests,
@@ -175,8 +174,7 @@ CHECKS: dict[str, dict[str, Check]] = {
         "CpuPercent": _windows("CpuPercent"), "IOMaximumIOps": _windows("IOMaximumIOps"),
         "IOMaximumBandwidth": _windows("IOMaximumBandwidth"),
     },
-    "EndpointSettings": {"Links": _only_empty("Links", "legacy links are superseded by user-defined networks"),
-                         "DriverOpts": _only_empty("DriverOpts", "no driver here takes options per endpoint")},
+    "EndpointSettings": {"DriverOpts": _only_empty("DriverOpts", "no driver here takes options per endpoint")},
 }
 
 

@@ -1,0 +1,289 @@
+"""Which networks a container is on: as asked when it is made, as it starts, and changed while it runs."""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from collections.abc import Iterable
+
+from msgspec.structs import replace
+
+from barque.engine.containers import bundle, machine, publish
+from barque.engine.containers.context import Context
+from barque.engine.containers.model import Container
+from barque.engine.containers.options import (
+    ContainerConfig,
+    EndpointSettings,
+    HostConfig,
+    NetworkingConfig,
+    PortBinding,
+)
+from barque.engine.containers.registry import Live
+from barque.engine.networks import find
+from barque.errors import Conflict, InvalidArgument, NotFound, PermissionDenied
+from barque.network.errors import AlreadyConnected, NotConnected, PortsWithoutNetwork
+from barque.network.model import Attachment, NetworkInfo, PublishedPort, Resolving, Sandbox, SandboxRequest
+
+_MAC = re.compile(r"[0-9a-f]{2}(?:[:-][0-9a-f]{2}){5}\Z", re.IGNORECASE | re.ASCII)
+#: Network modes that are no networks of the container's own.
+_SHARED = ("host", "none")
+_DEFAULT = "bridge"
+
+
+class HostConnect(PermissionDenied):
+    text = "container cannot be {what} host network"
+
+
+class PrivateNetwork(InvalidArgument):
+    text = "container cannot be connected to multiple networks with one of the networks in private (none) mode"
+
+
+class SharedNetwork(Conflict):
+    text = "container sharing network namespace with another container or host cannot be connected to any other network"
+
+
+class DeadContainer(Conflict):
+    text = "container {id} is marked for removal and cannot be connected or disconnected to the network"
+
+
+class PortNotPublished(NotFound):
+    text = "container {id} does not publish port {port}"
+
+
+def asked(ctx: Context, config: ContainerConfig, host: HostConfig, networking: NetworkingConfig | None
+          ) -> dict[str, EndpointSettings]:
+    """The settings for each network by its name, the one of the network mode first; raises where they do not fit."""
+    mode = host.network_mode
+    wanted = {name: settings or EndpointSettings()
+              for name, settings in ((networking.endpoints_config if networking else None) or {}).items()}
+    if "default" in wanted:
+        wanted[mode] = wanted.pop("default")
+    if mode.startswith("container:"):
+        if wanted:
+            raise SharedNetwork()
+        return {}
+    infos = ctx.networks.networks()
+    first = find(infos, mode)
+    found: dict[str, EndpointSettings] = {first.name: EndpointSettings()}
+    for ref, settings in wanted.items():
+        info = find(infos, ref)
+        if info is not first and (first.name in _SHARED or info.name in _SHARED):
+            raise InvalidArgument("conflicting options: cannot attach both user-defined and non-user-defined "
+                                  "network-modes")
+        found[info.name] = _checked(info, settings)
+    mac = found[first.name].mac_address or config.mac_address
+    if mac:
+        found[first.name] = _checked(first, replace(found[first.name], mac_address=mac))
+    return found
+
+
+def _checked(info: NetworkInfo, settings: EndpointSettings) -> EndpointSettings:
+    """Raises InvalidArgument in dockerd's words for what this network cannot give."""
+    ipam, problems = settings.ipam_config, []
+    if info.spec is None:
+        if ipam and (ipam.ipv4_address or ipam.ipv6_address):
+            problems.append("user specified IP address is supported on user defined networks only")
+        if settings.aliases and info.name not in ("bridge", "host", "none"):
+            problems.append("network-scoped alias is supported only for containers in user defined networks")
+    elif ipam:
+        subnets = [subnet.subnet for subnet in (info.spec.ipv4, info.spec.ipv6) if subnet is not None]
+        problems += [problem for text, version in ((ipam.ipv4_address, 4), (ipam.ipv6_address, 6))
+                     if text and (problem := _misfit(text, version, subnets))]
+    if ipam and ipam.link_local_ips:
+        problems.append("link-local addresses are not supported by this engine")
+    if settings.mac_address and not _MAC.match(settings.mac_address):
+        raise InvalidArgument(f"invalid MAC address: {settings.mac_address}")
+    if problems:
+        raise InvalidArgument(f"invalid config for network {info.name}: invalid endpoint settings:\n"
+                              + "\n".join(problems))
+    return settings
+
+
+def _misfit(text: str, version: int, subnets: Iterable[str]) -> str:
+    try:
+        address = ipaddress.ip_address(text)
+    except ValueError:
+        return f"invalid IPv{version} address: {text}"
+    if address.version != version:
+        return f"invalid IPv{version} address: {text}"
+    if not any(address in ipaddress.ip_network(subnet) for subnet in subnets):
+        return f"no configured subnet or ip-range contain the IP address {text}"
+    return ""
+
+
+def sandbox_request(ctx: Context, container: Container) -> SandboxRequest:
+    """What to ask of the network when the container starts. Raises NoSuchNetwork for one that is gone."""
+    host = container.host_config
+    mode = container.network_mode
+    infos = ctx.networks.networks()
+    attachments: tuple[Attachment, ...] = ()
+    if mode not in _SHARED:
+        attachments = tuple(_attachment(ctx, container, find(infos, name), settings)
+                            for name, settings in container.endpoints.items())
+    options = host.dns_options or ctx.config.dns_opts
+    return SandboxRequest(
+        container_id=container.id, mode="networks" if attachments else mode, name=container.name,
+        hostname=container.config.hostname, attachments=attachments,
+        ports=tuple(publish.publications(container.config, host)) if mode not in _SHARED else (),
+        resolving=Resolving(servers=tuple(host.dns or ctx.config.dns),
+                            ndots=any(item.startswith("ndots:") and item != "ndots:0" for item in options)))
+
+
+def names_of(container: Container, settings: EndpointSettings) -> tuple[str, ...]:
+    """What others on a network with names may call the container."""
+    names = [container.name, *(settings.aliases or ()), container.id[:12], container.config.hostname]
+    return tuple(dict.fromkeys(name for name in names if name))
+
+
+def _attachment(ctx: Context, container: Container, info: NetworkInfo, settings: EndpointSettings) -> Attachment:
+    ipam = settings.ipam_config
+    return Attachment(
+        network_id=info.id, mac=settings.mac_address.lower().replace("-", ":") or None,
+        ipv4=(ipam.ipv4_address or None) if ipam else None, ipv6=(ipam.ipv6_address or None) if ipam else None,
+        gw_priority=settings.gw_priority, names=names_of(container, settings) if info.spec is not None else (),
+        links=dict(_link(ctx, text) for text in settings.links or ()))
+
+
+def _link(ctx: Context, text: str) -> tuple[str, str]:
+    """The name by which the container knows another one, and that one's own name."""
+    target, _, alias = text.partition(":")
+    name = ctx.registry.find(target).container.name
+    return alias or name, name
+
+
+def linked_hosts(ctx: Context, container: Container) -> list[tuple[str, list[str]]]:
+    """For ``/etc/hosts``: addresses on the default bridge with names, of the containers that ``--link`` names.
+
+    On other networks links are names that the engine's name server knows.
+    """
+    lines: list[tuple[str, list[str]]] = []
+    if _DEFAULT not in container.endpoints:
+        return lines
+    for text in container.host_config.links or ():
+        target, _, alias = text.partition(":")
+        other = ctx.registry.find(target).container
+        alias = (alias or other.name).rpartition("/")[2]
+        address = next((end.ipv4 for end in (other.sandbox.endpoints if other.sandbox else ())
+                        if end.network_name == _DEFAULT), None)
+        if address is None:
+            raise InvalidArgument(f"Cannot link to a non running container: {other.slashed} AS "
+                                  f"{container.slashed}/{alias}")
+        lines.append((address, list(dict.fromkeys((alias, other.config.hostname, other.name)))))
+    return lines
+
+
+def tell(ctx: Context, sandbox: Sandbox, action: str) -> None:
+    """The ``network`` events of a container that came or went."""
+    drivers = {info.id: info.driver for info in ctx.networks.networks()}
+    for endpoint in sandbox.endpoints:
+        ctx.emit("network", action, endpoint.network_id, {
+            "container": sandbox.container_id, "name": endpoint.network_name,
+            "type": drivers.get(endpoint.network_id, "bridge")})
+
+
+class Memberships:
+    """Connect and disconnect, and other ports, while a container lives."""
+
+    def __init__(self, ctx: Context) -> None:
+        self._ctx = ctx
+
+    async def connect(self, network: str, container: str, settings: EndpointSettings) -> None:
+        """Put a container on one more network; one that does not run gets there when it starts."""
+        live = self._ctx.registry.find(container)
+        await self._ctx.tasks.shielded(self._connect(live, network, settings), f"connect {live.id[:12]}")
+
+    async def _connect(self, live: Live, ref: str, settings: EndpointSettings) -> None:
+        ctx, container = self._ctx, live.container
+        async with live.lock:
+            info = find(ctx.networks.networks(), ref)
+            _check_changeable(live, info, "connected to")
+            if info.name == "none" or "none" in container.endpoints:
+                raise PrivateNetwork()
+            if info.name in container.endpoints:
+                raise AlreadyConnected(name=container.name, network=info.name)
+            settings = _checked(info, settings)
+            if live.facts.alive and container.sandbox is not None:
+                before = container.sandbox
+                container.sandbox = await ctx.networks.connect(
+                    live.id, _attachment(ctx, container, info, settings))
+                bundle.refresh_files(ctx, container, before, container.sandbox)
+            container.endpoints = {**container.endpoints, info.name: settings}
+            await ctx.registry.save(live)
+        ctx.emit("network", "connect", info.id, {"container": live.id, "name": info.name, "type": info.driver})
+
+    async def disconnect(self, network: str, container: str, *, force: bool) -> None:
+        """Take a container off a network; ``force`` also where that network is gone."""
+        live = self._ctx.registry.find(container)
+        await self._ctx.tasks.shielded(self._disconnect(live, network, force=force), f"disconnect {live.id[:12]}")
+
+    async def _disconnect(self, live: Live, ref: str, *, force: bool) -> None:
+        ctx, container = self._ctx, live.container
+        async with live.lock:
+            if force and ref in container.endpoints and not live.facts.alive:
+                container.endpoints = {name: item for name, item in container.endpoints.items() if name != ref}
+                await ctx.registry.save(live)
+                return
+            info = find(ctx.networks.networks(), ref)
+            _check_changeable(live, info, "disconnected from")
+            if info.name not in container.endpoints:
+                raise NotConnected(id=live.id, network=info.name)
+            before = container.sandbox
+            if live.facts.alive and before is not None and any(end.network_id == info.id for end in before.endpoints):
+                container.sandbox = await ctx.networks.disconnect(live.id, info.id)
+                bundle.refresh_files(ctx, container, before, container.sandbox)
+            container.endpoints = {name: item for name, item in container.endpoints.items() if name != info.name}
+            await ctx.registry.save(live)
+        ctx.emit("network", "disconnect", info.id, {"container": live.id, "name": info.name, "type": info.driver})
+
+
+def _check_changeable(live: Live, info: NetworkInfo, what: str) -> None:
+    mode = live.container.network_mode
+    if live.facts.status in (machine.Status.REMOVING, machine.Status.DEAD):
+        raise DeadContainer(id=live.id)
+    if mode.startswith("container:"):
+        raise SharedNetwork()
+    if info.name == "host" or mode == "host":
+        raise HostConnect(what=what)
+
+
+async def republish(ctx: Context, live: Live, host: HostConfig, add: dict[str, list[PortBinding] | None],
+                    remove: list[str]) -> HostConfig:
+    """``host`` with other published ports, which a running container has when this returns; the caller stores it.
+
+    ``remove`` are host ports ("8080", "8080/udp"). Raises PortNotPublished, InvalidPort, PortFailure: nothing changes.
+    """
+    container = live.container
+    if container.network_mode in _SHARED or container.network_mode.startswith("container:"):
+        raise PortsWithoutNetwork(mode=container.network_mode)
+    running = container.sandbox.ports if container.sandbox else ()
+    left, gone = _without(live.id, host, running, remove)
+    new = {port: items or [PortBinding()] for port, items in add.items()}
+    bindings = publish.publications(container.config, replace(host, port_bindings=new, publish_all_ports=False))
+    if live.facts.alive and container.sandbox is not None:
+        container.sandbox = await ctx.networks.republish(live.id, bindings, gone)
+    for port, items in new.items():
+        left[port] = [*left.get(port, ()), *items]
+    return replace(host, port_bindings={port: items for port, items in left.items() if items})
+
+
+def _without(container_id: str, host: HostConfig, running: Iterable[PublishedPort], remove: Iterable[str]
+             ) -> tuple[dict[str, list[PortBinding]], list[PublishedPort]]:
+    """The port bindings without the host ports ``remove``, and which of the ``running`` ones those are."""
+    left = {port: list(items or ()) for port, items in (host.port_bindings or {}).items()}
+    gone: list[PublishedPort] = []
+    for text in remove:
+        number, protocol = publish.parse_port(text)
+        published = [port for port in running if (port.host_port, port.protocol) == (number, protocol)]
+        found = False
+        for spec, items in left.items():
+            target = publish.parse_port(spec)
+            for item in list(items):
+                # A binding without a host port has the one that it got when the container started.
+                if target[1] == protocol and (item.host_port == str(number) or any(
+                        item.host_port in ("", "0") and port.container_port == target[0] for port in published)):
+                    items.remove(item)
+                    found = True
+        if not found and not published:
+            raise PortNotPublished(id=container_id, port=text)
+        gone += published
+    return left, gone

@@ -1,0 +1,87 @@
+"""This engine's firewall as it stands in the kernel, and put back when another program flushed it."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Mapping, Sequence
+
+from barque.network import firewall, forwarding
+from barque.network.bridge import KernelNetwork
+from barque.network.model import Sandbox
+from barque.network.networks import Networks
+from barque.sys.nft import Nftables, NftablesError
+
+log = logging.getLogger(__name__)
+
+
+class Rules:
+    """Rules for ``networks`` and the sandboxes of ``live``, which the caller keeps. Blocking, for one thread."""
+
+    def __init__(self, table: str, networks: Networks, live: Mapping[str, Sandbox]) -> None:
+        self._table = table
+        self._networks = networks
+        self._live = live
+        self._nft = Nftables()
+        if not self._standing():
+            # Existing ones may carry ports of running containers; rebuild() replaces them in one go.
+            self.rebuild()
+
+    def close(self) -> None:
+        self._nft.close()
+
+    def rebuild(self) -> None:
+        """Make all rules and elements anew, in one transaction."""
+        networks = list(self._networks)
+        self._nft.apply(firewall.script(
+            self._table, [rules for network in networks if (rules := network.rules) is not None], self._live.values(),
+            closed=sorted(self._networks.closed), trusted={network.id for network in networks if network.trusted}))
+
+    def remove(self) -> None:
+        self._nft.apply(firewall.removal(self._table))
+
+    def blockers(self) -> list[str]:
+        return forwarding.blocking_chains(self._nft, self._table)
+
+    def network(self, verb: str, network: KernelNetwork) -> None:
+        """``add`` or ``delete`` a network."""
+        if network.rules is not None:
+            self._change(firewall.network_elements(verb, self._table, network.rules), adds=verb == "add")
+
+    def swap(self, before: Sandbox | None, after: Sandbox | None) -> None:
+        """A container's ports and endpoints are ``after`` from now on, in one transaction. ``live`` has ``before``."""
+        old, new = self._elements("delete", before), self._elements("add", after)
+        same = {line.partition(" ")[2] for line in old} & {line.partition(" ")[2] for line in new}
+        self._change([line for line in (*old, *new) if line.partition(" ")[2] not in same], adds=after is not None)
+
+    def _elements(self, verb: str, sandbox: Sandbox | None) -> list[str]:
+        if sandbox is None:
+            return []
+        lines = firewall.port_elements(verb, self._table, sandbox.endpoints, sandbox.ports)
+        for endpoint in sandbox.endpoints:
+            if not self._trusted(endpoint.network_id):
+                lines += firewall.endpoint_elements(verb, self._table, endpoint)
+        return lines
+
+    def _trusted(self, network_id: str) -> bool:
+        return any(network.id == network_id and network.trusted for network in self._networks)
+
+    def _change(self, lines: Sequence[str], *, adds: bool) -> None:
+        """Apply ``lines``; if that fails since somebody flushed our tables, put everything back first."""
+        if not lines:
+            return
+        try:
+            self._nft.apply("\n".join(lines))
+        except NftablesError:
+            if self._standing():
+                raise
+            log.warning("the nftables tables %s were removed by another program: putting them back", self._table)
+            self.rebuild()
+            if adds:
+                self._nft.apply("\n".join(lines))
+
+    def _standing(self) -> bool:
+        tables = {(item["table"]["family"], item["table"]["name"]) for item in self._listed("tables")}
+        return {("inet", self._table), ("bridge", self._table)} <= tables
+
+    def _listed(self, what: str) -> Iterable[dict[str, dict[str, str]]]:
+        return (item for item in self._nft.list(what) if "table" in item)

@@ -1,0 +1,235 @@
+"""The name server inside containers' networks; dig, getent and name servers of the test's own are the oracles."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import struct
+import subprocess
+import threading
+import time
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from barque.network.hosts_files import OWN_SERVER
+from barque.network.model import Attachment, NetworkSpec, Resolving, Sandbox
+from barque.network.stack import Network
+from tests.kernel.network_world import engine, inside, request, run
+
+
+@pytest.fixture
+async def network(tmp_path: Path) -> AsyncIterator[Network]:
+    async with engine(tmp_path / "exec") as made:
+        yield made
+
+
+async def net(network: Network, name: str, number: int = 1, **more: object) -> NetworkSpec:
+    return await network.create_network(NetworkSpec(**{
+        "id": f"{number:02x}" * 32, "name": name, "driver": "bridge", "created": "2026-01-01T00:00:00Z"} | more))
+
+
+def on(made: NetworkSpec, *names: str, **more: object) -> Attachment:
+    return Attachment(network_id=made.id, names=names, **more)
+
+
+async def container(network: Network, number: int, *attachments: Attachment, **more: object) -> Sandbox:
+    return await network.setup(request(number, "networks", attachments=attachments, **more))
+
+
+def dig(sandbox: Sandbox, *words: str) -> list[str]:
+    return inside(sandbox, "dig", "@" + OWN_SERVER, "+tries=1", "+time=6", "+short", *words).split()
+
+
+def status(sandbox: Sandbox, *words: str) -> str:
+    text = inside(sandbox, "dig", "@" + OWN_SERVER, "+tries=1", "+time=6", *words)
+    return text.split("status: ")[1].split(",")[0]
+
+
+class Server:
+    """A name server that answers every A question with ``address``; ``delay`` None never answers."""
+
+    def __init__(self, host: str, address: str, *, delay: float | None = 0, code: int = 0, ttl: int = 60) -> None:
+        self.asked = 0
+        self._socket = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        self._socket.bind((host, 53))
+        self._listener = socket.create_server((host, 53))
+        self._reply = (address, delay, code, ttl)
+        self._threads = [threading.Thread(target=work, daemon=True) for work in (self._serve, self._accept)]
+        for thread in self._threads:
+            thread.start()
+
+    def _answer(self, query: bytes) -> bytes | None:
+        address, delay, code, ttl = self._reply
+        self.asked += 1
+        if delay is None:
+            return None
+        end = 12 + query[12:].index(b"\0") + 5
+        body = b"\xc0\x0c" + struct.pack(">HHIH", 1, 1, ttl, 4) + socket.inet_aton(address) if code == 0 else b""
+        return (query[:2] + struct.pack(">HHHHH", 0x8180 | code, 1, 1 if body else 0, 0, 0) + query[12:end] + body)
+
+    def _serve(self) -> None:
+        while True:
+            try:
+                query, peer = self._socket.recvfrom(4096)
+            except OSError:
+                return
+            if not query:
+                return
+            answer = self._answer(query)
+            if answer is not None:
+                self._socket.sendto(answer, peer)
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                client, _ = self._listener.accept()
+            except OSError:
+                return
+            with client:
+                query = client.recv(4096)
+                answer = self._answer(query[2:])
+                if answer is not None:
+                    client.sendall(struct.pack(">H", len(answer)) + answer)
+
+    def close(self) -> None:
+        self._listener.shutdown(socket.SHUT_RDWR)
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as waker:
+            waker.sendto(b"", self._socket.getsockname())
+        for thread in self._threads:
+            thread.join()
+        self._socket.close()
+        self._listener.close()
+
+
+@contextmanager
+def servers(*made: Server) -> Iterator[None]:
+    try:
+        yield
+    finally:
+        for server in made:
+            server.close()
+
+
+async def test_names_aliases_and_reverse(network: Network) -> None:
+    web, other = await net(network, "web", enable_ipv6=True), await net(network, "other", 2)
+    one = await container(network, 1, on(web, "one", "1000000000", "Alias"))
+    two = await container(network, 2, on(web, "two", links={"db": "one"}))
+    stranger = await container(network, 3, on(other, "three"))
+    end = one.endpoints[0]
+    for name in ("one", "ONE", "alias", "1000000000", "one.web", "db"):
+        assert dig(two, name) == [end.ipv4], name
+    assert dig(two, "one", "AAAA") == [end.ipv6] and dig(two, "+tcp", "one") == [end.ipv4]
+    assert dig(two, "-x", end.ipv4) == ["one.web."] and dig(two, "-x", str(end.ipv6)) == ["one.web."]
+    assert status(two, "one", "MX") == "NOERROR" and dig(two, "one", "MX") == []
+    assert web.ipv4 is not None and status(two, "-x", web.ipv4.gateway) == "NXDOMAIN"
+    # Links are the container's own, and names end with the network.
+    assert status(one, "db") != "NOERROR" and status(stranger, "one") != "NOERROR"
+    assert dig(two, "host.docker.internal") == [web.ipv4.gateway]
+    assert dig(one, "host.docker.internal", "AAAA") == [web.ipv6.gateway if web.ipv6 else ""]
+
+
+async def test_several_containers_of_one_name_take_turns(network: Network) -> None:
+    web = await net(network, "web")
+    made = [await container(network, number, on(web, f"c{number}", "pool")) for number in range(3)]
+    addresses = {sandbox.endpoints[0].ipv4 for sandbox in made}
+    answers = [dig(made[0], "pool") for _ in range(3)]
+    assert all(set(answer) == addresses for answer in answers)
+    assert {answer[0] for answer in answers} == addresses
+    await network.teardown(made[1].container_id)
+    assert set(dig(made[0], "pool")) == addresses - {made[1].endpoints[0].ipv4}
+
+
+async def test_names_change_with_connect_and_disconnect(network: Network) -> None:
+    a, b = await net(network, "a"), await net(network, "b", 2)
+    left, right = await container(network, 1, on(a, "left")), await container(network, 2, on(b, "right"))
+    assert status(left, "right") != "NOERROR"
+    joined = await network.connect(left.container_id, on(b, "left"))
+    assert dig(left, "right") == [right.endpoints[0].ipv4]
+    assert dig(right, "left") == [joined.endpoints[1].ipv4]
+    await network.disconnect(left.container_id, b.id)
+    assert status(right, "left") != "NOERROR" and status(left, "right") != "NOERROR"
+    # One that began on the default bridge has a name server from its first network with names on.
+    bridged = await network.setup(request(3))
+    await network.connect(bridged.container_id, on(a, "late"))
+    assert dig(bridged, "left") == [left.endpoints[0].ipv4] and len(dig(left, "late")) == 1
+
+
+async def test_a_container_can_have_a_name_server_of_its_own_on_port_53(network: Network) -> None:
+    web = await net(network, "web")
+    one = await container(network, 1, on(web, "one"))
+    inside(one, "python3", "-c", "import socket\nu = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)\n"
+           "u.bind(('0.0.0.0', 53)); t = socket.create_server(('0.0.0.0', 53))")
+
+
+async def test_names_survive_the_engine_and_the_keeper(tmp_path: Path) -> None:
+    from barque.network.model import NetworkSettings
+
+    settings = NetworkSettings(exec_root=str(tmp_path / "exec"))
+    first = await Network.open(settings)
+    await first.reconcile([])
+    web = await net(first, "web")
+    one, two = await container(first, 1, on(web, "one")), await container(first, 2, on(web, "two"))
+    await first.close()
+    assert dig(one, "two") == [two.endpoints[0].ipv4]
+    again = await Network.open(settings)
+    try:
+        await again.reconcile([one], [web])
+        assert status(one, "two") != "NOERROR" and dig(one, "one") == [one.endpoints[0].ipv4]
+        path = str(tmp_path / "exec" / "names.sock")
+        pid = next(int(word[4:]) for line in run("ss", "-xlp").splitlines() if "names.sock" in line and path[-20:]
+                   for word in line.replace(",", " ").split() if word.startswith("pid="))
+        os.kill(pid, signal.SIGKILL)
+        three = await container(again, 3, on(web, "three"))
+        for _ in range(100):
+            try:
+                if dig(one, "three") == [three.endpoints[0].ipv4]:
+                    break
+            except subprocess.CalledProcessError:
+                continue
+        assert dig(one, "three") == [three.endpoints[0].ipv4]
+    finally:
+        await again.close(remove=True)
+
+
+async def test_other_servers_are_asked_remembered_and_never_waited_for(network: Network) -> None:
+    web = await net(network, "web")
+    dead, good, broken = (Server("127.0.1.1", "", delay=None), Server("127.0.1.2", "192.0.2.7"),
+                          Server("127.0.1.3", "", code=2))
+    with servers(dead, good, broken):
+        assert web.ipv4 is not None
+        one = await container(network, 1, on(web, "one"), resolving=Resolving(servers=("127.0.1.3", "127.0.1.1",
+                                                                                       "127.0.1.2")))
+        # Servers of the container's own are asked from inside: these are not there.
+        assert status(one, "example.test") == "SERVFAIL" and dead.asked == 0
+    alias = web.ipv4.gateway
+    run("ip", "addr", "add", "198.51.100.1/32", "dev", "lo")
+    run("ip", "addr", "add", "198.51.100.2/32", "dev", "lo")
+    run("ip", "addr", "add", "198.51.100.3/32", "dev", "lo")
+    dead, good, broken = (Server("198.51.100.1", "", delay=None), Server("198.51.100.2", "192.0.2.7"),
+                          Server("198.51.100.3", "", code=2))
+    try:
+        with servers(dead, good, broken):
+            two = await container(network, 2, on(web, "two"), resolving=Resolving(
+                servers=("198.51.100.3", "198.51.100.1", "198.51.100.2")))
+            began = time.monotonic()
+            assert dig(two, "example.test") == ["192.0.2.7"] and dig(two, "+tcp", "tcp.test") == ["192.0.2.7"]
+            for number in range(10):
+                assert dig(two, f"n{number}.test") == ["192.0.2.7"]
+            assert time.monotonic() - began < 4.5  # not once for as long as a client waits
+            asked = good.asked
+            assert dig(two, "example.test") == ["192.0.2.7"] and good.asked == asked
+            shut = await net(network, "shut", 2, internal=True)
+            hermit = await container(network, 3, on(shut, "hermit"), resolving=Resolving(servers=(alias,)))
+            assert status(hermit, "example.test") == "NXDOMAIN"
+            waits = await container(network, 4, on(web, "waits"), resolving=Resolving(servers=("198.51.100.2",),
+                                                                                     ndots=True))
+            assert status(waits, "single") == "NXDOMAIN" and dig(waits, "single.test") == ["192.0.2.7"]
+            alone = await container(network, 5, on(web, "alone"), resolving=Resolving(servers=("198.51.100.1",)))
+            assert status(alone, "example.test") == "SERVFAIL"
+    finally:
+        for number in (1, 2, 3):
+            run("ip", "addr", "del", f"198.51.100.{number}/32", "dev", "lo")
