@@ -15,9 +15,12 @@ from aiohttp import web
 
 from barque.api import app, listeners
 from barque.api.listeners import Listener
-from barque.api.routes import attach, containers, execs, lifecycle, networks, system, unsupported
+from barque.api.routes import archive, attach, containers, execs, lifecycle, networks, system, unsupported
+from barque.api.routes import build as build_routes
+from barque.api.routes import commit as commit_routes
 from barque.api.routes import volumes as volume_routes
 from barque.api.server import ApiServer, tls_context
+from barque.composition_builds import committer, open_builds
 from barque.composition_images import Stores, open_images
 from barque.config import Config
 from barque.engine import host as hosts
@@ -132,8 +135,8 @@ async def open_engine(stack: AsyncExitStack, config: Config, layout: Layout, zyg
     users = VolumeUsers(registry)
     volumes = Volumes(layout, db, supervisor, users, bus.emit)
     await volumes.clean()
-    images = await open_images(stack, config, Stores(db, content, snapshots, leases), supervisor,
-                               registry, bus, proxies(environment))
+    stores = Stores(db, content, snapshots, leases)
+    images = await open_images(stack, config, stores, supervisor, registry, bus, proxies(environment))
     context = Context(config=config, host=look_around(), registry=registry, images=images.resolver, snapshots=snapshots,
                       volumes=volumes, networks=network, supervisor=supervisor, emit=bus.emit,
                       containers_dir=layout.containers)
@@ -141,10 +144,13 @@ async def open_engine(stack: AsyncExitStack, config: Config, layout: Layout, zyg
     service = NetworkService(network, Documents(db, "networks", NetworkSpec), lambda: sandboxes(registry), bus.emit)
     await network.reconcile(await reconcile.adopt_all(context), await service.stored())
     await reconcile.settle(context)
-    others = [*images.routes, *volume_routes.routes(volumes),
+    builds = await open_builds(stack, layout, stores, images, context, supervisor,
+                               proxies(environment))
+    others = [*images.routes, *commit_routes.routes(committer(stores, images, context)), *build_routes.routes(builds),
+              *volume_routes.routes(volumes),
               *networks.routes(service, Memberships(context)),
               *system.routes(context, bus, load_id(f"{layout.root}/engine-id"), images.service,
-                             system_model.VolumeUsage(volumes, users))]
+                             system_model.VolumeUsage(volumes, users), builds)]
     server = await serve(stack, context, others, sockets)
     return Engine(context, server)
 
@@ -157,7 +163,7 @@ async def _close_network(network: Network, registry: Registry) -> None:
 async def serve(stack: AsyncExitStack, context: Context, others: Sequence[web.RouteDef],
                 sockets: Sequence[Listener]) -> ApiServer:
     config = context.config
-    routes = [*containers.routes(context), *lifecycle.routes(context),
+    routes = [*containers.routes(context), *archive.routes(context), *lifecycle.routes(context),
               *attach.routes(context, experimental=config.experimental),
               *execs.routes(Execs(context), experimental=config.experimental), *others, *unsupported.routes()]
     server = ApiServer(app.build(routes, experimental=config.experimental))

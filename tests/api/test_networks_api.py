@@ -14,7 +14,7 @@ from barque.api.routes.networks import routes
 from barque.engine.containers.options import EndpointSettings
 from barque.engine.networks import NetworkService
 from barque.errors import BarqueError
-from barque.network.model import Endpoint, NetworkInfo, NetworkSpec, Sandbox, Subnet
+from barque.network.model import Endpoint, NetworkInfo, NetworkSpec, PublishedPort, Sandbox, Subnet
 from barque.store.db import Database, Documents
 
 BRIDGE, HOST, NONE = "b" * 64, "c" * 64, "bd" + "0" * 62
@@ -36,6 +36,9 @@ class Networks:
         four = spec.ipv4 or Subnet(subnet="172.18.0.0/16", gateway="172.18.0.1")
         self.specs[spec.id] = msgspec.structs.replace(spec, ipv4=four)
         return self.specs[spec.id]
+
+    async def blockers(self) -> list[str]:
+        return ["ip filter FORWARD"]
 
     async def remove_network(self, network_id: str) -> None:
         del self.specs[network_id]
@@ -168,6 +171,24 @@ async def test_predefined_networks_stay_and_bodies_are_checked(client: TestClien
         403, "bridge is a pre-defined network and cannot be removed")
     answer = await client.post("/networks/create", data=b"{", headers={"Content-Type": "application/json"})
     assert answer.status == 400
+
+
+async def test_the_firewall_is_explained(client: TestClient, world: World) -> None:
+    _, made = await create(client, "shut", Internal=True)
+    published = [PublishedPort(container_port=80, protocol="tcp", host_ip=address, host_port=8080, relayed=relayed)
+                 for address, relayed in (("0.0.0.0", False), ("127.0.0.1", False), ("0.0.0.0", True))]
+    for number, network_id in enumerate((BRIDGE, made["Id"])):
+        place = msgspec.structs.replace(sandbox(network_id, "x").endpoints[0], port="veth1")
+        world.sandboxes.append((f"p{number}", msgspec.structs.replace(
+            sandbox(network_id, "x"), endpoints=(place,), ports=tuple(published))))
+    shown = await (await client.get("/networks/bridge/firewall")).json()
+    assert [len(port["ReachedBy"]) for port in shown["Ports"]] == [3, 1, 3]
+    assert [port.get("Warning") for port in shown["Ports"]] == [
+        "unless accepted, dropped by ip filter FORWARD", None, None]
+    assert "INPUT rules decide" in shown["Ports"][2]["Path"] and shown["WayOut"] == "with this host's address"
+    shut = await (await client.get("/networks/shut/firewall")).json()
+    assert {tuple(port["ReachedBy"]) for port in shut["Ports"]} == {("this host",)} and "none" in shut["WayOut"]
+    assert (await client.get("/networks/nope/firewall")).status == 404
 
 
 async def test_connect_and_disconnect_are_passed_on(client: TestClient, world: World) -> None:

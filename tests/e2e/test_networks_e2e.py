@@ -8,6 +8,7 @@ import json
 import signal
 import socket
 import subprocess
+import sys
 import time
 import urllib.parse
 from collections.abc import Iterator
@@ -113,8 +114,26 @@ def test_ports_of_a_running_container_and_its_life_after_kill_9(world: EngineWor
     assert page(8092).endswith(b"edited\n") and fetch(world, "asker", "edited") == "edited"
     serve(world, "later", "--network", "edit")
     assert fetch(world, "asker", "later") == "later"
+    world.ok("rename", "later", "renamed")
+    assert fetch(world, "asker", "renamed") == "later" and lookup(world, "asker", "later") == ""
     world.ok("restart", "-t", "0", "edited")
     assert fetch(world, "asker", "edited") == "edited" and page(8092).endswith(b"edited\n")
+
+
+def own_cli(world: EngineWorld, *arguments: str) -> str:
+    program = "import sys; from barque.cli.main import main; sys.exit(main())"
+    done = subprocess.run([sys.executable, "-c", program, "-H", f"unix://{world.socket}", *arguments], check=True,
+                          capture_output=True, text=True, env={"HOME": str(world.root), "PATH": "/usr/bin:/bin"})
+    return done.stdout
+
+
+def test_our_own_command_line_changes_ports_and_explains_the_firewall(world: EngineWorld) -> None:
+    serve(world, "plain", "-p", "127.0.0.1:8087:80")
+    own_cli(world, "update", "--publish-add", "8088:80", "--publish-rm", "8087", "plain")
+    assert page(8088).endswith(b"plain\n")
+    shown = own_cli(world, "network", "firewall", "bridge")
+    assert "0.0.0.0:8088/tcp -> plain:80: for this host, containers of other networks, other machines" in shown
+    assert "8087" not in shown
 
 
 def test_several_networks_and_links_on_the_default_bridge(world: EngineWorld) -> None:

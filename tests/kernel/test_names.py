@@ -77,7 +77,9 @@ class Server:
                 query, peer = self._socket.recvfrom(4096)
             except OSError:
                 return
-            answer = self._answer(query) if query else None
+            if not query:
+                return
+            answer = self._answer(query)
             if answer is not None:
                 self._socket.sendto(answer, peer)
 
@@ -94,14 +96,13 @@ class Server:
                     client.sendall(struct.pack(">H", len(answer)) + answer)
 
     def close(self) -> None:
-        for sock in (self._socket, self._listener):
-            sock.shutdown(socket.SHUT_RDWR) if sock is self._listener else None
+        self._listener.shutdown(socket.SHUT_RDWR)
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as waker:
             waker.sendto(b"", self._socket.getsockname())
+        for thread in self._threads:
+            thread.join()
         self._socket.close()
         self._listener.close()
-        for thread in self._threads:
-            thread.join(5)
 
 
 @contextmanager

@@ -23,6 +23,7 @@ from barque.network.errors import (
     ParentMissing,
     PoolOverlaps,
     PoolsExhausted,
+    PortsOfInternal,
 )
 from barque.network.model import AddressPool, Attachment, NetworkSettings, NetworkSpec, Sandbox, Subnet
 from barque.network.stack import Network
@@ -176,6 +177,27 @@ async def test_networks_do_not_reach_each_other_and_internal_ones_nothing_else(n
     assert ask("tcp", a.ipv4.gateway, 8099, within=on_a).startswith("hello from")
     with pytest.raises(subprocess.CalledProcessError):
         ask("tcp", closed.ipv4.gateway, 8099, within=shut, timeout=1)
+
+
+async def test_ports_of_an_internal_network_are_for_this_host_alone(network: Network, servers: Servers) -> None:
+    shut = await network.create_network(spec("shut", internal=True))
+    other = await network.create_network(spec("other", 2))
+    sandbox = await on(network, 1, to(shut), ports=(publish(80, 8044),))
+    servers.start(sandbox, "tcp", 80)
+    assert [port.host_ip for port in sandbox.ports] == ["127.0.0.1"]
+    assert ask("tcp", "127.0.0.1", 8044).startswith("hello from")
+    with pytest.raises(PortsOfInternal):
+        await on(network, 2, to(shut), ports=(publish(80, 8045, host_ip="0.0.0.0"),))
+    # One that loses its way out is not reached from outside any more: not through the kernel, nor by a relay.
+    both = await on(network, 3, to(shut), to(other), ports=(publish(80, 8046),))
+    asker = await on(network, 4, to(other))
+    servers.start(both, "tcp", 80)
+    gateway = asker.endpoints[0].gateway
+    assert ask("tcp", gateway, 8046, within=asker).startswith("hello") and ask("tcp", "::1", 8046).startswith("hello")
+    await network.disconnect(both.container_id, other.id)
+    for source, address in ((asker, gateway), (None, "::1")):
+        with pytest.raises(subprocess.CalledProcessError):
+            ask("tcp", address, 8046, within=source, timeout=1)
 
 
 async def test_icc_off_keeps_neighbours_apart(network: Network) -> None:

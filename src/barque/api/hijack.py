@@ -113,6 +113,8 @@ class HijackableHandler(RequestHandler):
     def handle_error(self, request: web.BaseRequest, status: int = 500, exc: BaseException | None = None,
                      message: str | None = None) -> web.StreamResponse:
         """What is no HTTP is the client's mistake: told in the words of Go's server, without a traceback in our log."""
+        if isinstance(exc, ConnectionError):
+            raise exc  # cut on purpose, or by the client: nothing more can be said
         if status >= 500:
             return super().handle_error(request, status, exc, message)
         log.debug("bad request: %s", message)

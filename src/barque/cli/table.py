@@ -7,9 +7,9 @@ if TYPE_CHECKING:
     from barque.cli.command import Command
 
 GROUPS = {
-    "container": "Manage containers", "context": "Manage contexts", "image": "Manage images",
-    "network": "Manage networks", "registry": "The registry that comes with the engine", "system": "Manage the engine",
-    "volume": "Manage volumes",
+    "builder": "Manage builds", "container": "Manage containers", "context": "Manage contexts",
+    "image": "Manage images", "network": "Manage networks",
+    "registry": "The registry that comes with the engine", "system": "Manage the engine", "volume": "Manage volumes",
 }
 
 #: Container and image verbs that exist at the top and below their group.
@@ -17,6 +17,7 @@ _BOTH = {
     "run": ("container run", "run:RUN", "Create and run a new container from an image"),
     "exec": ("container exec", "exec:EXEC", "Execute a command in a running container"),
     "ps": ("container ls", "ps:PS", "List containers"),
+    "build": ("image build", "build:BUILD", "Build an image from a Dockerfile"),
     "pull": ("image pull", "pull:PULL", "Download an image from a registry"),
     "push": ("image push", "pull:PUSH", "Upload an image to a registry"),
     "images": ("image ls", "images:IMAGES", "List images"),
@@ -56,6 +57,8 @@ _TOP = {
     "inspect": ("inspect:INSPECT", "Return low-level information on objects"),
 }
 _IN_GROUPS = {
+    "builder build": ("build:BUILD", "Build an image from a Dockerfile"),
+    "builder prune": ("build:PRUNE", "Remove build cache"),
     "container inspect": ("inspect:CONTAINER", "Display detailed information on containers"),
     "container prune": ("prune:CONTAINERS", "Remove all stopped containers"),
     "context create": ("context:CREATE", "Create a context"),
@@ -68,6 +71,7 @@ _IN_GROUPS = {
     "image prune": ("prune:IMAGES", "Remove unused images"),
     "network connect": ("network_change:CONNECT", "Connect a container to a network"),
     "network create": ("network_change:CREATE", "Create a network"),
+    "network firewall": ("network_firewall:FIREWALL", "Show who can reach what on networks"),
     "network disconnect": ("network_change:DISCONNECT", "Disconnect a container from a network"),
     "network inspect": ("inspect:NETWORK", "Display detailed information on networks"),
     "network ls": ("network:LS", "List networks"),
@@ -101,13 +105,13 @@ _ALIASES = {
 
 #: Verbs of docker that this version does not have.
 MISSING = frozenset((
-    "build", "completion", "search", "builder", "checkpoint", "manifest", "plugin", "trust",
+    "completion", "search", "checkpoint", "manifest", "plugin", "trust",
                      "config", "node", "secret", "service",
-    "stack", "swarm", "buildx", "compose", "image build", "context export", "context import", "context update",
+    "stack", "swarm", "buildx", "compose", "context export", "context import", "context update",
     "volume update",
 ))
 
-_COMMON = ("run", "exec", "ps", "pull", "push", "images", "login", "logout", "version", "info")
+_COMMON = ("run", "exec", "ps", "build", "pull", "push", "images", "login", "logout", "version", "info")
 
 
 def resolve(words: list[str]) -> tuple[str, list[str]]:

@@ -10,6 +10,7 @@ from typing import Any, Protocol
 
 from barque.engine import clock, filters, names
 from barque.engine.network_options import CreateNetwork, to_spec
+from barque.engine.network_reach import explain
 from barque.engine.network_views import document
 from barque.errors import BarqueError, Conflict, InvalidArgument, NotFound, PermissionDenied
 from barque.network.model import NetworkInfo, NetworkSpec, Sandbox
@@ -29,6 +30,7 @@ class KernelNetworks(Protocol):
     def networks(self) -> list[NetworkInfo]: ...
     async def create_network(self, spec: NetworkSpec) -> NetworkSpec: ...
     async def remove_network(self, network_id: str) -> None: ...
+    async def blockers(self) -> list[str]: ...
 
 
 class NoSuchNetwork(NotFound):
@@ -77,6 +79,11 @@ class NetworkService:
     def inspect(self, ref: str) -> dict[str, Any]:
         """One network by name, id or the unambiguous beginning of its id; raises NoSuchNetwork."""
         return document(find(self._network.networks(), ref), self._sandboxes())
+
+    async def explain(self, ref: str) -> dict[str, Any]:
+        """Who can reach what on one network; raises NoSuchNetwork."""
+        info = find(self._network.networks(), ref)
+        return explain(info, self._sandboxes(), await self._network.blockers())
 
     async def create(self, body: CreateNetwork) -> str:
         """Make a network; returns its id. Raises BarqueErrors in dockerd's words."""

@@ -31,6 +31,10 @@ class Volumes(Protocol):
     async def size(self, name: str) -> int: ...
 
 
+class BuildCacheUsage(Protocol):
+    async def disk_usage(self) -> list[dict[str, Any]]: ...
+
+
 class VolumeUsage:
     """What volumes take, and how many containers use each."""
 
@@ -160,7 +164,8 @@ def _warnings(ctx: Context) -> list[str]:
     return warnings
 
 
-async def disk_usage(ctx: Context, images: Images, volumes: VolumeUsage, kinds: Sequence[str]) -> dict[str, Any]:
+async def disk_usage(ctx: Context, images: Images, volumes: VolumeUsage, builds: BuildCacheUsage,
+                     kinds: Sequence[str]) -> dict[str, Any]:
     """``GET /system/df`` in the shape of up to 1.51; ``kinds`` empty means all."""
     result: dict[str, Any] = {"LayersSize": 0, "Images": [], "Containers": [], "Volumes": [], "BuildCache": []}
     if not kinds or "image" in kinds:
@@ -169,4 +174,6 @@ async def disk_usage(ctx: Context, images: Images, volumes: VolumeUsage, kinds: 
         result["Containers"] = await listing.containers(ctx, {}, everything=True, limit=0, size=True)
     if not kinds or "volume" in kinds:
         result["Volumes"] = await volumes.disk_usage()
+    if not kinds or "build-cache" in kinds:
+        result["BuildCache"] = await builds.disk_usage()
     return result

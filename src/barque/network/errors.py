@@ -82,6 +82,10 @@ class PortsWithoutNetwork(InvalidArgument):
     text = "port publishing needs a network of the container's own: not possible with network mode {mode}"
 
 
+class PortsOfInternal(InvalidArgument):
+    text = "network {network} is internal: its ports can be published for this host alone, not on {address}"
+
+
 class UnknownMode(InvalidArgument):
     text = "network mode {mode} is not supported by this engine"
 

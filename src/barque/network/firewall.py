@@ -204,10 +204,18 @@ def port_elements(verb: str, table: str, endpoints: Sequence[Endpoint], ports: I
 
 def port_target(endpoints: Sequence[Endpoint], port: PublishedPort) -> str | None:
     """The container's address of the host address's own family, or None: then the kernel shall not translate it."""
-    endpoint = ports_endpoint(endpoints)
+    endpoint = serving_endpoint(endpoints, port)
     if endpoint is None or port.relayed:
         return None
     return endpoint.ipv4 if ipaddress.ip_address(port.host_ip).version == 4 else endpoint.ipv6
+
+
+def serving_endpoint(endpoints: Iterable[Endpoint], port: PublishedPort) -> Endpoint | None:
+    """The endpoint that ``port`` leads to; None on an internal network, unless only this host can come by it."""
+    endpoint = ports_endpoint(endpoints)
+    if endpoint is not None and not endpoint.gateway and not ipaddress.ip_address(port.host_ip).is_loopback:
+        return None
+    return endpoint
 
 
 def ports_endpoint(endpoints: Iterable[Endpoint]) -> Endpoint | None:

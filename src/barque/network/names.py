@@ -27,19 +27,21 @@ log = logging.getLogger(__name__)
 
 _PACKET = 256
 _BACKLOG = 64
-# Local addresses pass "output" before they are looked up on lo; the answer is translated back by conntrack.
+# Ports are written over, not translated: translation would have conntrack follow all that the container sends and
+# receives, and fill the host's table. Both directions pass "output", since both ends are inside.
 _REDIRECT = """
 table ip barque-names {{
-}}
-delete table ip barque-names
-table ip barque-names {{
     chain output {{
-        type nat hook output priority -100; policy accept;
-        ip daddr {address} udp dport 53 dnat to {address}:{udp}
-        ip daddr {address} tcp dport 53 dnat to {address}:{tcp}
+        type route hook output priority -150; policy accept;
+        ip daddr {address} udp dport 53 udp dport set {udp}
+        ip daddr {address} tcp dport 53 tcp dport set {tcp}
+        ip saddr {address} udp sport {udp} udp sport set 53
+        ip saddr {address} tcp sport {tcp} tcp sport set 53
     }}
 }}
 """
+# Not where there is nothing to remove: closing the socket would wait 12 ms for the kernel to have it removed.
+_REMOVE = "add table ip barque-names\ndelete table ip barque-names\n"
 
 
 class Names:
@@ -58,8 +60,11 @@ class Names:
         """Whether the container is to ask us for names: it is if one of its networks has them."""
         return any(network.embedded_dns for network in self._of(sandbox))
 
-    def open(self, netns_fd: int, sandbox: Sandbox) -> None:
-        """Open the sockets in the container's namespace, lead port 53 to them, and have them served."""
+    def open(self, netns_fd: int, sandbox: Sandbox, *, again: bool = False) -> None:
+        """Open the sockets in the container's namespace, lead port 53 to them, and have them served.
+
+        ``again``: there may be rules of earlier sockets, which go.
+        """
         if not self.serves(sandbox):
             return
         with netns.entered(netns_fd):
@@ -70,7 +75,8 @@ class Names:
             udp.bind((OWN_SERVER, 0))
             tcp.bind((OWN_SERVER, 0))
             tcp.listen(_BACKLOG)
-            rules.apply(_REDIRECT.format(address=OWN_SERVER, udp=udp.getsockname()[1], tcp=tcp.getsockname()[1]))
+            rules.apply((_REMOVE if again else "") + _REDIRECT.format(
+                address=OWN_SERVER, udp=udp.getsockname()[1], tcp=tcp.getsockname()[1]))
             # A keeper that is started here must not find itself in the container's namespace.
             self._send(self._record(sandbox), [udp.fileno(), tcp.fileno(), netns_fd])
         self._served.add(sandbox.container_id)
@@ -101,7 +107,7 @@ class Names:
             try:
                 fd = os.open(sandbox.netns_path, os.O_RDONLY | os.O_CLOEXEC)
                 try:
-                    self.open(fd, sandbox)
+                    self.open(fd, sandbox, again=True)
                 finally:
                     os.close(fd)
             except OSError as error:

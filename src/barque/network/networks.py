@@ -23,6 +23,7 @@ from barque.sys.rtnetlink import Netlink
 
 log = logging.getLogger(__name__)
 
+_LOOPBACK = "127.0.0.1"
 _MACHINE_ID = "/etc/machine-id"
 
 
@@ -188,7 +189,7 @@ class Networks:
             name=spec.name, id=spec.id, driver=spec.driver, link=link, addresses=pools[0],
             addresses6=pools[1] if len(pools) > 1 else None, mtu=spec.mtu, icc=spec.icc, masquerade=spec.masquerade,
             internal=spec.internal, trusted=spec.trusted, owned=link.alias == alias, macvlan_mode=spec.macvlan_mode,
-            publish_ip=spec.publish_ip or self.settings.publish_ip,
+            publish_ip=_LOOPBACK if spec.internal else spec.publish_ip or self.settings.publish_ip,
             obey_input=spec.obey_input or self.settings.obey_input)
         self._specs[spec.id] = spec
 

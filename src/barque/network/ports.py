@@ -15,7 +15,7 @@ from collections.abc import Iterable, Iterator, Sequence
 
 from barque.errors import InvalidArgument
 from barque.network.errors import PortFailure
-from barque.network.firewall import ANY4, ANY6, port_target, ports_endpoint
+from barque.network.firewall import ANY4, ANY6, port_target, serving_endpoint
 from barque.network.keeper_client import KeeperClient
 from barque.network.model import Endpoint, PortBinding, PublishedPort
 
@@ -208,7 +208,7 @@ class HostPorts:
 
 def _relay_target(port: PublishedPort, endpoints: Sequence[Endpoint]) -> str | None:
     """Where the keeper has to relay connections of ``port`` to; None where the kernel translates them all."""
-    endpoint = ports_endpoint(endpoints)
+    endpoint = serving_endpoint(endpoints, port)
     if endpoint is None or (port_target(endpoints, port) is not None and port.host_ip not in (ANY6, "::1")):
         return None
     return (endpoint.ipv6 if ":" in port.host_ip else None) or endpoint.ipv4

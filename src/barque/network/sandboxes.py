@@ -23,6 +23,7 @@ from barque.network.errors import (
     NetworkInUse,
     NoSandbox,
     NotConnected,
+    PortsOfInternal,
     PortsWithoutNetwork,
     SandboxExists,
     StaticAddressRefused,
@@ -101,7 +102,8 @@ class Sandboxes:
         self.rules.swap(sandbox, None)
         self._ports.release(sandbox.ports)
         for endpoint in sandbox.endpoints:
-            self._release(endpoint, used=bool(sandbox.ports))
+            # TCP ends with the container; what has no end goes on to the address for as long as packets come.
+            self._release(endpoint, used=any(port.protocol != "tcp" for port in sandbox.ports))
 
     def connect(self, container_id: str, attachment: Attachment) -> Sandbox:
         """Put a running container on one more network; all or nothing. Returns its sandbox as it is then."""
@@ -128,7 +130,7 @@ class Sandboxes:
             unplug(self._netlink, slot, endpoint)
             self._change(slot, before, after, {}, undo)
             undo.pop_all()
-        self._release(endpoint, used=True)
+        self._release(endpoint, used=bool(before.ports))
         return after
 
     def republish(self, container_id: str, add: Iterable[PortBinding], remove: Iterable[PublishedPort]) -> Sandbox:
@@ -147,6 +149,19 @@ class Sandboxes:
             undo.pop_all()
         for endpoint in before.endpoints if gone else ():
             conntrack.forget_answers_from(ipaddress.ip_address(endpoint.ipv4))
+        self._live[container_id] = after
+        return after
+
+    def rename(self, container_id: str, name: str) -> Sandbox | None:
+        """A container has another name from now on, on all its networks; None for one that has no network."""
+        before = self._live.get(container_id)
+        if before is None:
+            return None
+        endpoints = tuple(replace(end, names=tuple(name if item == before.name else item for item in end.names))
+                          for end in before.endpoints)
+        after = replace(before, name=name, endpoints=endpoints)
+        if self.names.open_for(before):
+            self.names.update(after)
         self._live[container_id] = after
         return after
 
@@ -305,6 +320,9 @@ class Sandboxes:
         if endpoint is None:
             raise PortsWithoutNetwork(mode=endpoints[0].network_name if endpoints else "none")
         network = self.networks.get(endpoint.network_id)
+        outside = [item.host_ip for item in bindings if item.host_ip and not _is_loopback(item.host_ip)]
+        if network.internal and outside:
+            raise PortsOfInternal(network=network.name, address=outside[0])
         return self._ports.reserve(bindings, name, endpoint.endpoint_id, publish_ip=network.publish_ip,
                                    relayed=network.obey_input)
 
@@ -359,6 +377,13 @@ class Sandboxes:
         for line in self._ports.restore((sandbox.endpoints, port) for sandbox in self._live.values()
                                         for port in sandbox.ports):
             log.warning("cannot reserve a published port again: %s", line)
+
+
+def _is_loopback(text: str) -> bool:
+    try:
+        return ipaddress.ip_address(text).is_loopback
+    except ValueError:
+        return False
 
 
 def _check(request: SandboxRequest) -> None:

@@ -96,6 +96,10 @@ class Network:
         self._watch_keepers()
         return sandbox
 
+    async def rename(self, container_id: str, name: str) -> Sandbox | None:
+        """A running container has another name; returns its sandbox as it is then, None if it has none."""
+        return await self._run(self._sandboxes.rename, container_id, name)
+
     async def create_network(self, spec: NetworkSpec) -> NetworkSpec:
         """Make a network in the kernel; returns ``spec`` completed, to be stored and handed to :meth:`reconcile`."""
         return await self._run(self._sandboxes.create_network, spec)
@@ -104,12 +108,16 @@ class Network:
         """Raises NetworkInUse while a container runs on it."""
         await self._run(self._sandboxes.remove_network, network_id)
 
+    async def blockers(self) -> list[str]:
+        """Chains of other firewalls that drop by default what is forwarded."""
+        return await self._run(self._sandboxes.rules.blockers)
+
     async def reconcile(self, live: Iterable[Sandbox], networks: Iterable[NetworkSpec] = ()) -> None:
         """At boot: these are the networks and the containers that run; everything else of this engine's goes."""
         await self._run(self._sandboxes.reconcile, list(live), list(networks))
         self._watch_keepers()
         self._refill_later()
-        for chain in await self._run(self._sandboxes.rules.blockers):
+        for chain in await self.blockers():
             log.warning("the firewall chain %s drops forwarded packets by default: containers on %s may not reach "
                         "other networks, nor be reached through published ports, unless it accepts them",
                         chain, self.settings.bridge_name)

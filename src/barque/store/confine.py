@@ -25,17 +25,36 @@ def confine(directory: int, capabilities: Sequence[str], prepare: Callable[[], N
     the process does is by descriptors anyway. ``prepare`` runs with full rights in the private mount namespace, just
     before the old root goes. Raises OSError.
     """
-    for kind, value in _LIMITS.items():
-        _, hard = resource.getrlimit(kind)
-        bounded = value if hard == resource.RLIM_INFINITY else min(value, hard)
-        resource.setrlimit(kind, (bounded, bounded))
     if os.geteuid() != 0:
+        _limit()
         prepare()
         return directory
+    # Cloned before the unshare: afterwards the directory's mount belongs to another namespace, which is EINVAL.
+    tree = clone_tree("", at=directory)
+
+    def make() -> int:
+        prepare()
+        return tree
+
+    root = confine_in(make, capabilities)
+    os.close(directory)
+    return root
+
+
+def confine_in(make: Callable[[], int], capabilities: Sequence[str]) -> int:
+    """The same with a new root that ``make`` makes, as a detached mount, with full rights in the private namespace."""
+    return restrict(capabilities, lambda: _enter(make))
+
+
+def restrict(capabilities: Sequence[str], enter: Callable[[], int]) -> int:
+    """Keep only these capabilities, and limits, once ``enter`` has gone to where the process is to stay.
+
+    ``enter`` has full rights and returns a descriptor of its root, which is passed on. Raises OSError.
+    """
+    _limit()
     keep = to_mask(tuple(capabilities))
     drop_from_bounding(bounding() & ~keep)  # needs /proc, which the new root lacks
-    root = _enter(directory, prepare)
-    os.close(directory)
+    root = enter()
     no_new_privileges()
     _, permitted, _ = get_sets()
     set_sets(permitted & keep, permitted & keep, 0)
@@ -43,13 +62,18 @@ def confine(directory: int, capabilities: Sequence[str], prepare: Callable[[], N
     return root
 
 
-def _enter(directory: int, prepare: Callable[[], None]) -> int:
-    # Cloned before the unshare: afterwards the directory's mount belongs to another namespace, which is EINVAL.
-    tree = clone_tree("", at=directory)
+def _limit() -> None:
+    for kind, value in _LIMITS.items():
+        _, hard = resource.getrlimit(kind)
+        bounded = value if hard == resource.RLIM_INFINITY else min(value, hard)
+        resource.setrlimit(kind, (bounded, bounded))
+
+
+def _enter(make: Callable[[], int]) -> int:
+    unshare(CLONE_NEWNS)
+    set_propagation_of_all(PROPAGATION_PRIVATE)
+    tree = make()
     try:
-        unshare(CLONE_NEWNS)
-        set_propagation_of_all(PROPAGATION_PRIVATE)
-        prepare()
         root = os.open("/", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
             attach(tree, root)  # on top of "/": the process stays under it until it pivots

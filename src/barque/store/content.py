@@ -10,6 +10,7 @@ import hashlib
 import logging
 import os
 import sqlite3
+import tempfile
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
@@ -18,6 +19,7 @@ from typing import BinaryIO
 import msgspec
 
 from barque.errors import DataLoss, InvalidArgument, NotFound
+from barque.failpoints import hit
 from barque.oci.descriptor import Descriptor
 from barque.oci.digest import Digest
 from barque.store.db import Database
@@ -25,6 +27,8 @@ from barque.store.ingest import Ingest
 from barque.store.layout import Layout
 from barque.store.leases import Lease
 from barque.store.locks import KeyedLocks
+from barque.store.threads import to_the_end
+from barque.sys.fsync import fsync_dir
 
 log = logging.getLogger("barque.store.content")
 _BLOCK = 1 << 20
@@ -172,6 +176,26 @@ class ContentStore:
                 await ingest.write(data[ingest.offset:])
             return await ingest.commit()
 
+    def scratch(self) -> tuple[int, str]:
+        """An empty file of its own on the way to becoming a blob, by :meth:`adopt`; else the caller unlinks it."""
+        return tempfile.mkstemp(prefix="new-", dir=self.layout.ingest)
+
+    async def adopt(self, lease: Lease, descriptor: Descriptor, path: str) -> None:
+        """Make a scratch file, whose bytes the caller has hashed as they went by, the blob that ``descriptor`` names.
+
+        The file is gone from ``path`` afterwards, also where the blob was there already.
+        """
+        await self._locks.acquire(descriptor.digest)
+        try:
+            if await self._usable(descriptor.digest, descriptor.size):
+                await asyncio.to_thread(os.unlink, path)
+            else:
+                await to_the_end(_move_durably, path, self.path(descriptor.digest))
+                hit("content.adopt.renamed")
+            await self._record(lease, descriptor)
+        finally:
+            self._locks.release(descriptor.digest)
+
     async def delete(self, digest: str) -> None:
         """Drop row and bytes, whoever refers to them; collection is the ordinary way. Fine when there is none."""
         await self._db.write(lambda connection: connection.execute("DELETE FROM blobs WHERE digest = ?", (digest,)))
@@ -229,6 +253,16 @@ class ContentStore:
         if await self._db.read(pending):
             await self._db.write(lambda connection: connection.executemany(
                 "UPDATE blobs SET labels = ? WHERE digest = ?", pending(connection)))
+
+
+def _move_durably(path: str, target: str) -> None:
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+    os.rename(path, target)
+    fsync_dir(os.path.dirname(target))
 
 
 def _info(row: tuple[str, int, str, int, str]) -> BlobInfo:

@@ -28,7 +28,7 @@ def run_copyup(request: bytes, fds: list[int]) -> bytes:
     source: list[int] = []
 
     def open_source() -> None:
-        view = _view(order.lower)
+        view = view_of(order.lower)
         try:
             source.append(open_in_root(view, order.path, os.O_RDONLY | os.O_DIRECTORY))
         except OSError as error:
@@ -51,7 +51,7 @@ def run_copyup(request: bytes, fds: list[int]) -> bytes:
         return encode(CopyUpResult(error=WorkerError(kind, message, "copyup", error.errno or 0, path)))
 
 
-def _view(lower: Sequence[str]) -> int:
+def view_of(lower: Sequence[str]) -> int:
     """A read-only mount of the layers, topmost first, as a descriptor; nothing shows it to other processes."""
     options = [("lowerdir+", path) for path in lower]
     try:

@@ -1,8 +1,8 @@
 """Collection of blobs and snapshots that nothing refers to: mark and sweep in one transaction, unlink afterwards.
 
-Roots are image names, leases, and the writable layers of containers. A manifest refers to its config and layers, an
-index to its manifests, a config to the chain of its layers. New things come up only under a lease that is written in
-the same transaction as they are, so a sweep cannot take what a pull is about to name.
+Roots are image names, leases, the build cache, and the writable layers of containers. A manifest refers to its config
+and layers, an index to its manifests, a config to the chain of its layers. New things come up only under a lease that
+is written in the same transaction as they are, so a sweep cannot take what a pull is about to name.
 """
 
 from __future__ import annotations
@@ -73,11 +73,13 @@ def _mark(connection: sqlite3.Connection, content: ContentStore, pinned: Iterabl
     """The digests and the snapshot keys that must stay."""
     stored = dict(connection.execute("SELECT digest, media_type FROM blobs").fetchall())
     pending = [row[0] for row in connection.execute(
-        "SELECT digest FROM images UNION SELECT item FROM lease_items WHERE kind = 'blob'")]
+        "SELECT digest FROM images UNION SELECT item FROM lease_items WHERE kind = 'blob' "
+        "UNION SELECT layer FROM build_cache WHERE layer != ''")]
     pending.extend(pinned)
     blobs: set[str] = set()
     keys = {row[0] for row in connection.execute("SELECT item FROM lease_items WHERE kind = 'snapshot'")}
-    keys |= {row[0] for row in connection.execute("SELECT key FROM snapshots WHERE kind = 'container'")}
+    keys |= {row[0] for row in connection.execute("SELECT key FROM snapshots WHERE kind = 'container' "
+                                                  "UNION SELECT chain_id FROM build_cache WHERE chain_id != ''")}
     while pending:
         digest = pending.pop()
         if digest in blobs or digest not in stored:

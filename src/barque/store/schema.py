@@ -39,6 +39,17 @@ MIGRATIONS: tuple[str, ...] = (
     """,
     # The boot of the machine under which a layer was unpacked, until its files are known to be on the disk.
     "ALTER TABLE snapshots ADD COLUMN unsynced TEXT",
+    """
+    -- What a build step made. key: over the state before it and all that it depends on. layer is '' for a step that
+    -- changed no files; description is for people. kind: 'step', or 'mount' for a shared cache directory, whose key is
+    -- its id and whose snapshot is the container row of that name.
+    CREATE TABLE build_cache (
+        key TEXT PRIMARY KEY, kind TEXT NOT NULL, parent TEXT NOT NULL, description TEXT NOT NULL,
+        layer TEXT NOT NULL DEFAULT '', media_type TEXT NOT NULL DEFAULT '', packed INTEGER NOT NULL DEFAULT 0,
+        diff_id TEXT NOT NULL DEFAULT '', chain_id TEXT NOT NULL DEFAULT '', size INTEGER NOT NULL DEFAULT 0,
+        created INTEGER NOT NULL, used INTEGER NOT NULL, uses INTEGER NOT NULL DEFAULT 0
+    ) WITHOUT ROWID;
+    """,
 )
 
 

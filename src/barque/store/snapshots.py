@@ -310,6 +310,31 @@ class Snapshots:
         """The directories of an image's layers, topmost first; empty for an image without layers."""
         return await self._chain(chain_id) if chain_id is not None else []
 
+    async def promote(self, lease: Lease, container_id: str, chain_id: str, diff_id: str, size: int) -> None:
+        """Let a writable layer be the layer ``chain_id`` from now on, without unpacking anything.
+
+        Where that layer is there already, the writable one is removed. Nothing may be mounted from it any more.
+        Raises :class:`NoSuchSnapshot`.
+        """
+        number, _ = await self._container(container_id)
+        await self._locks.acquire(chain_id)
+        try:
+            if await self._hold(lease, chain_id):
+                await self.remove_container(container_id)
+                return
+            await to_the_end(syncfs, self.root)
+            hit("snapshots.promote.synced")
+
+            def change(connection: sqlite3.Connection) -> None:
+                connection.execute("UPDATE snapshots SET key = ?, kind = 'layer', diff_id = ?, size = ?, created = ? "
+                                   "WHERE key = ?", (chain_id, diff_id, size, time.time_ns(), container_id))
+                lease.add(connection, "snapshot", chain_id)
+
+            await uncut(self._db.write(change))
+        finally:
+            self._locks.release(chain_id)
+        await to_the_end(_remove_work, self._path(number))
+
     async def container_size(self, container_id: str) -> int:
         """Bytes of file contents in the writable layer; walks it."""
         number, _ = await self._container(container_id)
@@ -356,6 +381,14 @@ class Snapshots:
     async def wait_removed(self) -> None:
         """Wait until every deletion begun so far has ended."""
         await self.removals.wait()
+
+
+def _remove_work(directory: str) -> None:
+    fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        remove_tree(fd, "work")
+    finally:
+        os.close(fd)
 
 
 def _insert_container(connection: sqlite3.Connection, number: int, container_id: str, chain_id: str | None,

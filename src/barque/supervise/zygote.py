@@ -39,10 +39,11 @@ def main(exec_root: str) -> None:
 
 
 def workers() -> dict[str, forkserver.Kind]:
-    """What only pulls and new volumes need, and monitors need not carry along until then."""
+    """What only pulls, copies and new volumes need, and monitors need not carry along until then."""
     from barque.store.tar import child
+    from barque.supervise import archive
 
-    return {name: forkserver.worker(run) for name, run in child.WORKERS.items()}
+    return {name: forkserver.worker(run) for name, run in {**child.WORKERS, **archive.WORKERS}.items()}
 
 
 if __name__ == "__main__":

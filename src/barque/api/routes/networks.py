@@ -18,6 +18,7 @@ from barque.engine.network_options import CreateNetwork
 class NetworksBackend(Protocol):
     def list(self, wanted: Mapping[str, Sequence[str]]) -> builtins.list[dict[str, Any]]: ...
     def inspect(self, ref: str) -> dict[str, Any]: ...
+    async def explain(self, ref: str) -> dict[str, Any]: ...
     async def create(self, body: CreateNetwork) -> str: ...
     async def remove(self, ref: str) -> None: ...
     async def prune(self, wanted: Mapping[str, Sequence[str]]) -> builtins.list[str]: ...
@@ -47,6 +48,9 @@ def routes(backend: NetworksBackend, memberships: MembershipsBackend) -> list[we
     async def inspect(request: web.Request) -> web.StreamResponse:
         return requests.json(backend.inspect(request.match_info["id"]))
 
+    async def firewall(request: web.Request) -> web.StreamResponse:
+        return requests.json(await backend.explain(request.match_info["id"]))
+
     async def create(request: web.Request) -> web.StreamResponse:
         network_id = await backend.create(await requests.body(request, CreateNetwork))
         return requests.json({"Id": network_id, "Warning": ""}, 201)
@@ -71,6 +75,7 @@ def routes(backend: NetworksBackend, memberships: MembershipsBackend) -> list[we
 
     return [
         web.get("/networks", listing), web.get("/networks/{id}", inspect), web.post("/networks/create", create),
-        web.post("/networks/prune", prune), web.post("/networks/{id}/connect", connect),
-        web.post("/networks/{id}/disconnect", disconnect), web.delete("/networks/{id}", remove),
+        web.get("/networks/{id}/firewall", firewall), web.post("/networks/prune", prune),
+        web.post("/networks/{id}/connect", connect), web.post("/networks/{id}/disconnect", disconnect),
+        web.delete("/networks/{id}", remove),
     ]

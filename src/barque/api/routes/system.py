@@ -17,8 +17,8 @@ _EVENT_FILTERS = frozenset({"config", "container", "daemon", "event", "image", "
                             "secret", "service", "type", "volume"})
 
 
-def routes(ctx: Context, bus: EventBus, engine_id: str, images: system.Images, volumes: system.VolumeUsage
-           ) -> list[web.RouteDef]:
+def routes(ctx: Context, bus: EventBus, engine_id: str, images: system.Images, volumes: system.VolumeUsage,
+           builds: system.BuildCacheUsage) -> list[web.RouteDef]:
     async def ping(request: web.Request) -> web.StreamResponse:
         headers = {"Cache-Control": "no-cache, no-store, must-revalidate", "Pragma": "no-cache", "Swarm": "inactive",
                    "Builder-Version": app.BUILDER_VERSION}
@@ -43,7 +43,7 @@ def routes(ctx: Context, bus: EventBus, engine_id: str, images: system.Images, v
         for kind in kinds:
             if kind not in ("container", "image", "volume", "build-cache"):
                 raise InvalidArgument(f"unknown object type: {kind}")
-        return requests.json(await system.disk_usage(ctx, images, volumes, kinds))
+        return requests.json(await system.disk_usage(ctx, images, volumes, builds, kinds))
 
     async def plugins(_: web.Request) -> web.StreamResponse:
         return requests.json([])

@@ -5,20 +5,16 @@ from __future__ import annotations
 from aiohttp import web
 
 from barque.api.errors import Handler
-from barque.errors import Unavailable, Unsupported
+from barque.errors import NotFound, Unavailable, Unsupported
 
 _MISSING = (
-    ("POST", "/build", "building images"), ("POST", "/build/prune", "a build cache"),
-    ("POST", "/build/cancel", "building images"), ("POST", "/session", "BuildKit"), ("POST", "/grpc", "BuildKit"),
-    ("POST", "/commit", "committing containers"), ("GET", "/containers/{id}/export", "exporting containers"),
-    ("GET", "/containers/{id}/changes", "listing changed files"), ("GET", "/containers/{id}/archive", "copying files"),
-    ("PUT", "/containers/{id}/archive", "copying files"),
-    ("GET", "/containers/{id}/attach/ws", "attaching by web socket"),
+    ("POST", "/session", "BuildKit"), ("POST", "/grpc", "BuildKit"),
     ("GET", "/images/get", "saving images"), ("GET", "/images/{name:.+}/get", "saving images"),
     ("POST", "/images/load", "loading images"), ("POST", "/plugins/pull", "plugins"),
     ("POST", "/plugins/create", "plugins"),
-    ("GET", "/plugins/privileges", "plugins"), ("GET", "/plugins/{name:.+}/json", "plugins"),
+    ("GET", "/plugins/privileges", "plugins"), ("GET", "/images/{name:.+}/attestations", "keeping attestations"),
 )
+_PLUGIN_ACTIONS = ("enable", "disable", "upgrade", "push", "set")
 _SWARM = ("swarm", "nodes", "services", "tasks", "secrets", "configs")
 _NO_SWARM = ('This node is not a swarm manager. Use "docker swarm init" or "docker swarm join" to connect this node to '
              "swarm and try again.")
@@ -31,9 +27,18 @@ def routes() -> list[web.RouteDef]:
     async def never_swarm(_: web.Request) -> web.StreamResponse:
         raise Unsupported("swarm mode is not supported by this engine")
 
+    async def not_part(_: web.Request) -> web.StreamResponse:
+        raise Unavailable("This node is not part of a swarm")
+
+    async def no_plugin(request: web.Request) -> web.StreamResponse:
+        raise NotFound(f'plugin "{request.match_info["name"]}" not found')
+
     return [*(web.RouteDef(method, path, _refusal(what), {}) for method, path, what in _MISSING),
-            *(web.get(f"/{name}", no_swarm) for name in _SWARM),
-            web.post("/swarm/{action}", never_swarm), *(web.post(f"/{name}/create", no_swarm) for name in _SWARM[2:])]
+            web.get("/plugins/{name:.+}/json", no_plugin), web.delete("/plugins/{name:.+}", no_plugin),
+            *(web.post("/plugins/{name:.+}/" + action, no_plugin) for action in _PLUGIN_ACTIONS),
+            web.post("/swarm/leave", not_part), web.post("/swarm/init", never_swarm),
+            web.post("/swarm/join", never_swarm),
+            *(web.route("*", f"/{name}{rest}", no_swarm) for name in _SWARM for rest in ("", "/{rest:.+}"))]
 
 
 def _refusal(what: str) -> Handler:

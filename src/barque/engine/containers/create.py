@@ -115,6 +115,14 @@ def check_host(ctx: Context, host: HostConfig) -> list[str]:
     warnings = []
     if host.privileged and len(ctx.host.capabilities) < ctx.host.last_capability + 1:
         warnings.append("This daemon lacks some capabilities itself; the privileged container gets those that it has.")
+    if ctx.host.cgroup_v2 and host.memory_swappiness not in (None, -1):
+        warnings.append("Your kernel does not support memory swappiness capabilities or the cgroup is not mounted. "
+                        "Memory swappiness discarded.")
+    if ctx.host.cgroup_v2 and host.oom_kill_disable:
+        warnings.append("Your kernel does not support OomKillDisable. OomKillDisable discarded.")
+    if host.memory > 0 and not ctx.host.swap_limit:
+        warnings.append("Your kernel does not support swap limit capabilities or the cgroup is not mounted. Memory "
+                        "limited without swap.")
     if host.network_mode == "host" and (host.port_bindings or host.publish_all_ports):
         warnings.append("Published ports are discarded when using host network mode")
     return warnings

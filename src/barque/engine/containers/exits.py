@@ -64,13 +64,13 @@ async def finish(ctx: Context, live: Live, record: ExitRecord, monitor: Monitor 
         if sandbox is not None:
             tell(ctx, sandbox, "disconnect")
         ctx.event(live, "die", exitCode=str(record.exit_code), execDuration=str(_duration(facts)))
+        # Each end wakes those who wait, as dockerd has it, also one after which it is started again.
+        live.resolve(live.exits, Outcome(record.exit_code, record.error))
         if backoff is not None:
             live.backoff = backoff
             restart(ctx, live, backoff.delay)
-        else:
-            live.resolve(live.exits, Outcome(record.exit_code, record.error))
-            if gone:
-                remove_soon(ctx, live)
+        elif gone:
+            remove_soon(ctx, live)
 
 
 async def _let_go(monitor: Monitor | None) -> None:
@@ -85,7 +85,7 @@ def _next(live: Live, record: ExitRecord) -> Backoff | None:
     with contextlib.suppress(ValueError):
         ran_for = (clock.parse(record.finished_at or clock.now()) - clock.parse(live.facts.started_at)) / 1e9
     return after_exit(policy(live), live.backoff, exit_code=record.exit_code, ran_for=ran_for,
-                      stopped=live.facts.stopped_by_user)
+                      stopped=live.facts.stopped_by_user, unhealthy=live.unhealthy)
 
 
 def _duration(facts: machine.Facts) -> int:

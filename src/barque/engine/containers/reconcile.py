@@ -6,6 +6,7 @@ import asyncio
 import logging
 import os
 import shutil
+import time
 
 from barque.engine import clock
 from barque.engine.containers import exits, health, machine, start
@@ -17,7 +18,7 @@ from barque.engine.volume_mounts import unmount
 from barque.errors import BarqueError
 from barque.network.model import Sandbox
 from barque.supervise.messages import ExitRecord
-from barque.supervise.restart_policy import at_boot
+from barque.supervise.restart_policy import Backoff, at_boot, resumed
 
 log = logging.getLogger("barque.engine")
 
@@ -52,6 +53,7 @@ async def _take_over(ctx: Context, live: Live, monitor: Monitor) -> None:
         await ctx.registry.save(live)
         ctx.event(live, "start")
     live.monitor = monitor
+    live.backoff = Backoff(live.facts.restart_count)
     for point in live.container.mounts:
         if point.type == "volume":
             ctx.volume_mounts.adopt(point.source, live.id)
@@ -100,12 +102,22 @@ async def settle(ctx: Context) -> None:
         if status is Status.RESTARTING or (
                 status is Status.EXITED and live.facts.has_been_started
                 and at_boot(exits.policy(live), stopped=live.facts.stopped_by_user)):
+            delay = 0.0
             if status is Status.EXITED:
                 live.container.facts = machine.will_restart(live.facts)
-            start.restart_later(ctx, live, 0)
+            else:
+                delay = _resume_backoff(live)
+            start.restart_later(ctx, live, delay)
         elif live.container.host_config.auto_remove and live.facts.has_been_started:
             exits.remove_soon(ctx, live)
     await _drop_strays(ctx)
+
+
+def _resume_backoff(live: Live) -> float:
+    """How many seconds of the delay that the daemon before this one had begun are left."""
+    finished = clock.parse(live.facts.finished_at)
+    live.backoff = resumed(live.facts.restart_count, (finished - clock.parse(live.facts.started_at)) / 1e9)
+    return max(0.0, live.backoff.delay - max(0.0, (time.time_ns() - finished) / 1e9))
 
 
 async def _drop_strays(ctx: Context) -> None:

@@ -104,6 +104,7 @@ class Live:
 
     ``attaching`` holds clients that attached while no process was there; the next start serves them first. ``keep``
     suspends ``--rm`` for the time of a restart; ``keep_down`` the restart policy while the daemon shuts down.
+    ``unhealthy``: the engine is ending it because of its health check.
     """
 
     container: Container
@@ -118,6 +119,7 @@ class Live:
     removed: bool = False
     keep: bool = False
     keep_down: bool = False
+    unhealthy: bool = False
     execs: ExecGate = field(default_factory=ExecGate)
 
     @property

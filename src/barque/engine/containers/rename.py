@@ -32,4 +32,7 @@ async def _rename(ctx: Context, live: Live, new: str) -> None:
             ctx.registry.unreserve(new)
             raise
         ctx.registry.unreserve(old)
+        if live.container.sandbox is not None:
+            live.container.sandbox = await ctx.networks.rename(live.id, new)
+            await ctx.registry.save(live)
     ctx.event(live, "rename", oldName="/" + old)

@@ -58,6 +58,7 @@ async def run(ctx: Context, live: Live) -> None:
         await _record_failure(ctx, live, error)
         raise
     live.monitor = monitor
+    live.unhealthy = False
     live.container.sandbox = sandbox
     live.container.health = health.initial(live.container.config)
     # A power cut ends the process too: that it ran may reach the disk a little later than the client hears of it.

@@ -108,8 +108,18 @@ async def end(ctx: Context, live: Live, timeout: int | None, number: int | None 
         waiter = exit_of(live) if live.facts.alive else None
     if ended:
         live.resolve(live.exits, Outcome(live.facts.exit_code))
-    if waiter is None:
-        return
+    if waiter is not None:
+        await _bring_down(ctx, live, waiter, timeout, number)
+
+
+async def bring_down(ctx: Context, live: Live) -> None:
+    """End it without leaving a mark that somebody asked for it: the restart policy decides what follows."""
+    if live.facts.alive:
+        await _bring_down(ctx, live, exit_of(live), None, None)
+
+
+async def _bring_down(ctx: Context, live: Live, waiter: asyncio.Future[Outcome], timeout: int | None,
+                      number: int | None) -> None:
     config = live.container.config
     number = number or (parse_signal(config.stop_signal) if config.stop_signal else int(DEFAULT_STOP))
     if timeout is None:

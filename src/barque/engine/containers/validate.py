@@ -91,12 +91,12 @@ def _go_list(value: list[list[str]] | None) -> str:
 
 
 def _restart(value: Any) -> None:
-    if value.name not in ("", "no", "always", "unless-stopped", "on-failure"):
+    if value.name not in ("", "no", "always", "unless-stopped", "on-failure", "on-unhealthy"):
         raise InvalidArgument(f"invalid restart policy: unknown policy '{value.name}'; use one of 'no', 'always', "
-                              "'on-failure', or 'unless-stopped'")
+                              "'on-failure', 'on-unhealthy', or 'unless-stopped'")
     if value.maximum_retry_count < 0:
         raise InvalidArgument("invalid restart policy: maximum retry count cannot be negative")
-    if value.maximum_retry_count and value.name != "on-failure":
+    if value.maximum_retry_count and value.name not in ("on-failure", "on-unhealthy"):
         raise InvalidArgument("invalid restart policy: maximum retry count can only be used with 'on-failure'")
 
 

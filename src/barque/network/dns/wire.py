@@ -107,15 +107,15 @@ def truncated(response: bytes) -> bool:
 def lifetime(response: bytes) -> int:
     """Seconds that an answer may be kept: its shortest TTL; where there is no record, what the SOA says (RFC 2308)."""
     try:
-        _, _, questions, answers, authority, _ = _HEADER.unpack_from(response)
+        _, _, questions, answers, authority, extra = _HEADER.unpack_from(response)
         if questions != 1:
             return 0
         _, offset = _labels(response, _HEADER.size)
-        found = list(_records(response, offset + 4, answers + authority))
+        found = list(_records(response, offset + 4, answers + authority + extra))[:answers + authority]
         if answers:
             return min(item.ttl for item in found)
         for item in found:
-            if item.kind == SOA:
+            if item.kind == SOA and item.length >= 4:
                 minimum = struct.unpack_from(">I", response, item.data + item.length - 4)[0]
                 return int(min(item.ttl, minimum))
     except (struct.error, IndexError, UnicodeDecodeError):

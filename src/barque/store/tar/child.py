@@ -17,6 +17,8 @@ from hashlib import sha256
 
 from barque.store.confine import confine
 from barque.store.copyup import run_copyup
+from barque.store.place.copy import run_place
+from barque.store.place.survey import run_survey
 from barque.store.tar.ahead import ahead, hashed
 from barque.store.tar.apply import Extractor
 from barque.store.tar.compress import BadStream, open_stream
@@ -105,7 +107,8 @@ def _system(error: OSError, stage: str) -> WorkerError:
     return WorkerError(kind, f"{os.fsdecode(path)}: {reason}" if path else reason, stage, error.errno or 0, path)
 
 
-WORKERS: dict[str, Callable[[bytes, list[int]], bytes]] = {"unpack": run, "copyup": run_copyup, "remove": run_remove}
+WORKERS: dict[str, Callable[[bytes, list[int]], bytes]] = {
+    "unpack": run, "copyup": run_copyup, "remove": run_remove, "survey": run_survey, "place": run_place}
 
 
 def main(arguments: list[str]) -> int:

@@ -1,0 +1,137 @@
+"""A build: the stages that the target needs, side by side, and the image that comes out."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import AsyncExitStack
+
+from barque.build import plan as planning
+from barque.build.args import BuildArguments, Expansion, platform_arguments
+from barque.build.cache_images import CacheImages
+from barque.build.context import BuildContext
+from barque.build.dockerfile.arguments import Pair
+from barque.build.dockerfile.errors import SyntaxProblem
+from barque.build.dockerfile.instructions import Label
+from barque.build.dockerfile.parser import parse
+from barque.build.options import BuildOptions
+from barque.build.output import Channel, Send, Transcript
+from barque.build.parts import Parts, Site
+from barque.build.plan import PlannedStage
+from barque.build.stage import StageBuild
+from barque.build.state import State
+from barque.errors import BarqueError, InvalidArgument
+from barque.oci import platform as platforms
+from barque.oci.digest import Digest
+from barque.store.leases import Lease
+
+
+class NothingBuilt(InvalidArgument):
+    text = "No image was generated. Is your Dockerfile empty?"
+    status = 500
+
+
+class Build:
+    """One build. ``scratch`` is a directory that is gone after it; ``send`` takes docker's messages."""
+
+    def __init__(self, parts: Parts, options: BuildOptions, context: BuildContext, scratch: str, send: Send) -> None:
+        self._parts = parts
+        self._options = options
+        self._context = context
+        self._scratch = scratch
+        self._transcript = Transcript(send, quiet=options.quiet)
+        self._dockerfile = parse(context.dockerfile)
+        host = platforms.host()
+        self._target = options.platform or host
+        self._arguments = BuildArguments(options.arguments, platform_arguments(self._target, host, options.target))
+        try:
+            self._plan = self._planned()
+        except SyntaxProblem as error:
+            raise InvalidArgument(str(error)) from None
+
+    def _planned(self) -> planning.Plan:
+        for step in self._dockerfile.arguments:
+            expansion = Expansion(self._arguments.for_from(), self._dockerfile.escape)
+            self._arguments.declare_global(step.expanded(expansion).arguments)
+        plan = planning.make(self._dockerfile, self._options.target, self._arguments)
+        last = plan.stages[-1]
+        labels = [_label(last, key, value) for key, value in sorted(self._options.labels.items())]
+        last.steps = [*last.steps, *labels]
+        plan.total_steps += len(labels)
+        return plan
+
+    async def run(self) -> str:
+        """The id of the image. Raises BarqueError in docker's words; only the cache is left of a build that failed."""
+        try:
+            async with self._parts.leases.hold("build") as lease:
+                site = Site(parts=self._parts, options=self._options, context=self._context, scratch=self._scratch,
+                            lease=lease, arguments=self._arguments, platform=self._target,
+                            escape=self._dockerfile.escape, cache_images=await self._cache_images(lease))
+                state = await self._stages(site)
+                if not state.image_id:
+                    raise NothingBuilt
+                await self._parts.exporter.export(lease, state, self._options.tags)
+        finally:
+            self._transcript.drain()
+        self._finish(state)
+        return state.image_id
+
+    async def _cache_images(self, lease: Lease) -> CacheImages:
+        """The images of ``--cache-from`` that are here; docker does not mind those that are not."""
+        found = [await self._parts.images.local(name, lease) for name in self._options.cache_from]
+        return CacheImages([image for image in found if image is not None], self._parts.layers.snapshots)
+
+    async def _stages(self, site: Site) -> State:
+        total = self._plan.total_steps
+        intro = self._transcript.channel()
+        for line in self._dockerfile.source.empty_continuations:
+            intro.error_text(f"[WARNING]: Empty continuation line found at line {line}\n")
+        for number, step in enumerate(self._dockerfile.arguments, 1):
+            intro.text(f"Step {number}/{total} : {step.text}\n")
+        intro.close()
+        following = len(self._dockerfile.arguments) + 1
+        loop = asyncio.get_running_loop()
+        try:
+            async with asyncio.TaskGroup() as group:
+                for stage in self._plan.stages:
+                    site.results[stage.number] = loop.create_future()
+                    work = StageBuild(site, stage, self._transcript.channel(), following, total)
+                    group.create_task(self._stage(site, stage, work))
+                    following += 1 + len(stage.steps)
+        except* BarqueError as errors:
+            raise _first(errors) from None
+        return site.results[self._plan.stages[-1].number].result()
+
+    @staticmethod
+    async def _stage(site: Site, stage: PlannedStage, work: StageBuild) -> None:
+        for number in sorted(stage.needs):
+            await site.results[number]
+        async with AsyncExitStack() as stack:
+            state = await work.run(stack)
+        site.results[stage.number].set_result(state)
+
+    def _finish(self, state: State) -> None:
+        closing: Channel = self._transcript.channel()
+        unused = self._arguments.unused()
+        if unused:
+            closing.text(f"[Warning] One or more build-args [{' '.join(unused)}] were not consumed\n")
+        closing.text(f"Successfully built {Digest(state.image_id).hex[:12]}\n")
+        for tag in self._options.tags:
+            closing.text(f"Successfully tagged {tag.with_default_tag().familiar}\n")
+        self._transcript.drain()
+        if self._options.quiet:
+            self._transcript.say(f"{state.image_id}\n")
+
+
+def _label(stage: PlannedStage, key: str, value: str) -> Label:
+    quoted = "'" + value.replace("'", "'\\''") + "'"
+    return Label(text=f"LABEL {key}={value}", keyword="LABEL", line=stage.start.line, last_line=stage.start.line,
+                 pairs=(Pair(key, quoted),))
+
+
+def _first(errors: BaseExceptionGroup[BarqueError]) -> BarqueError:
+    """The failure that ended the build: others may have come of it."""
+    error: BaseException = errors
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    assert isinstance(error, BarqueError)
+    return error
