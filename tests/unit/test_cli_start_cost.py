@@ -24,7 +24,8 @@ print("\\n".join(sys.modules), file=sys.stderr)
 """
 
 
-@pytest.mark.parametrize("words", [["run", "--rm", "h.io:5000/a/image:1.2", "true"], ["exec", "c", "true"], ["ps"], ["rm", "-f", "c"]])
+@pytest.mark.parametrize("words", [["run", "--rm", "h.io:5000/a/image:1.2", "true"],
+                                   ["exec", "c", "true"], ["ps"], ["rm", "-f", "c"]])
 def test_nothing_heavy_is_imported_up_to_the_connection(words: list[str]) -> None:
     source = str(Path(barque.__file__).parents[1])
     script = RUN.format(source=source, words=["-H", "unix:///nonexistent/socket", *words])
