@@ -35,3 +35,10 @@ def test_nothing_heavy_is_imported_up_to_the_connection(words: list[str]) -> Non
     assert "barque" in loaded
     assert not loaded & HEAVY
     assert "Cannot connect to the Barque daemon" in done.stderr
+
+
+def test_output_that_cannot_be_written_is_a_failure() -> None:
+    with open("/dev/full", "w") as full:
+        done = subprocess.run([sys.executable, "-m", "barque.cli.main", "--help"], stdout=full, stderr=subprocess.PIPE,
+                              text=True, check=False)
+    assert (done.returncode, done.stderr) == (1, "write /dev/stdout: no space left on device\n")
