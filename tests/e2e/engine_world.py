@@ -127,6 +127,7 @@ class EngineWorld:
     mirror: str
     process: subprocess.Popen[bytes] | None = None
     flags: list[str] = field(default_factory=list)
+    bip: str = "172.31.99.1/24"
 
     @property
     def socket(self) -> str:
@@ -141,7 +142,7 @@ class EngineWorld:
         command = [sys.executable, "-m", "barque.daemon", "--data-root", str(self.root / "data"), "--exec-root",
                    str(self.root / "run"), "-H", f"unix://{self.socket}", "--config-file",
                    str(self.root / "daemon.json"),
-                   "--registry-mirror", self.mirror, "--bip", "172.31.99.1/24", *self.flags]
+                   "--registry-mirror", self.mirror, "--bip", self.bip, *self.flags]
         (self.root / "daemon.json").write_text("{}")
         with open(self.root / "log", "ab") as log:
             self.process = subprocess.Popen(command, stdout=log, stderr=log, stdin=subprocess.DEVNULL)
@@ -198,10 +199,10 @@ def busybox_registry(root: Path) -> Iterator[int]:
 
 
 @contextmanager
-def engine_world(root: Path) -> Iterator[EngineWorld]:
+def engine_world(root: Path, bip: str = EngineWorld.bip) -> Iterator[EngineWorld]:
     """A running engine with busybox pulled; at the end nothing of it may be left, and its log has no bug in it."""
     with busybox_registry(root) as port:
-        world = EngineWorld(root, f"http://127.0.0.1:{port}")
+        world = EngineWorld(root, f"http://127.0.0.1:{port}", bip=bip)
         try:
             world.start()
             world.ok("pull", "-q", "busybox")
