@@ -14,7 +14,7 @@ LINES = (Path(__file__).parent / "docker_commands.txt").read_text().splitlines()
 DOCKER = {path: set(flags.split(",")) - {""} for path, flags in (line.split(": ") if ": " in line
                                                                   else (line.rstrip(":"), "") for line in LINES)}
 #: Groups and verbs without an implementation; each must answer so (and not be "unknown").
-GROUPS_MISSING = {"manifest", "plugin", "trust", "config", "node", "secret", "service", "stack", "swarm"}
+GROUPS_MISSING = {"plugin", "trust", "config", "node", "secret", "service", "stack", "swarm"}
 VERBS_MISSING = {"build", "builder build", "image build"}
 
 

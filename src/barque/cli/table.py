@@ -8,7 +8,7 @@ if TYPE_CHECKING:
 
 GROUPS = {
     "builder": "Manage builds", "checkpoint": "Manage checkpoints", "container": "Manage containers",
-    "context": "Manage contexts", "image": "Manage images",
+    "context": "Manage contexts", "image": "Manage images", "manifest": "Manage manifests and lists of manifests",
     "network": "Manage networks", "registry": "The registry that comes with the engine", "system": "Manage the engine",
     "volume": "Manage volumes",
 }
@@ -77,6 +77,11 @@ _IN_GROUPS = {
     "context use": ("context:USE", "Set the current context"),
     "image inspect": ("inspect:IMAGE", "Display detailed information on images"),
     "image prune": ("prune:IMAGES", "Remove unused images"),
+    "manifest annotate": ("manifest:ANNOTATE", "Say more about an image of a local list"),
+    "manifest create": ("manifest:CREATE", "Create a local list of manifests"),
+    "manifest inspect": ("manifest:INSPECT", "Show a manifest or a list of them"),
+    "manifest push": ("manifest:PUSH", "Push a list of manifests"),
+    "manifest rm": ("manifest:RM", "Remove local lists of manifests"),
     "network connect": ("network_change:CONNECT", "Connect a container to a network"),
     "network create": ("network_change:CREATE", "Create a network"),
     "network disconnect": ("network_change:DISCONNECT", "Disconnect a container from a network"),
@@ -113,7 +118,7 @@ _ALIASES = {
 
 #: Verbs of docker that this version does not have.
 MISSING = frozenset((
-    "build", "builder build", "image build", "manifest", "plugin", "trust", "config", "node", "secret", "service",
+    "build", "builder build", "image build", "plugin", "trust", "config", "node", "secret", "service",
     "stack", "swarm", "buildx", "compose",
 ))
 
