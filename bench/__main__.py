@@ -29,7 +29,7 @@ DISK_BYTES = 12 << 30
 NEEDED = ("dockerd", "docker", "docker-registry", "skopeo", "mkfs.ext4", "ip")
 
 
-def _enter_namespaces() -> None:
+def enter_namespaces() -> None:
     libc = ctypes.CDLL(None, use_errno=True)
     if libc.unshare(CLONE_NEWNS | CLONE_NEWNET) != 0:
         raise OSError(ctypes.get_errno(), "unshare: run as root")
@@ -50,7 +50,7 @@ def _disk(stack: ExitStack) -> Path:
     return mounted
 
 
-def _registry(stack: ExitStack, work: Path) -> None:
+def registry(stack: ExitStack, work: Path) -> None:
     config = work / "registry.yml"
     config.write_text(f"version: 0.1\nstorage: {{filesystem: {{rootdirectory: {work}/registry}}}}\n"
                       f"http: {{addr: '{REGISTRY}'}}\nlog: {{level: error}}\n")
@@ -105,10 +105,10 @@ def main() -> int:
     if os.geteuid() != 0:
         print("the engines need root: sudo make bench", file=sys.stderr)
         return 1
-    _enter_namespaces()
+    enter_namespaces()
     with ExitStack() as stack:
         work = _disk(stack)
-        _registry(stack, work)
+        registry(stack, work)
         made = _make_images(work)
         pair = [engines.barque(work / "barque", REGISTRY), engines.dockerd(work / "dockerd", REGISTRY)]
         for engine in pair:

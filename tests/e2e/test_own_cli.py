@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shlex
 from collections.abc import Iterator
@@ -12,6 +13,7 @@ import pytest
 from tests.cli_pair import ERRORS, ID, LISTS, PROGRAMS, RUNS, both, cases, invoke, words
 from tests.e2e.engine_world import EngineWorld, engine_world
 
+OURS = PROGRAMS[1]
 STORIES = Path(__file__).with_name("cli_stories.txt")
 #: What differs between two containers that are alike: ids, names that the engine made up, process ids, ages.
 VARIES = re.compile(r"\b[0-9a-f]{12,64}\b|\b[a-z]+_[a-z]+\b|\b\d{2,7}\b(?=\s)|"
@@ -73,3 +75,41 @@ def test_stories(host: str, name: str) -> None:
             lines.append((command, code, VARIES.sub("*", out), VARIES.sub("*", err)))
         told.append(lines)
     assert told[1] == told[0]
+
+
+def test_images_as_a_tree(host: str) -> None:
+    assert invoke(OURS, host, ["tag", "busybox", "b.example/again:2"])[0] == 0
+    code, out, err = invoke(OURS, host, ["images", "--tree"])
+    assert (code, err) == (0, "")
+    lines = [line.split() for line in out.splitlines()]
+    assert lines[0] == ["IMAGE", "ID", "DISK", "USAGE", "CONTENT", "SIZE", "EXTRA"]
+    assert [line[0] for line in lines[1:]] == ["b.example/again:2", "busybox:latest", "└─"]
+    assert lines[3][1].startswith("linux/")
+    assert lines[2][-1] == lines[3][-1] == "U"
+    assert invoke(OURS, host, ["rmi", "b.example/again:2"])[0] == 0
+    docker, ours = both(host, ["images", "--tree", "-q"])
+    assert ours == docker
+
+
+@pytest.mark.parametrize(("line", "names"), [
+    ("stop ", ["w1"]), ("start ", ["w2"]), ("rm w", ["w1", "w2"]), ("rm w1 ", ["w2"]), ("rmi ", ["busybox:latest"]),
+    ("run --network b", ["bridge"]), ("container logs w2", ["w2"]), ("cp w1", ["w1:"]), ("unpause ", []),
+])
+def test_completion_knows_the_objects(host: str, line: str, names: list[str]) -> None:
+    code, out, err = invoke(OURS, host, ["__complete", *line.split(" ")])
+    assert (code, err) == (0, "")
+    assert [item.partition("\t")[0] for item in out.splitlines()[:-1]] == names
+
+
+def test_over_ssh_with_our_own_far_end(host: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Stands in for ssh: what it was asked to run there runs here.
+    (tmp_path / "ssh").write_text('#!/bin/sh\nwhile [ "$1" != -- ]; do shift; done\nshift 2\nexec sh -c "$*"\n')
+    (tmp_path / "barque").write_text(f'#!/bin/sh\nexec {" ".join(OURS)} "$@"\n')
+    for name in ("ssh", "barque"):
+        (tmp_path / name).chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    far = "ssh://me@far.example" + host.removeprefix("unix://")
+    code, out, err = invoke(OURS, far, ["run", "--rm", "-i", "busybox", "wc", "-c"], b"x" * 300_000)
+    assert (code, out, err) == (0, "300000\n", "")
+    code, out, err = invoke(OURS, far, ["exec", "w1", "sh", "-c", "exit 9"])
+    assert (code, out, err) == (9, "", "")

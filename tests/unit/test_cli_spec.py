@@ -7,9 +7,11 @@ from typing import Any
 
 import pytest
 
+from barque.cli.commands import run
 from barque.cli.commands.run import run_flags
 from barque.cli.flags import FlagError, parse
 from barque.cli.spec.container import request
+from barque.oci import reference
 
 
 def body(*words: str, proxies: dict[str, str] | None = None) -> dict[str, Any]:
@@ -144,3 +146,14 @@ def test_flag_refusals(words: list[str], error: str) -> None:
     with pytest.raises(FlagError) as caught:
         body(*words)
     assert caught.value.message.endswith(f"flag: {error}")
+
+
+@pytest.mark.parametrize("text", ["httpd", "a/b", "h.io:5000/a/b-c:1.2_x", "127.0.0.1:5/a:T", "a__b", "a..b", "A", "a:",
+                                  "a:-x", "/a", "a/", "a//b", "-a", "h:x/a", "h:/a", "a:b:c", "a@sha256:0", "", "ä",
+                                  "a:ä", "a" * 300,
+                                  "a:" + "x" * 129, "localhost:5000/x", "a b"])
+def test_what_looks_like_an_ordinary_reference_is_one(text: str) -> None:
+    ordinary = {"httpd", "a/b", "h.io:5000/a/b-c:1.2_x", "127.0.0.1:5/a:T", "localhost:5000/x"}
+    assert run.is_plain(text) == (text in ordinary)
+    if text in ordinary:
+        assert reference.parse(text)

@@ -24,7 +24,8 @@ print("\\n".join(sys.modules), file=sys.stderr)
 """
 
 
-@pytest.mark.parametrize("words", [["run", "--rm", "image", "true"], ["exec", "c", "true"], ["ps"], ["rm", "-f", "c"]])
+@pytest.mark.parametrize("words", [["run", "--rm", "h.io:5000/a/image:1.2", "true"],
+                                   ["exec", "c", "true"], ["ps"], ["rm", "-f", "c"]])
 def test_nothing_heavy_is_imported_up_to_the_connection(words: list[str]) -> None:
     source = str(Path(barque.__file__).parents[1])
     script = RUN.format(source=source, words=["-H", "unix:///nonexistent/socket", *words])
@@ -34,3 +35,10 @@ def test_nothing_heavy_is_imported_up_to_the_connection(words: list[str]) -> Non
     assert "barque" in loaded
     assert not loaded & HEAVY
     assert "Cannot connect to the Barque daemon" in done.stderr
+
+
+def test_output_that_cannot_be_written_is_a_failure() -> None:
+    with open("/dev/full", "w") as full:
+        done = subprocess.run([sys.executable, "-m", "barque.cli.main", "--help"], stdout=full, stderr=subprocess.PIPE,
+                              text=True, check=False)
+    assert (done.returncode, done.stderr) == (1, "write /dev/stdout: no space left on device\n")

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import base64
+import io
 import json
 import os
+import subprocess
+import tarfile
 from pathlib import Path
 
 import pytest
@@ -139,3 +142,39 @@ def test_context_names(docker_config: Path) -> None:
     assert main(["context", "create", "../x", "--docker", "host=tcp://a:1"]) == 1
     assert main(["context", "create", "default", "--docker", "host=tcp://a:1"]) == 1
     assert store.names() == []
+
+
+def test_contexts_travel_in_archives(docker_config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+                                     capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setenv("DOCKER_CONFIG", str(docker_config))
+    monkeypatch.delenv("DOCKER_HOST", raising=False)
+    pem = tmp_path / "ca.pem"
+    pem.write_text("certificate")
+    archive = str(tmp_path / "far.tar")
+    assert main(["context", "create", "far", "--description", "d", "--docker", f"host=tcp://h:1,ca={pem}"]) == 0
+    assert main(["context", "update", "far", "--description", "e"]) == 0
+    assert main(["context", "export", "far", archive]) == 0
+    assert main(["context", "export", "far", archive]) == 1
+    assert main(["context", "import", "near", archive]) == 0
+    assert main(["context", "import", "near", archive]) == 1
+    assert "already exists" in capsys.readouterr().err
+    store = ContextStore(str(docker_config / "contexts"))
+    assert store.load("near") == {**store.load("far"), "Name": "near"}
+    assert store.load("near")["Metadata"]["Description"] == "e"
+    assert store.tls_contents("near") == {"ca.pem": b"certificate"}
+    # As docker writes and reads it.
+    done = subprocess.run(["tar", "tf", archive], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["meta.json", "tls/", "tls/docker/", "tls/docker/ca.pem"]
+
+
+@pytest.mark.parametrize("name", ["../evil", "tls/docker/../../x", "tls/other/ca.pem", "/etc/passwd"])
+def test_archives_with_other_files_are_refused(docker_config: Path, tmp_path: Path, name: str,
+                                               monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DOCKER_CONFIG", str(docker_config))
+    with tarfile.open(tmp_path / "a.tar", "w") as tar:
+        for entry_name in ("meta.json", name):
+            entry = tarfile.TarInfo(entry_name)
+            entry.size = 16
+            tar.addfile(entry, io.BytesIO(b'{"Endpoints":{}}'))
+    assert main(["context", "import", "bad", str(tmp_path / "a.tar")]) == 1
+    assert "bad" not in ContextStore(str(docker_config / "contexts")).names()

@@ -34,7 +34,7 @@ def serve(certificate: Path, sock: socket.socket, received: bytearray, data: byt
     context.load_cert_chain(certificate / "cert.pem", certificate / "key.pem")
     incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
     tls = context.wrap_bio(incoming, outgoing, server_side=True)
-    with sock, contextlib.suppress(BrokenPipeError):  # the client that refuses us hangs up
+    with sock, contextlib.suppress(ConnectionError):  # the client that refuses us hangs up
         _converse(tls, incoming, outgoing, sock, received, data)
 
 

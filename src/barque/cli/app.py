@@ -43,6 +43,7 @@ class App:
         self._config: ConfigFile | None = None
         self._engine: Engine | None = None
         self.host_was_chosen = True
+        self.may_start_engine = True
 
     @property
     def debug(self) -> bool:
@@ -129,7 +130,7 @@ class App:
             endpoint = self._endpoint()
             pinned = self.environ.get("DOCKER_API_VERSION", "").lstrip("v")
             self._engine = Engine(endpoint, headers, pinned, self.err if self.debug else None)
-            if not self.host_was_chosen:
+            if not self.host_was_chosen and self.may_start_engine:
                 self._start_daemon_if_absent(endpoint)
         return self._engine
 

@@ -40,13 +40,18 @@ def main(argv: list[str] | None = None) -> int:
     """Run the command line (default: of this process) and return the exit code."""
     words = sys.argv[1:] if argv is None else argv
     try:
-        code = _main(words)
+        try:
+            code = _main(words)
+        except KeyboardInterrupt:
+            code = 130
         sys.stdout.flush()
-    except KeyboardInterrupt:
-        code = 130
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         code = 141
+    except OSError as error:  # what was printed could not be written
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        _complain(f"write /dev/stdout: {(error.strerror or '').lower()}")
+        code = 1
     return code
 
 

@@ -7,9 +7,10 @@ if TYPE_CHECKING:
     from barque.cli.command import Command
 
 GROUPS = {
-    "builder": "Manage builds", "container": "Manage containers", "context": "Manage contexts",
-    "image": "Manage images", "network": "Manage networks",
-    "registry": "The registry that comes with the engine", "system": "Manage the engine", "volume": "Manage volumes",
+    "builder": "Manage builds", "checkpoint": "Manage checkpoints", "container": "Manage containers",
+    "context": "Manage contexts", "image": "Manage images", "manifest": "Manage manifests and lists of manifests",
+    "network": "Manage networks", "registry": "The registry that comes with the engine", "system": "Manage the engine",
+    "volume": "Manage volumes",
 }
 
 #: Container and image verbs that exist at the top and below their group.
@@ -55,20 +56,34 @@ _TOP = {
     "logout": ("login:LOGOUT", "Log out from a registry"),
     "version": ("version:VERSION", "Show the version information"),
     "inspect": ("inspect:INSPECT", "Return low-level information on objects"),
+    "search": ("search:SEARCH", "Search a registry for images"),
+    "completion": ("completion:COMPLETION", "Print the script for the completion of a shell"),
+    "__complete": ("completion:COMPLETE", "What may come next on a command line"),
 }
 _IN_GROUPS = {
     "builder build": ("build:BUILD", "Build an image from a Dockerfile"),
-    "builder prune": ("build:PRUNE", "Remove build cache"),
+    "builder prune": ("prune:CACHE", "Remove build cache"),
+    "checkpoint create": ("checkpoint:CREATE", "Create a checkpoint of a running container"),
+    "checkpoint ls": ("checkpoint:LS", "List the checkpoints of a container"),
+    "checkpoint rm": ("checkpoint:RM", "Remove a checkpoint"),
     "container inspect": ("inspect:CONTAINER", "Display detailed information on containers"),
     "container prune": ("prune:CONTAINERS", "Remove all stopped containers"),
     "context create": ("context:CREATE", "Create a context"),
+    "context export": ("context_archive:EXPORT", "Write a context to a tar archive"),
+    "context import": ("context_archive:IMPORT", "Make a context of a tar or zip archive"),
     "context inspect": ("context:INSPECT", "Display detailed information on contexts"),
     "context ls": ("context:LS", "List contexts"),
     "context rm": ("context:RM", "Remove one or more contexts"),
     "context show": ("context:SHOW", "Print the name of the current context"),
+    "context update": ("context:UPDATE", "Update a context"),
     "context use": ("context:USE", "Set the current context"),
     "image inspect": ("inspect:IMAGE", "Display detailed information on images"),
     "image prune": ("prune:IMAGES", "Remove unused images"),
+    "manifest annotate": ("manifest:ANNOTATE", "Say more about an image of a local list"),
+    "manifest create": ("manifest:CREATE", "Create a local list of manifests"),
+    "manifest inspect": ("manifest:INSPECT", "Show a manifest or a list of them"),
+    "manifest push": ("manifest:PUSH", "Push a list of manifests"),
+    "manifest rm": ("manifest:RM", "Remove local lists of manifests"),
     "network connect": ("network_change:CONNECT", "Connect a container to a network"),
     "network create": ("network_change:CREATE", "Create a network"),
     "network firewall": ("network_firewall:FIREWALL", "Show who can reach what on networks"),
@@ -86,8 +101,9 @@ _IN_GROUPS = {
     "volume ls": ("volume:LS", "List volumes"),
     "volume prune": ("prune:VOLUMES", "Remove unused volumes"),
     "volume rm": ("volume:RM", "Remove one or more volumes"),
+    "volume update": ("volume:UPDATE", "Update a volume (cluster volumes only)"),
 }
-_HIDDEN = frozenset(("system dial-stdio",))
+_HIDDEN = frozenset(("system dial-stdio", "__complete"))
 
 #: path -> (module:attribute, summary)
 TABLE: dict[str, tuple[str, str]] = {
@@ -100,15 +116,12 @@ _ALIASES = {
     "container list": "container ls", "container ps": "container ls", "container remove": "container rm",
     "image list": "image ls", "image remove": "image rm", "network list": "network ls", "network remove": "network rm",
     "volume list": "volume ls", "volume remove": "volume rm", "context list": "context ls",
-    "context remove": "context rm",
+    "context remove": "context rm", "checkpoint list": "checkpoint ls", "checkpoint remove": "checkpoint rm",
 }
 
 #: Verbs of docker that this version does not have.
 MISSING = frozenset((
-    "completion", "search", "checkpoint", "manifest", "plugin", "trust",
-                     "config", "node", "secret", "service",
-    "stack", "swarm", "buildx", "compose", "context export", "context import", "context update",
-    "volume update",
+    "plugin", "trust", "config", "node", "secret", "service", "stack", "swarm", "buildx", "compose",
 ))
 
 _COMMON = ("run", "exec", "ps", "build", "pull", "push", "images", "login", "logout", "version", "info")
@@ -131,6 +144,11 @@ def load(path: str) -> Command:
     return command
 
 
+def short_path(path: str) -> str:
+    """The name at the top of a command that has two (``ps`` for ``container ls``)."""
+    return next((top for top, (grouped, _, _) in _BOTH.items() if grouped == path), path)
+
+
 def members(group: str) -> list[tuple[str, str]]:
     return sorted((path.partition(" ")[2], text) for path, (_, text) in TABLE.items()
                   if path.startswith(group + " ") and path not in _HIDDEN)
@@ -138,7 +156,7 @@ def members(group: str) -> list[tuple[str, str]]:
 
 def sections() -> list[tuple[str, list[tuple[str, str]]]]:
     """What the top help lists: (title, [(command, text)])."""
-    top = {path: text for path, (_, text) in TABLE.items() if " " not in path}
+    top = {path: text for path, (_, text) in TABLE.items() if " " not in path and path not in _HIDDEN}
     return [
         ("Common Commands", [(path, top[path]) for path in _COMMON]),
         ("Management Commands", sorted(GROUPS.items())),

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 DEFAULT = "default"
 _NAME_CHARACTERS = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_.+-")
-_TLS_NAMES = {"ca": "ca.pem", "cert": "cert.pem", "key": "key.pem"}
+TLS_NAMES = {"ca": "ca.pem", "cert": "cert.pem", "key": "key.pem"}
 
 
 class ContextError(Exception):
@@ -88,26 +88,36 @@ class ContextStore:
         if not files and not skip:
             return host, None
         directory = os.path.join(self.tls_path(name), "docker")
-        present = {key: os.path.join(directory, file) for key, file in _TLS_NAMES.items() if file in files}
+        present = {key: os.path.join(directory, file) for key, file in TLS_NAMES.items() if file in files}
         return host, TlsFiles(present.get("ca", ""), present.get("cert", ""), present.get("key", ""), verify=not skip)
 
-    def save(self, document: dict[str, Any], tls: dict[str, str]) -> None:
-        """Write a context; ``tls`` maps ca, cert, key to files whose content is copied."""
+    def save(self, document: dict[str, Any], tls: dict[str, bytes]) -> None:
+        """Write a context; ``tls`` maps file names (``ca.pem``) to contents and replaces what was there."""
         name = str(document["Name"])
         directory = self.metadata_path(name)
         os.makedirs(directory, mode=0o755, exist_ok=True)
+        shutil.rmtree(self.tls_path(name), ignore_errors=True)
         if tls:
             target = os.path.join(self.tls_path(name), "docker")
-            os.makedirs(target, mode=0o700, exist_ok=True)
-            for key, source in tls.items():
-                with open(source, "rb") as file:
-                    _write(os.path.join(target, _TLS_NAMES[key]), file.read(), 0o600)
+            os.makedirs(target, mode=0o700)
+            for file, data in tls.items():
+                _write(os.path.join(target, file), data, 0o600)
         _write(os.path.join(directory, "meta.json"), fastjson.dumps(document).encode(), 0o644)
+
+    def tls_contents(self, name: str) -> dict[str, bytes]:
+        """The certificates and key of a context by file name."""
+        directory = os.path.join(self.tls_path(name), "docker")
+        return {file: read_file(os.path.join(directory, file)) for file in self.tls_files(name)}
 
     def remove(self, name: str) -> None:
         self.load(name)
         shutil.rmtree(self.metadata_path(name))
         shutil.rmtree(self.tls_path(name), ignore_errors=True)
+
+
+def read_file(path: str) -> bytes:
+    with open(path, "rb") as file:
+        return file.read()
 
 
 def _write(path: str, data: bytes, mode: int) -> None:

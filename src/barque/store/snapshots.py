@@ -27,7 +27,7 @@ from barque.store.removal import Removals
 from barque.store.settling import Settler, boot_id
 from barque.store.tar.messages import UnpackResult
 from barque.store.threads import to_the_end, uncut
-from barque.store.tree import disk_usage
+from barque.store.tree import disk_usage, remove_tree
 from barque.sys.fsync import fsync_dir, syncfs
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ from barque.cli.command import Command
 from barque.cli.commands.create_flags import content_trust
 from barque.cli.commands.pull import parse_reference
 from barque.cli.errors import CommandError
-from barque.cli.flags import BOOL, BYTES, FILTER, INT, LIST, STRING, STRING_ARRAY, STRINGS, SWAP, Flag, Kind
+from barque.cli.flags import BOOL, BYTES, INT, LIST, STRING, STRING_ARRAY, STRINGS, SWAP, Flag, Kind
 from barque.cli.spec import checks
 
 TYPE_CHECKING = False
@@ -268,24 +268,6 @@ def _failed(message: dict[str, Any]) -> CommandError:
     return CommandError(str(message.get("error", "")), int(code or 1))
 
 
-def _prune(app: App, values: Values) -> int:
-    from barque.cli.app import filters
-    from barque.cli.commands.each import confirm
-    from barque.cli.format.units import human_size
-
-    if not values["force"]:
-        what = "all build cache" if values["all"] else "all dangling build cache"
-        confirm(app, f"WARNING! This will remove {what}.")
-    query = {"all": _flag(values["all"]), "keep-storage": values["keep-storage"] or None,
-             "filters": filters(dict(values["filter"]))}
-    answer = app.engine.request("POST", "/build/prune", query) or {}
-    deleted = answer.get("CachesDeleted") or []
-    if deleted:
-        app.line("Deleted build cache objects:\n" + "".join(f"{key}\n" for key in deleted))
-    app.line(f"Total reclaimed space: {human_size(answer.get('SpaceReclaimed') or 0)}")
-    return 0
-
-
 def _build_flags() -> list[Flag]:
     return [
         Flag("add-host", "", LIST, "Add a custom host-to-IP mapping (host:ip)"),
@@ -334,9 +316,3 @@ barque build -t app -f docker/Dockerfile --build-arg VERSION=2 .
 barque build --check .
 barque build --secret id=token,env=TOKEN https://example.org/repo.git#main:app
 """)
-PRUNE = Command("builder prune", "[OPTIONS]", "Remove build cache", _prune, most=0, flags=lambda: [
-    Flag("all", "a", BOOL, "Remove all unused build cache, not just dangling ones"),
-    Flag("filter", "", FILTER, "Provide filter values (until=24h)"),
-    Flag("force", "f", BOOL, "Do not prompt for confirmation"),
-    Flag("keep-storage", "", BYTES, "Amount of disk space to keep for cache"),
-], examples="barque builder prune --filter until=24h")

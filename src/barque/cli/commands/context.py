@@ -11,7 +11,7 @@ from barque.cli.commands.inspect import show
 from barque.cli.errors import CommandError
 from barque.cli.flags import BOOL, MAP, STRING, Flag, Kind
 from barque.cli.format.table import Row
-from barque.client.contexts import DEFAULT, ContextError, ContextStore, check_name
+from barque.client.contexts import DEFAULT, TLS_NAMES, ContextError, ContextStore, check_name, read_file
 from barque.client.transport import BadHost, parse_host
 
 TYPE_CHECKING = False
@@ -26,7 +26,7 @@ _HEADERS = {"Name": "NAME", "Description": "DESCRIPTION", "DockerEndpoint": "DOC
             "Current": ""}
 
 
-def _store(app: App) -> ContextStore:
+def store_of(app: App) -> ContextStore:
     return ContextStore(os.path.join(app.config_directory, "contexts"))
 
 
@@ -48,7 +48,7 @@ def _describe(app: App, store: ContextStore, name: str) -> dict[str, Any]:
 
 
 def _ls(app: App, values: Values) -> int:
-    store, current = _store(app), app.context_name
+    store, current = store_of(app), app.context_name
     rows = []
     for name in sorted({DEFAULT, *store.names()}):
         document = _describe(app, store, name)
@@ -82,7 +82,7 @@ def _use(app: App, values: Values) -> int:
     name = values.arguments[0]
     try:
         if name != DEFAULT:
-            _store(app).load(name)
+            store_of(app).load(name)
     except ContextError as error:
         raise CommandError(str(error)) from None
     if name == DEFAULT:
@@ -100,7 +100,7 @@ def _use(app: App, values: Values) -> int:
 
 
 def _create(app: App, values: Values) -> int:
-    name, store = values.arguments[0], _store(app)
+    name, store = values.arguments[0], store_of(app)
     try:
         check_name(name)
         if name in store.names():
@@ -108,7 +108,7 @@ def _create(app: App, values: Values) -> int:
         if values["from"]:
             document, tls = _copy(app, store, values["from"])
         else:
-            document, tls = _endpoint(values["docker"])
+            document, tls = _endpoint(app, store, values["docker"])
         metadata = dict(document.get("Metadata") or {})
         if values["description"]:
             metadata["Description"] = values["description"]
@@ -120,27 +120,45 @@ def _create(app: App, values: Values) -> int:
     return 0
 
 
-def _copy(app: App, store: ContextStore, source: str) -> tuple[dict[str, Any], dict[str, str]]:
-    document = _describe(app, store, source)
-    directory = os.path.join(store.tls_path(source), "docker")
-    files = store.tls_files(source) if source != DEFAULT else []
-    return document, {file.removesuffix(".pem"): os.path.join(directory, file) for file in files}
+def _copy(app: App, store: ContextStore, source: str) -> tuple[dict[str, Any], dict[str, bytes]]:
+    return _describe(app, store, source), store.tls_contents(source) if source != DEFAULT else {}
 
 
-def _endpoint(options: dict[str, str]) -> tuple[dict[str, Any], dict[str, str]]:
-    unknown = set(options) - {"host", "ca", "cert", "key", "skip-tls-verify"}
+def _endpoint(app: App, store: ContextStore, options: dict[str, str]) -> tuple[dict[str, Any], dict[str, bytes]]:
+    unknown = set(options) - {"host", "ca", "cert", "key", "skip-tls-verify", "from"}
     if unknown:
         raise ContextError(f"unable to create docker endpoint config: unrecognized config key: {sorted(unknown)[0]}")
+    if source := options.get("from"):
+        document, tls = _copy(app, store, source)
+        return {"Metadata": {}, "Endpoints": document["Endpoints"]}, tls
     if not options.get("host"):
         raise ContextError("docker endpoint configuration is required")
     parse_host(options["host"])
     skip = options.get("skip-tls-verify", "false").lower() in ("1", "t", "true")
     document = {"Metadata": {}, "Endpoints": {"docker": {"Host": options["host"], "SkipTLSVerify": skip}}}
-    return document, {key: options[key] for key in ("ca", "cert", "key") if options.get(key)}
+    return document, {name: read_file(options[key]) for key, name in TLS_NAMES.items() if options.get(key)}
+
+
+def _update(app: App, values: Values) -> int:
+    name, store = values.arguments[0], store_of(app)
+    try:
+        check_name(name)
+        document, tls = store.load(name), store.tls_contents(name)
+        if values["description"]:
+            document.setdefault("Metadata", {})["Description"] = values["description"]
+        if values["docker"]:
+            changed, tls = _endpoint(app, store, values["docker"])
+            document["Endpoints"] = changed["Endpoints"]
+        store.save(document, tls)
+    except (ContextError, BadHost) as error:
+        raise CommandError(str(error)) from None
+    app.line(name)
+    app.err(f'Successfully updated context "{name}"')
+    return 0
 
 
 def _rm(app: App, values: Values) -> int:
-    store, errors = _store(app), []
+    store, errors = store_of(app), []
     for name in values.arguments:
         try:
             if name == DEFAULT:
@@ -161,7 +179,7 @@ def _rm(app: App, values: Values) -> int:
 
 
 def _inspect(app: App, values: Values) -> int:
-    store = _store(app)
+    store = store_of(app)
 
     def fetch(name: str) -> tuple[str, Any]:
         try:
@@ -185,9 +203,15 @@ def _csv_map(current: Any, text: str) -> dict[str, str]:
 
 
 _ENDPOINT = Kind("stringToString", MAP.zero, _csv_map, "[]")
+
+
+def _endpoint_flag() -> Flag:
+    return Flag("docker", "", _ENDPOINT, "Where the engine is: host, ca, cert, key, skip-tls-verify, or from=CONTEXT")
+
+
 CREATE = Command("context create", "[OPTIONS] CONTEXT", "Create a context", _create, least=1, most=1, flags=lambda: [
     Flag("description", "", STRING, "Description of the context"),
-    Flag("docker", "", _ENDPOINT, "Where the engine is: host, ca, cert, key, skip-tls-verify"),
+    _endpoint_flag(),
     Flag("from", "", STRING, "Copy another context"),
 ], examples="barque context create far --docker host=ssh://me@far.example")
 LS = Command("context ls", "[OPTIONS]", "List contexts", _ls, most=0, flags=lambda: [
@@ -203,3 +227,6 @@ RM = Command("context rm", "CONTEXT [CONTEXT...]", "Remove one or more contexts"
 INSPECT = Command("context inspect", "[OPTIONS] [CONTEXT] [CONTEXT...]",
                   "Display detailed information on one or more contexts",
                   _inspect, flags=lambda: [inspect_format_flag()], examples="barque context inspect far")
+UPDATE = Command("context update", "[OPTIONS] CONTEXT", "Update a context", _update, least=1, most=1, flags=lambda: [
+    Flag("description", "", STRING, "Description of the context"), _endpoint_flag(),
+], examples="barque context update far --description 'The big machine'")

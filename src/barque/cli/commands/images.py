@@ -5,7 +5,6 @@ from __future__ import annotations
 from barque.cli.app import filters
 from barque.cli.command import Command
 from barque.cli.commands.formats import choose, format_flag, write_rows
-from barque.cli.errors import CommandError
 from barque.cli.flags import BOOL, FILTER, Flag
 from barque.cli.format.table import Row
 from barque.cli.format.units import ago, go_time, human_size, short_id
@@ -72,12 +71,15 @@ def rows_of(item: dict[str, Any], *, trunc: bool, digests: bool) -> list[Row]:
 
 
 def _images(app: App, values: Values) -> int:
-    if values["tree"]:
-        raise CommandError("--tree is not available in this version")
     wanted = dict(values["filter"])
     if values.arguments:
         wanted["reference"] = [*wanted.get("reference", []), values.arguments[0]]
-    items = app.engine.get("/images/json", {"all": values["all"] or None, "filters": filters(wanted)})
+    query = {"all": values["all"] or None, "filters": filters(wanted)}
+    if values["tree"]:
+        from barque.cli.commands.image_tree import show_tree
+
+        return show_tree(app, values, query)
+    items = app.engine.get("/images/json", query)
     form = app.default_format("imagesFormat", values["format"])
     digests = values["digests"] or ".Digest" in form
     chosen = choose(form, quiet=values["quiet"], quiet_form="{{.ID}}")

@@ -6,8 +6,9 @@ from barque.cli.app import filters
 from barque.cli.command import Command
 from barque.cli.commands.each import confirm
 from barque.cli.errors import CommandError
-from barque.cli.flags import BOOL, FILTER, Flag
+from barque.cli.flags import BOOL, BYTES, FILTER, Flag
 from barque.cli.format.units import human_size
+from barque.client.engine import ApiError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -17,6 +18,9 @@ if TYPE_CHECKING:
     from barque.cli.flags import Values
 
     Filters = dict[str, list[str]]
+
+
+_NOT_IMPLEMENTED = 501
 
 
 def _wanted(app: App, values: Values) -> Filters:
@@ -55,6 +59,11 @@ def _volumes_text(answer: dict[str, Any]) -> str:
 def _networks_text(answer: dict[str, Any]) -> str:
     deleted = answer.get("NetworksDeleted") or []
     return "Deleted Networks:\n" + "".join(f"{item}\n" for item in deleted) if deleted else ""
+
+
+def _cache_text(answer: dict[str, Any]) -> str:
+    deleted = answer.get("CachesDeleted") or []
+    return "Deleted build cache objects:\n" + "".join(f"{item}\n" for item in deleted) if deleted else ""
 
 
 def _total(space: int) -> str:
@@ -108,6 +117,19 @@ def _networks(app: App, values: Values) -> int:
     return 0
 
 
+def _prune_cache(app: App, wanted: Filters, *, everything: bool, keep: int = 0) -> dict[str, Any]:
+    query = {"all": everything or None, "keep-storage": keep or None, "filters": filters(wanted)}
+    answer: dict[str, Any] = app.engine.post("/build/prune", query) or {}
+    return answer
+
+
+def _cache(app: App, values: Values) -> int:
+    if not values["force"]:
+        confirm(app, f"WARNING! This will remove all {'' if values['all'] else 'dangling '}build cache.")
+    answer = _prune_cache(app, _wanted(app, values), everything=values["all"], keep=values["keep-storage"])
+    return _finish(app, _cache_text(answer), answer)
+
+
 def _system(app: App, values: Values) -> int:
     wanted = _wanted(app, values)
     if values["volumes"] and "until" in wanted:
@@ -126,6 +148,15 @@ def _system(app: App, values: Values) -> int:
         space += answer.get("SpaceReclaimed") or 0
         if text := describe(answer):
             app.line(text)
+    try:
+        answer = _prune_cache(app, wanted, everything=values["all"])
+    except ApiError as error:
+        if error.status != _NOT_IMPLEMENTED:
+            raise
+        answer = {}  # an engine without a build cache
+    space += answer.get("SpaceReclaimed") or 0
+    if text := _cache_text(answer):
+        app.line(text)
     app.line(_total(space))
     return 0
 
@@ -136,6 +167,7 @@ def _warning(values: Values, wanted: Filters) -> str:
         lines.append("all anonymous volumes not used by at least one container")
     lines.append("all images without at least one container associated to them"
                  if values["all"] else "all dangling images")
+    lines.append("unused build cache")
     text = "WARNING! This will remove:\n" + "".join(f"  - {line}\n" for line in lines)
     if wanted:
         shown = "".join(f"  - {key}={value}\n" for key in sorted(wanted) for value in wanted[key])
@@ -162,3 +194,6 @@ VOLUMES = _command("volume prune", "Remove unused local volumes", _volumes,
 SYSTEM = _command("system prune", "Remove unused data", _system,
                   Flag("all", "a", BOOL, "Remove all unused images, not only the dangling ones"),
                   Flag("volumes", "", BOOL, "Prune anonymous volumes too"))
+CACHE = _command("builder prune", "Remove build cache", _cache,
+                 Flag("all", "a", BOOL, "Remove all unused build cache, not only what is dangling"),
+                 Flag("keep-storage", "", BYTES, "Amount of build cache to keep"))

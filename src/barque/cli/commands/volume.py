@@ -65,6 +65,19 @@ def _create(app: App, values: Values) -> int:
     return 0
 
 
+def _update(app: App, values: Values) -> int:
+    name = values.arguments[0]
+    item = app.engine.get(f"/volumes/{name}")
+    cluster = item.get("ClusterVolume")
+    if cluster is None:
+        raise CommandError("Can only update cluster volumes")
+    if "availability" in values.changed:
+        spec = {**(cluster.get("Spec") or {}), "Availability": values["availability"]}
+        version = (cluster.get("Version") or {}).get("Index")
+        app.engine.request("PUT", f"/volumes/{name}", {"version": version}, {"Spec": spec})
+    return 0
+
+
 def _rm(app: App, values: Values) -> int:
     def remove(name: str) -> None:
         try:
@@ -106,3 +119,7 @@ CREATE = Command("volume create", "[OPTIONS] [VOLUME]", "Create a volume", _crea
 RM = Command("volume rm", "[OPTIONS] VOLUME [VOLUME...]", "Remove one or more volumes", _rm, least=1,
              flags=lambda: [Flag("force", "f", BOOL, "No error where there is no such volume")],
              aliases="volume rm, volume remove", examples="barque volume rm data")
+UPDATE = Command("volume update", "[OPTIONS] VOLUME", "Update a volume (cluster volumes only)", _update, least=1,
+                 most=1,
+                 flags=lambda: [Flag("availability", "", STRING, "Availability (active, pause, drain)", "active")],
+                 examples="barque volume update --availability drain shared")
