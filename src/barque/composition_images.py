@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from functools import partial
@@ -13,19 +13,27 @@ from barque.api.routes import images as image_routes
 from barque.config import Config
 from barque.engine.containers.registry import Registry
 from barque.engine.events import EventBus
+from barque.engine.image_archives import ImageArchives
 from barque.engine.image_removal import ImageUser
 from barque.engine.images import ImageService
+from barque.errors import Unsupported
 from barque.image.client.hosts import HostConfig
 from barque.image.client.login import login
 from barque.image.client.transport import Transport
 from barque.image.fetch import Limits, Puller
+from barque.image.imports import Importer
+from barque.image.layers import UnpackSlots
+from barque.image.load import Loader
+from barque.image.made import MadeImages
 from barque.image.names import ImageNames
 from barque.image.push import Pusher
 from barque.image.resolve import Images
+from barque.image.save import Saver
+from barque.oci.image import RunConfig
 from barque.store.boot import clean_up
 from barque.store.content import ContentStore
 from barque.store.db import Database
-from barque.store.gc import collect
+from barque.store.gc import GcReport, collect
 from barque.store.leases import Leases
 from barque.store.snapshots import Snapshots
 from barque.store.verify import restore_torn
@@ -84,6 +92,26 @@ async def open_images(stack: AsyncExitStack, config: Config, stores: Stores, wor
     puller = Puller(stores.content, stores.snapshots, stores.leases, names, workers, transport, limits)
     stack.callback(puller.close)
     pusher = Pusher(stores.content, names, transport)
+    sweep = partial(collect, stores.db, stores.content, stores.snapshots)
     service = ImageService(resolver, names, stores.snapshots, puller, pusher, ImageUsers(registry),
-                           partial(collect, stores.db, stores.content, stores.snapshots), bus.emit)
-    return ImageParts(resolver, service, image_routes.routes(service, partial(login, transport)))
+                           sweep, bus.emit)
+    slots = UnpackSlots()
+    stack.callback(slots.threads.shutdown)
+    archives = open_archives(stores, names, resolver, workers, slots, sweep, bus)
+    return ImageParts(resolver, service, image_routes.routes(service, archives, partial(login, transport)))
+
+
+def open_archives(stores: Stores, names: ImageNames, resolver: Images, workers: Supervisor,
+                  slots: UnpackSlots, sweep: Callable[[], Awaitable[GcReport]], bus: EventBus) -> ImageArchives:
+    made = MadeImages(stores.content, stores.leases, names, workers, slots)
+    return ImageArchives(
+        Saver(stores.content, resolver, names),
+        Loader(stores.content, stores.snapshots, stores.leases, names, workers, slots),
+        Importer(made, stores.snapshots, no_changes), sweep, bus.emit)
+
+
+def no_changes(run: RunConfig, changes: Sequence[str]) -> RunConfig:
+    """Stands in for the builder's instructions."""
+    if changes:
+        raise Unsupported("changing the configuration by instructions is not supported")
+    return run

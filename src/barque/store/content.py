@@ -10,6 +10,7 @@ import hashlib
 import logging
 import os
 import sqlite3
+import tempfile
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
@@ -18,6 +19,7 @@ from typing import BinaryIO
 import msgspec
 
 from barque.errors import DataLoss, InvalidArgument, NotFound
+from barque.failpoints import hit
 from barque.oci.descriptor import Descriptor
 from barque.oci.digest import Digest
 from barque.store.db import Database
@@ -25,6 +27,8 @@ from barque.store.ingest import Ingest
 from barque.store.layout import Layout
 from barque.store.leases import Lease
 from barque.store.locks import KeyedLocks
+from barque.store.threads import to_the_end
+from barque.sys.fsync import fsync_dir
 
 log = logging.getLogger("barque.store.content")
 _BLOCK = 1 << 20
@@ -53,9 +57,13 @@ class BlobInfo:
 
 class ContentStore:
     def __init__(self, layout: Layout, db: Database) -> None:
-        self.layout = layout
+        self._layout = layout
         self._db = db
         self._locks = KeyedLocks()
+
+    @property
+    def layout(self) -> Layout:
+        return self._layout
 
     async def info(self, digest: str) -> BlobInfo | None:
         """What the row says, or None. The bytes are not looked at."""
@@ -66,7 +74,7 @@ class ContentStore:
     def path(self, digest: str) -> str:
         """Where the bytes are or would be; raises InvalidDigest."""
         checked = Digest.parse(digest)
-        return os.path.join(self.layout.blobs, checked.algorithm, checked.hex)
+        return os.path.join(self._layout.blobs, checked.algorithm, checked.hex)
 
     def open(self, digest: str) -> BinaryIO:
         """The bytes, not verified again: whoever unpacks them checks the digest of what comes out.
@@ -130,7 +138,7 @@ class ContentStore:
         try:
             exists = await self._usable(digest, expected.size)
             os.makedirs(os.path.dirname(target), mode=0o700, exist_ok=True)
-            ingest = Ingest(expected, os.path.join(self.layout.ingest, f"{digest.algorithm}-{digest.hex}"), target,
+            ingest = Ingest(expected, os.path.join(self._layout.ingest, f"{digest.algorithm}-{digest.hex}"), target,
                             exists, lambda descriptor: self._record(lease, descriptor),
                             lambda: self._locks.release(digest))
             await ingest.start()
@@ -171,6 +179,26 @@ class ContentStore:
             if ingest.offset < len(data):
                 await ingest.write(data[ingest.offset:])
             return await ingest.commit()
+
+    def scratch(self) -> tuple[int, str]:
+        """An empty file of its own on the way to becoming a blob, by :meth:`adopt`; else the caller unlinks it."""
+        return tempfile.mkstemp(prefix="new-", dir=self._layout.ingest)
+
+    async def adopt(self, lease: Lease, descriptor: Descriptor, path: str) -> None:
+        """Make a scratch file, whose bytes the caller has hashed as they went by, the blob that ``descriptor`` names.
+
+        The file is gone from ``path`` afterwards, also where the blob was there already.
+        """
+        await self._locks.acquire(descriptor.digest)
+        try:
+            if await self._usable(descriptor.digest, descriptor.size):
+                await asyncio.to_thread(os.unlink, path)
+            else:
+                await to_the_end(_move_durably, path, self.path(descriptor.digest))
+                hit("content.adopt.renamed")
+            await self._record(lease, descriptor)
+        finally:
+            self._locks.release(descriptor.digest)
 
     async def delete(self, digest: str) -> None:
         """Drop row and bytes, whoever refers to them; collection is the ordinary way. Fine when there is none."""
@@ -229,6 +257,17 @@ class ContentStore:
         if await self._db.read(pending):
             await self._db.write(lambda connection: connection.executemany(
                 "UPDATE blobs SET labels = ? WHERE digest = ?", pending(connection)))
+
+
+def _move_durably(path: str, target: str) -> None:
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+    os.makedirs(os.path.dirname(target), mode=0o700, exist_ok=True)
+    os.rename(path, target)
+    fsync_dir(os.path.dirname(target))
 
 
 def _info(row: tuple[str, int, str, int, str]) -> BlobInfo:

@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
-import asyncio
 import builtins
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Protocol
 
-import msgspec
 from aiohttp import web
 
+from barque.api.progress import stream
 from barque.api.requests import flag, json
-from barque.api.streams import begin
+from barque.api.routes import image_archives
+from barque.api.routes.image_archives import ArchivesBackend, bring_in
 from barque.engine import filters
 from barque.engine.filters import Filters
 from barque.engine.images import LIST_FILTERS, PRUNE_FILTERS
 from barque.errors import BarqueError, InvalidArgument, Unsupported
 from barque.image.client import auth
 from barque.image.client.auth import Credentials
-from barque.image.progress import Progress, Report
+from barque.image.progress import Report
 from barque.oci import go_json
 from barque.oci import platform as platforms
 from barque.oci.platform import Platform
@@ -45,10 +45,11 @@ class ImagesBackend(Protocol):
 Login = Callable[[Credentials], Awaitable[str]]
 
 
-def routes(images: ImagesBackend, login: Login) -> list[web.RouteDef]:
+def routes(images: ImagesBackend, archives: ArchivesBackend, login: Login) -> list[web.RouteDef]:
     """The routes, without the version prefix. Image names contain slashes."""
-    handlers = _Handlers(images, login)
+    handlers = _Handlers(images, archives, login)
     return [
+        *image_archives.routes(archives),
         web.get("/images/json", handlers.list),
         web.post("/images/create", handlers.create),
         web.get("/images/search", handlers.search),
@@ -64,8 +65,9 @@ def routes(images: ImagesBackend, login: Login) -> list[web.RouteDef]:
 
 
 class _Handlers:
-    def __init__(self, images: ImagesBackend, login: Login) -> None:
+    def __init__(self, images: ImagesBackend, archives: ArchivesBackend, login: Login) -> None:
         self._images = images
+        self._archives = archives
         self._login = login
 
     async def list(self, request: web.Request) -> web.StreamResponse:
@@ -80,14 +82,16 @@ class _Handlers:
         return json(await self._images.list(version, wanted, shared_size=shared))
 
     async def create(self, request: web.Request) -> web.StreamResponse:
+        if request.query.get("fromSrc") and not request.query.get("fromImage"):
+            return await bring_in(request, self._archives)
         name, tag = request.query.get("fromImage", ""), request.query.get("tag", "")
         if not name:
-            raise Unsupported("importing an image (fromSrc) is not supported")
+            raise InvalidArgument("neither fromImage nor fromSrc is given")
         ref = _reference(name.removesuffix(":"), tag)
         text = request.query.get("platform", "") if _version(request) >= (1, 32) else ""
         platform = platforms.parse(text) if text else None
         credentials = _credentials(request)
-        return await _stream(request, lambda report: self._images.pull(ref, platform, credentials, report))
+        return await stream(request, lambda report: self._images.pull(ref, platform, credentials, report))
 
     async def search(self, request: web.Request) -> web.StreamResponse:
         return json(await self._images.search(request.query.get("term", "")))
@@ -118,7 +122,7 @@ class _Handlers:
         if _version(request) >= (1, 46) and request.query.get("platform"):
             _check_platform(request, await self._images.inspect(ref.familiar, _version(request)), (1, 46))
         credentials = _credentials(request)
-        return await _stream(request, lambda report: self._images.push(ref, credentials, report))
+        return await stream(request, lambda report: self._images.push(ref, credentials, report))
 
     async def remove(self, request: web.Request) -> web.StreamResponse:
         name = _name(request)
@@ -177,42 +181,3 @@ def _check_platform(request: web.Request, image: Mapping[str, Any], since: Versi
 
 class NoSuchPlatform(BarqueError):
     status = 404
-
-
-async def _stream(request: web.Request, work: Callable[[Report], Awaitable[None]]) -> web.StreamResponse:
-    """Run ``work`` and send what it reports, a JSON document a line.
-
-    A failure before the first report is an ordinary error answer, a later one the last line. The work is cancelled
-    when the client goes away, as with dockerd.
-    """
-    queue: asyncio.Queue[Progress | None] = asyncio.Queue()
-    task = asyncio.ensure_future(work(queue.put_nowait))
-    task.add_done_callback(lambda _: queue.put_nowait(None))
-    response: web.StreamResponse | None = None
-    try:
-        while (line := await queue.get()) is not None:
-            if response is None:
-                response = await begin(request)
-            lines = [line]
-            while not queue.empty() and (more := queue.get_nowait()) is not None:
-                lines.append(more)
-            await response.write(b"".join(msgspec.json.encode(each) + b"\r\n" for each in lines))
-            if task.done() and queue.empty():
-                break
-        return await _finish(request, response, task)
-    finally:
-        if not task.done():
-            task.cancel()
-            await asyncio.gather(task, return_exceptions=True)
-
-
-async def _finish(request: web.Request, response: web.StreamResponse | None,
-                  task: asyncio.Future[None]) -> web.StreamResponse:
-    try:
-        await task
-    except BarqueError as error:
-        if response is None:
-            raise
-        line = {"errorDetail": {"message": error.message}, "error": error.message}
-        await response.write(msgspec.json.encode(line) + b"\r\n")
-    return response or await begin(request)

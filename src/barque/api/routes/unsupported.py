@@ -14,8 +14,7 @@ _MISSING = (
     ("GET", "/containers/{id}/changes", "listing changed files"), ("GET", "/containers/{id}/archive", "copying files"),
     ("PUT", "/containers/{id}/archive", "copying files"),
     ("GET", "/containers/{id}/attach/ws", "attaching by web socket"),
-    ("GET", "/images/get", "saving images"), ("GET", "/images/{name:.+}/get", "saving images"),
-    ("POST", "/images/load", "loading images"), ("POST", "/plugins/pull", "plugins"),
+    ("POST", "/plugins/pull", "plugins"),
     ("POST", "/plugins/create", "plugins"),
     ("GET", "/plugins/privileges", "plugins"), ("GET", "/plugins/{name:.+}/json", "plugins"),
 )
