@@ -15,10 +15,10 @@ from aiohttp import web
 
 from barque.api import app, listeners
 from barque.api.listeners import Listener
-from barque.api.routes import attach, containers, execs, lifecycle, networks, system, unsupported
+from barque.api.routes import attach, commit, containers, execs, lifecycle, networks, system, unsupported
 from barque.api.routes import volumes as volume_routes
 from barque.api.server import ApiServer, tls_context
-from barque.composition_images import Stores, open_images
+from barque.composition_images import Stores, no_changes, open_images
 from barque.config import Config
 from barque.engine import host as hosts
 from barque.engine import system as system_model
@@ -28,6 +28,7 @@ from barque.engine.containers.execs import Execs
 from barque.engine.containers.model import Container
 from barque.engine.containers.registry import Registry
 from barque.engine.events import EventBus
+from barque.engine.image_commit import Commits
 from barque.engine.networks import NetworkService
 from barque.engine.system import load_id
 from barque.engine.volumes import Volumes
@@ -139,7 +140,8 @@ async def open_engine(stack: AsyncExitStack, config: Config, layout: Layout, zyg
     stack.push_async_callback(context.tasks.close)
     await network.reconcile(await reconcile.adopt_all(context))
     await reconcile.settle(context)
-    others = [*images.routes, *volume_routes.routes(volumes),
+    others = [*images.routes, *commit.routes(Commits(context, images.resolver, images.committer, no_changes)),
+              *volume_routes.routes(volumes),
               *networks.routes(NetworkService(network, lambda: sandboxes(registry))),
               *system.routes(context, bus, load_id(f"{layout.root}/engine-id"), images.service,
                              system_model.VolumeUsage(volumes, users))]

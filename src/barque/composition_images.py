@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from functools import partial
@@ -20,6 +20,7 @@ from barque.errors import Unsupported
 from barque.image.client.hosts import HostConfig
 from barque.image.client.login import login
 from barque.image.client.transport import Transport
+from barque.image.commit import Committer
 from barque.image.fetch import Limits, Puller
 from barque.image.imports import Importer
 from barque.image.layers import UnpackSlots
@@ -33,7 +34,7 @@ from barque.oci.image import RunConfig
 from barque.store.boot import clean_up
 from barque.store.content import ContentStore
 from barque.store.db import Database
-from barque.store.gc import GcReport, collect
+from barque.store.gc import collect
 from barque.store.leases import Leases
 from barque.store.snapshots import Snapshots
 from barque.store.verify import restore_torn
@@ -57,6 +58,7 @@ class ImageParts:
     resolver: Images
     service: ImageService
     routes: list[web.RouteDef]
+    committer: Committer
 
 
 class ImageUsers:
@@ -97,17 +99,13 @@ async def open_images(stack: AsyncExitStack, config: Config, stores: Stores, wor
                            sweep, bus.emit)
     slots = UnpackSlots()
     stack.callback(slots.threads.shutdown)
-    archives = open_archives(stores, names, resolver, workers, slots, sweep, bus)
-    return ImageParts(resolver, service, image_routes.routes(service, archives, partial(login, transport)))
-
-
-def open_archives(stores: Stores, names: ImageNames, resolver: Images, workers: Supervisor,
-                  slots: UnpackSlots, sweep: Callable[[], Awaitable[GcReport]], bus: EventBus) -> ImageArchives:
     made = MadeImages(stores.content, stores.leases, names, workers, slots)
-    return ImageArchives(
+    archives = ImageArchives(
         Saver(stores.content, resolver, names),
         Loader(stores.content, stores.snapshots, stores.leases, names, workers, slots),
         Importer(made, stores.snapshots, no_changes), sweep, bus.emit)
+    return ImageParts(resolver, service, image_routes.routes(service, archives, partial(login, transport)),
+                      Committer(made, stores.snapshots, workers))
 
 
 def no_changes(run: RunConfig, changes: Sequence[str]) -> RunConfig:

@@ -129,7 +129,7 @@ async def pack_tree(workers: Workers, upper: str, out: int) -> Packed:
     """Write the layer that the upper directory of an overlay is to ``out``, as gzip. Raises :class:`PackFailed`."""
     source = os.open(upper, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        result = decode(await workers.run("pack", b"", (source, out)), PackResult)
+        result = decode(await workers.run("pack", encode(None), (source, out)), PackResult)
     finally:
         os.close(source)
     if result.packed is None:

@@ -10,7 +10,7 @@ from barque.errors import Unavailable, Unsupported
 _MISSING = (
     ("POST", "/build", "building images"), ("POST", "/build/prune", "a build cache"),
     ("POST", "/build/cancel", "building images"), ("POST", "/session", "BuildKit"), ("POST", "/grpc", "BuildKit"),
-    ("POST", "/commit", "committing containers"), ("GET", "/containers/{id}/export", "exporting containers"),
+    ("GET", "/containers/{id}/export", "exporting containers"),
     ("GET", "/containers/{id}/changes", "listing changed files"), ("GET", "/containers/{id}/archive", "copying files"),
     ("PUT", "/containers/{id}/archive", "copying files"),
     ("GET", "/containers/{id}/attach/ws", "attaching by web socket"),
