@@ -26,7 +26,18 @@ from barque.image.load import Loader
 from barque.image.save import Saver
 from barque.store.gc import GcReport
 from barque.store.workers import SubprocessWorkers
-from tests.image_world import FaultyRegistry, World, digest, faulty_registry, make_image, refusal, tar_of, world
+from tests.image_world import (
+    INDEX,
+    FaultyRegistry,
+    World,
+    digest,
+    faulty_registry,
+    make_image,
+    make_index,
+    refusal,
+    tar_of,
+    world,
+)
 
 BASE = {"a": b"x" * 1000}
 OLD = make_image(BASE, created="2020-01-01T00:00:00Z", Labels={"kind": "old"}, Cmd=["true"])
@@ -334,10 +345,31 @@ async def test_auth(site: Site) -> None:
             assert "unauthorized: incorrect username or password" in answer["message"]
 
 
-async def test_search_says_why_not(site: Site) -> None:
-    status, body = await site.ask("GET", "/images/search?term=httpd")
-    assert status == 501
-    assert "search" in body["message"]
+async def test_search(site: Site) -> None:
+    """The registry's own search, filtered here as dockerd does."""
+    hits = [{"name": "httpd", "description": "web", "star_count": 9, "is_official": True},
+            {"name": "me/httpd", "description": None, "star_count": 1, "is_automated": True}]
+
+    async def index(request: web.Request) -> web.StreamResponse | None:
+        if request.path != "/v1/search":
+            return None
+        assert dict(request.query) == {"q": "httpd", "n": "7"}
+        return web.json_response({"query": "httpd", "num_results": 2, "results": hits})
+
+    async def names(**query: str) -> list[str]:
+        asked = {"term": site.name("httpd"), "limit": "7", **query}
+        status, body = await site.ask("GET", "/images/search", params=asked)
+        assert status == 200, body
+        return [found["name"] for found in body]
+
+    assert (await site.ask("GET", "/images/search", params={"term": site.name("httpd")}))[0] == 500
+    site.registry.faults.append(index)
+    assert await names() == ["httpd", "me/httpd"]
+    assert await names(filters='{"is-official":["true"]}') == ["httpd"]
+    assert await names(filters='{"stars":["2"]}') == ["httpd"]
+    assert await names(filters='{"is-automated":["true"]}') == ["me/httpd"]
+    for query in ({"limit": "101"}, {"filters": '{"stars":["x"]}'}, {"filters": '{"a":["x"]}'}, {"term": "http://x"}):
+        assert (await site.ask("GET", "/images/search", params={"term": "x", **query}))[0] == 400
 
 
 async def test_save_load_round_trip(site: Site) -> None:
@@ -371,3 +403,26 @@ async def test_import_from_the_body(site: Site) -> None:
     assert ("import", image_id, {"name": "made:v1"}) in site.events
     status, body = await site.ask("POST", "/images/create", data=b"", params={"fromSrc": "-"})
     assert status == 400 and body["message"] == "failed to import: the archive is empty"
+
+
+async def test_manifests_of_an_index(site: Site) -> None:
+    """An index is listed whole: what is here, and what is not."""
+    other = make_image({"a": b"arm"}, architecture="arm64")
+    index = make_index({"amd64": NEW, "arm64": other})
+    site.registry.add("many", "unused", NEW)
+    site.registry.manifests["many:1"] = site.registry.manifests[f"many:{digest(index)}"] = (INDEX, index)
+    await site.pull("many", "1")
+    status, body = await site.ask("GET", f"/images/{site.name('many:1')}/json", "1.48", params={"manifests": "1"})
+    assert status == 200 and body["Id"] == NEW.id
+    assert body["Descriptor"] == {"mediaType": INDEX, "digest": digest(index), "size": len(index)}
+    mine, theirs = body["Manifests"]
+    assert mine["ID"] == digest(NEW.manifest) and mine["Available"] and mine["Kind"] == "image"
+    assert mine["ImageData"]["Platform"] == {"architecture": "amd64", "os": "linux"}
+    assert mine["ImageData"]["Size"]["Unpacked"] == 1500
+    size = len(NEW.manifest) + sum(map(len, NEW.blobs.values()))
+    assert mine["Size"] == {"Content": size, "Total": size + 1500}
+    assert theirs["ID"] == digest(other.manifest) and not theirs["Available"] and theirs["Size"]["Content"] == 0
+    status, [listed] = await site.ask("GET", "/images/json", "1.48", params={"manifests": "1"})
+    assert listed["Manifests"] == body["Manifests"]
+    status, body = await site.ask("GET", f"/images/{NEW.id}/json", "1.48")
+    assert "Manifests" not in body

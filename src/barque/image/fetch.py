@@ -23,6 +23,7 @@ from barque.image.client.errors import (
     for_pull,
 )
 from barque.image.client.repository import MAX_CONFIG, Repository
+from barque.image.client.search import SearchResult, search
 from barque.image.client.transport import Transport
 from barque.image.layer_set import UnsupportedArtifact, check_layers, unpack_all
 from barque.image.layers import Download, UnpackSlots, unpack
@@ -127,6 +128,10 @@ class Puller:
             return await self._registry.attempt(ref, credentials, "pull", lambda repository: repository.tags())
         except RegistryRefused as error:
             raise for_pull(error, ref) from error
+
+    async def search(self, term: str, limit: int, credentials: Credentials | None) -> list[SearchResult]:
+        """Repositories of a registry that fit ``term``. Raises RegistryRefused, RegistryUnreachable."""
+        return await search(self._registry.transport, term, limit, credentials)
 
     async def describe(self, ref: Reference, credentials: Credentials | None) -> tuple[Descriptor, list[Platform]]:
         """What the registry has under ``ref``, without pulling it: its descriptor, and for which platforms it is."""

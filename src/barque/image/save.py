@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 import msgspec
 
 from barque.errors import DataLoss, NotFound
-from barque.image.names import ImageNames, NamedImage, index_of
+from barque.image.names import ImageNames, NamedImage
 from barque.image.resolve import Images, ResolvedImage
 from barque.oci import media_types as mt
 from barque.oci.descriptor import Descriptor
@@ -129,12 +129,9 @@ class Saver:
         target = image.target
         for blob in (target, image.manifest.config, *image.manifest.layers):
             await self._add(archive, blob.digest, image)
-        index = await self._content.info(index_of(target)) if index_of(target) else None
-        if index is None:
-            return Descriptor(media_type=target.media_type, digest=target.digest, size=target.size,
-                              platform=target.platform)
-        await self._add(archive, index.digest, image)
-        return Descriptor(media_type=index.media_type, digest=index.digest, size=index.size)
+        top = await self._images.manifests.top(target)
+        await self._add(archive, top.digest, image)
+        return top
 
     async def _add(self, archive: Archive, digest: str, image: ResolvedImage) -> None:
         info = await self._content.info(digest)

@@ -9,15 +9,16 @@ from typing import Any, Protocol
 from aiohttp import web
 
 from barque.api.progress import stream
-from barque.api.requests import flag, json
+from barque.api.requests import flag, integer, json
 from barque.api.routes import image_archives
 from barque.api.routes.image_archives import ArchivesBackend, bring_in
 from barque.engine import filters
 from barque.engine.filters import Filters
-from barque.engine.images import LIST_FILTERS, PRUNE_FILTERS
+from barque.engine.images import LIST_FILTERS, PRUNE_FILTERS, SEARCH_FILTERS
 from barque.errors import BarqueError, InvalidArgument, Unsupported
 from barque.image.client import auth
 from barque.image.client.auth import Credentials
+from barque.image.client.search import SearchResult
 from barque.image.progress import Report
 from barque.oci import go_json
 from barque.oci import platform as platforms
@@ -25,11 +26,13 @@ from barque.oci.platform import Platform
 from barque.oci.reference import Reference, parse
 
 Version = tuple[int, int]
+_SEARCH_LIMIT, _MAX_SEARCH = 25, 100
 
 
 class ImagesBackend(Protocol):
-    async def list(self, version: Version, wanted: Filters, *, shared_size: bool = False) -> list[dict[str, Any]]: ...
-    async def inspect(self, text: str, version: Version) -> dict[str, Any]: ...
+    async def list(self, version: Version, wanted: Filters, *, shared_size: bool = False,
+                   manifests: bool = False) -> list[dict[str, Any]]: ...
+    async def inspect(self, text: str, version: Version, *, manifests: bool = False) -> dict[str, Any]: ...
     async def history(self, text: str) -> builtins.list[dict[str, Any]]: ...
     async def tag(self, text: str, ref: Reference) -> None: ...
     async def remove(self, text: str, *, force: bool = False) -> builtins.list[dict[str, str]]: ...
@@ -38,7 +41,8 @@ class ImagesBackend(Protocol):
                    report: Report) -> None: ...
     async def push(self, ref: Reference, credentials: Credentials | None, report: Report) -> None: ...
     async def distribution(self, ref: Reference, credentials: Credentials | None) -> dict[str, Any]: ...
-    async def search(self, term: str) -> builtins.list[dict[str, Any]]: ...
+    async def search(self, term: str, limit: int, wanted: Filters,
+                     credentials: Credentials | None) -> builtins.list[SearchResult]: ...
 
 
 #: Proves credentials to a registry and returns an identity token (often empty).
@@ -75,11 +79,11 @@ class _Handlers:
         wanted = filters.parse(request.query.get("filters"), LIST_FILTERS)
         if version < (1, 25) and "reference" not in wanted and request.query.get("filter"):
             wanted["reference"] = [request.query["filter"]]
-        for name, since in (("manifests", (1, 47)), ("identity", (1, 54))):
-            if version >= since and flag(request, name):
-                raise Unsupported(f"{name}=1 is not supported: an image is kept for one platform")
+        if version >= (1, 54) and flag(request, "identity"):
+            raise Unsupported("identity=1 is not supported: signatures are not verified")
         shared = version >= (1, 42) and flag(request, "shared-size")
-        return json(await self._images.list(version, wanted, shared_size=shared))
+        return json(await self._images.list(version, wanted, shared_size=shared,
+                                            manifests=version >= (1, 47) and flag(request, "manifests")))
 
     async def create(self, request: web.Request) -> web.StreamResponse:
         if request.query.get("fromSrc") and not request.query.get("fromImage"):
@@ -94,16 +98,21 @@ class _Handlers:
         return await stream(request, lambda report: self._images.pull(ref, platform, credentials, report))
 
     async def search(self, request: web.Request) -> web.StreamResponse:
-        return json(await self._images.search(request.query.get("term", "")))
+        limit = integer(request, "limit") or _SEARCH_LIMIT
+        if not 1 <= limit <= _MAX_SEARCH:
+            raise InvalidArgument(f"limit {limit} is outside the range of [1, {_MAX_SEARCH}]")
+        wanted = filters.parse(request.query.get("filters"), SEARCH_FILTERS)
+        return json(await self._images.search(request.query.get("term", ""), limit, wanted, _credentials(request)))
 
     async def prune(self, request: web.Request) -> web.StreamResponse:
         return json(await self._images.prune(filters.parse(request.query.get("filters"), PRUNE_FILTERS)))
 
     async def inspect(self, request: web.Request) -> web.StreamResponse:
         version = _version(request)
-        if version >= (1, 48) and flag(request, "manifests"):
-            raise Unsupported("manifests=1 is not supported: an image is kept for one platform")
-        found = await self._images.inspect(_name(request), version)
+        manifests = version >= (1, 48) and flag(request, "manifests")
+        if manifests and request.query.get("platform"):
+            raise InvalidArgument("conflicting options: manifests and platform options cannot both be set")
+        found = await self._images.inspect(_name(request), version, manifests=manifests)
         _check_platform(request, found, (1, 49))
         return json(found)
 
