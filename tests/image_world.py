@@ -19,6 +19,8 @@ from aiohttp import web
 from barque.image.client.hosts import HostConfig
 from barque.image.client.transport import RetryPolicy, Transport
 from barque.image.fetch import Limits, Puller
+from barque.image.layers import UnpackSlots
+from barque.image.made import MadeImages
 from barque.image.names import ImageNames
 from barque.image.progress import Progress
 from barque.image.push import Pusher
@@ -182,6 +184,7 @@ class World:
     transport: Transport
     leases: Leases
     root: Path
+    slots: UnpackSlots
     progress: list[Progress] = field(default_factory=list)
 
     async def collect(self) -> GcReport:
@@ -194,6 +197,10 @@ class World:
         assert await self.names.list() == []
         assert await self.content.walk() == []
         assert [path.name for path in (self.root / "snapshots").iterdir()] == ["empty"]
+
+    @property
+    def made(self) -> MadeImages:
+        return MadeImages(self.content, self.leases, self.names, SubprocessWorkers(), self.slots)
 
     def lines(self, id: str | None = None) -> list[str]:
         return [line.status for line in self.progress if id is None or line.id == id]
@@ -211,12 +218,15 @@ async def world(root: Path, hosts: HostConfig | None = None, limits: Limits | No
     transport = Transport(hosts or HostConfig(), retry or RetryPolicy(attempts=3, pause=0.001, longest=5))
     puller = Puller(content, snapshots, leases, names, SubprocessWorkers(), transport,
                     limits or Limits(attempts=3, pause=0.001))
+    slots = UnpackSlots()
     try:
         yield World(db, content, snapshots, names, Images(names, content, snapshots), puller,
-                    Pusher(content, names, transport), transport, leases, root)
+                    Pusher(content, names, transport), transport, leases, root, slots)
     finally:
         await transport.close()
         puller.close()
+        slots.threads.shutdown()
+        await snapshots.settler.wait()
         await asyncio.sleep(0)  # aiohttp closes its transports in the next turn of the loop
         await db.close()
         layout.close()

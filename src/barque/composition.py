@@ -123,6 +123,7 @@ async def open_engine(stack: AsyncExitStack, config: Config, layout: Layout, zyg
     leases = Leases(db)
     content = ContentStore(layout, db)
     snapshots = Snapshots(layout, db)
+    snapshots.removals.workers = supervisor
     stack.push_async_callback(snapshots.wait_removed)
     removed = await clean_up(layout, db, leases, snapshots)
     if removed != CleanUp(0, 0, 0, 0):

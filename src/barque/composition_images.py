@@ -11,18 +11,24 @@ from aiohttp import web
 
 from barque.api.routes import images as image_routes
 from barque.config import Config
+from barque.engine.commit import apply_changes
 from barque.engine.containers.registry import Registry
 from barque.engine.events import EventBus
+from barque.engine.image_archives import ImageArchives
 from barque.engine.image_removal import ImageUser
 from barque.engine.images import ImageService
 from barque.image.client.hosts import HostConfig
 from barque.image.client.login import login
 from barque.image.client.transport import Transport
 from barque.image.fetch import Limits, Puller
+from barque.image.imports import Importer
+from barque.image.layers import UnpackSlots
+from barque.image.load import Loader
+from barque.image.made import MadeImages
 from barque.image.names import ImageNames
 from barque.image.push import Pusher
 from barque.image.resolve import Images
-from barque.store.boot import clean_up
+from barque.image.save import Saver
 from barque.store.content import ContentStore
 from barque.store.db import Database
 from barque.store.gc import collect
@@ -63,14 +69,12 @@ class ImageUsers:
 
 async def open_images(stack: AsyncExitStack, config: Config, stores: Stores, workers: Supervisor, registry: Registry,
                       bus: EventBus, proxies: dict[str, str]) -> ImageParts:
-    """Clean up after a crash, and open. Before anything is mounted.
+    """Unpack again what a power cut tore, and open. Before anything is mounted.
 
     ``proxies``: "http", "https" and "no" as the environment has them; ``stack`` closes the connections.
     """
     stack.push_async_callback(stores.snapshots.settler.wait)
-    stores.snapshots.removals.workers = workers
     stack.push_async_callback(stores.snapshots.removals.close)
-    await clean_up(stores.content.layout, stores.db, stores.leases, stores.snapshots)
     await restore_torn(stores.db, stores.content, stores.snapshots, workers)
     hosts = HostConfig(
         mirrors=config.registry_mirrors, insecure=config.insecure_registries, certs_dir=CERTIFICATES,
@@ -84,6 +88,14 @@ async def open_images(stack: AsyncExitStack, config: Config, stores: Stores, wor
     puller = Puller(stores.content, stores.snapshots, stores.leases, names, workers, transport, limits)
     stack.callback(puller.close)
     pusher = Pusher(stores.content, names, transport)
+    sweep = partial(collect, stores.db, stores.content, stores.snapshots)
     service = ImageService(resolver, names, stores.snapshots, puller, pusher, ImageUsers(registry),
-                           partial(collect, stores.db, stores.content, stores.snapshots), bus.emit)
-    return ImageParts(resolver, service, image_routes.routes(service, partial(login, transport)))
+                           sweep, bus.emit)
+    slots = UnpackSlots()
+    stack.callback(slots.threads.shutdown)
+    made = MadeImages(stores.content, stores.leases, names, workers, slots)
+    archives = ImageArchives(
+        Saver(stores.content, resolver, names),
+        Loader(stores.content, stores.snapshots, stores.leases, names, workers, slots),
+        Importer(made, stores.snapshots, apply_changes), sweep, bus.emit)
+    return ImageParts(resolver, service, image_routes.routes(service, archives, partial(login, transport)))

@@ -15,12 +15,29 @@ from aiohttp import web
 
 from barque.api.app import build
 from barque.api.routes.images import routes
+from barque.composition_images import no_changes
+from barque.engine.image_archives import ImageArchives
 from barque.engine.image_removal import ImageUser
 from barque.engine.images import ImageService
 from barque.image.client.auth import Credentials
 from barque.image.client.login import login
+from barque.image.imports import Importer
+from barque.image.load import Loader
+from barque.image.save import Saver
 from barque.store.gc import GcReport
-from tests.image_world import FaultyRegistry, World, digest, faulty_registry, make_image, refusal, world
+from barque.store.workers import SubprocessWorkers
+from tests.image_world import (
+    INDEX,
+    FaultyRegistry,
+    World,
+    digest,
+    faulty_registry,
+    make_image,
+    make_index,
+    refusal,
+    tar_of,
+    world,
+)
 
 BASE = {"a": b"x" * 1000}
 OLD = make_image(BASE, created="2020-01-01T00:00:00Z", Labels={"kind": "old"}, Cmd=["true"])
@@ -76,6 +93,13 @@ async def site(tmp_path: Path) -> AsyncIterator[Site]:
         yield found
 
 
+def archives(here: World, found: Site) -> ImageArchives:
+    return ImageArchives(
+        Saver(here.content, here.images, here.names),
+        Loader(here.content, here.snapshots, here.leases, here.names, SubprocessWorkers(), here.slots),
+        Importer(here.made, here.snapshots, no_changes), found.collect, found.emit)
+
+
 @asynccontextmanager
 async def _serve(here: World, registry: FaultyRegistry) -> AsyncIterator[Site]:
     async def prove(credentials: Credentials) -> str:
@@ -85,8 +109,8 @@ async def _serve(here: World, registry: FaultyRegistry) -> AsyncIterator[Site]:
     service = ImageService(here.images, here.names, here.snapshots, here.puller, here.pusher, found, found.collect,
                            found.emit)
     # As the daemon serves it: a client that goes away cancels its request.
-    runner = web.AppRunner(build(routes(service, prove)), access_log=None, handler_cancellation=True,
-                           shutdown_timeout=0.1)
+    runner = web.AppRunner(build(routes(service, archives(here, found), prove)), access_log=None,
+                           handler_cancellation=True, shutdown_timeout=0.1)
     await runner.setup()
     try:
         await web.TCPSite(runner, "127.0.0.1", 0).start()
@@ -130,7 +154,7 @@ async def test_errors_before_and_within_the_stream(site: Site) -> None:
 @pytest.mark.parametrize(("params", "status", "text"), [
     ({"fromImage": "UPPER", "tag": "x"}, 400, "must be lowercase"),
     ({"fromImage": "scratch", "tag": "latest"}, 403, "'scratch' is a reserved name"),
-    ({"fromSrc": "-"}, 501, "fromSrc"),
+    ({"fromSrc": "http://127.0.0.1:1/x.tar"}, 501, "download it and import the file"),
     ({"fromImage": "a", "platform": "windows/x/y/z"}, 400, "unknown operating system or architecture"),
 ])
 async def test_bad_pulls(site: Site, params: dict[str, str], status: int, text: str) -> None:
@@ -321,7 +345,84 @@ async def test_auth(site: Site) -> None:
             assert "unauthorized: incorrect username or password" in answer["message"]
 
 
-async def test_search_says_why_not(site: Site) -> None:
-    status, body = await site.ask("GET", "/images/search?term=httpd")
-    assert status == 501
-    assert "search" in body["message"]
+async def test_search(site: Site) -> None:
+    """The registry's own search, filtered here as dockerd does."""
+    hits = [{"name": "httpd", "description": "web", "star_count": 9, "is_official": True},
+            {"name": "me/httpd", "description": None, "star_count": 1, "is_automated": True}]
+
+    async def index(request: web.Request) -> web.StreamResponse | None:
+        if request.path != "/v1/search":
+            return None
+        assert dict(request.query) == {"q": "httpd", "n": "7"}
+        return web.json_response({"query": "httpd", "num_results": 2, "results": hits})
+
+    async def names(**query: str) -> list[str]:
+        asked = {"term": site.name("httpd"), "limit": "7", **query}
+        status, body = await site.ask("GET", "/images/search", params=asked)
+        assert status == 200, body
+        return [found["name"] for found in body]
+
+    assert (await site.ask("GET", "/images/search", params={"term": site.name("httpd")}))[0] == 500
+    site.registry.faults.append(index)
+    assert await names() == ["httpd", "me/httpd"]
+    assert await names(filters='{"is-official":["true"]}') == ["httpd"]
+    assert await names(filters='{"stars":["2"]}') == ["httpd"]
+    assert await names(filters='{"is-automated":["true"]}') == ["me/httpd"]
+    for query in ({"limit": "101"}, {"filters": '{"stars":["x"]}'}, {"filters": '{"a":["x"]}'}, {"term": "http://x"}):
+        assert (await site.ask("GET", "/images/search", params={"term": "x", **query}))[0] == 400
+
+
+async def test_save_load_round_trip(site: Site) -> None:
+    """The archive has the length that its header says, and brings back the very same image."""
+    await site.pull("group/new")
+    async with site.session.get("/v1.45/images/get", params={"names": site.name("group/new")}) as answer:
+        archive = await answer.read()
+        assert answer.status == 200 and answer.content_length == len(archive)
+    await site.ask("DELETE", f"/images/{NEW.id}", params={"force": "1"})
+    status, lines = await site.ask("POST", "/images/load", data=archive)
+    assert status == 200
+    assert lines[-1] == {"stream": f"Loaded image: {site.name('group/new:latest')}\n"}
+    status, body = await site.ask("GET", f"/images/{site.name('group/new')}/json")
+    assert status == 200 and body["Id"] == NEW.id
+    assert ("save", NEW.id, {"name": NEW.id}) in site.events and ("load", NEW.id, {"name": NEW.id}) in site.events
+
+
+async def test_load_refuses_what_is_no_archive(site: Site) -> None:
+    status, body = await site.ask("POST", "/images/load", data=b"x" * 2000)
+    assert status == 500 and body["message"].startswith("invalid archive: ")
+    assert (await site.ask("GET", "/images/nothing/get"))[0] == 404
+
+
+async def test_import_from_the_body(site: Site) -> None:
+    status, lines = await site.ask("POST", "/images/create", data=tar_of({"etc/motd": b"hi"}),
+                                   params={"fromSrc": "-", "repo": "made", "tag": "v1", "message": "by hand"})
+    assert status == 200
+    image_id = lines[-1]["status"]
+    status, body = await site.ask("GET", "/images/made:v1/json")
+    assert body["Id"] == image_id and body["Comment"] == "by hand" and body["RepoTags"] == ["made:v1"]
+    assert ("import", image_id, {"name": "made:v1"}) in site.events
+    status, body = await site.ask("POST", "/images/create", data=b"", params={"fromSrc": "-"})
+    assert status == 400 and body["message"] == "failed to import: the archive is empty"
+
+
+async def test_manifests_of_an_index(site: Site) -> None:
+    """An index is listed whole: what is here, and what is not."""
+    other = make_image({"a": b"arm"}, architecture="arm64")
+    index = make_index({"amd64": NEW, "arm64": other})
+    site.registry.add("many", "unused", NEW)
+    site.registry.manifests["many:1"] = site.registry.manifests[f"many:{digest(index)}"] = (INDEX, index)
+    await site.pull("many", "1")
+    status, body = await site.ask("GET", f"/images/{site.name('many:1')}/json", "1.48", params={"manifests": "1"})
+    assert status == 200 and body["Id"] == NEW.id
+    assert body["Descriptor"] == {"mediaType": INDEX, "digest": digest(index), "size": len(index)}
+    mine, theirs = body["Manifests"]
+    assert mine["ID"] == digest(NEW.manifest) and mine["Available"] and mine["Kind"] == "image"
+    assert mine["ImageData"]["Platform"] == {"architecture": "amd64", "os": "linux"}
+    assert mine["ImageData"]["Size"]["Unpacked"] == 1500
+    size = len(NEW.manifest) + sum(map(len, NEW.blobs.values()))
+    assert mine["Size"] == {"Content": size, "Total": size + 1500}
+    assert theirs["ID"] == digest(other.manifest) and not theirs["Available"] and theirs["Size"]["Content"] == 0
+    status, [listed] = await site.ask("GET", "/images/json", "1.48", params={"manifests": "1"})
+    assert listed["Manifests"] == body["Manifests"]
+    status, body = await site.ask("GET", f"/images/{NEW.id}/json", "1.48")
+    assert "Manifests" not in body

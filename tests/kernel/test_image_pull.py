@@ -156,6 +156,18 @@ async def test_mirror_comes_first_and_sees_no_credentials(tmp_path: Path) -> Non
             assert here.lines()[-1] == "Status: Downloaded newer image for httpd:latest"
 
 
+async def test_any_registry_can_have_a_mirror(tmp_path: Path) -> None:
+    image = make_image(ONE)
+    async with faulty_registry() as registry:
+        (tmp_path / "certs/quay.example").mkdir(parents=True)
+        (tmp_path / "certs/quay.example/hosts.toml").write_text(
+            f'[host."http://{registry.address}".rewrite]\n"^team/(.*)$" = "near/$1"\n')
+        async with world(tmp_path / "root", HostConfig(certs_dir=str(tmp_path / "certs"))) as here:
+            registry.add("near/app", "1", image)
+            await here.puller.pull(parse("quay.example/team/app:1"), None, None, here.progress.append)
+            assert (await here.images.resolve("quay.example/team/app:1")).id == image.id
+
+
 async def _status(status: int) -> web.Response:
     return web.Response(status=status)
 

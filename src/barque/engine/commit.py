@@ -100,11 +100,17 @@ def changed(own: ContainerConfig, options: CommitOptions) -> RunConfig:
     """The image's configuration: what the client sent, or the container's own, with the changes; over both stands
     what the container has and the client left out. Raises InvalidArgument.
     """
-    state = State(platform=Platform(), config=run_config(options.config or own))
-    for text in options.changes:
+    config = apply_changes(run_config(options.config or own), options.changes)
+    return _completed(config, run_config(own)) if options.config else config
+
+
+def apply_changes(config: RunConfig, changes: Sequence[str]) -> RunConfig:
+    """``config`` after Dockerfile instructions, one a line. Raises InvalidArgument."""
+    state = State(platform=Platform(), config=config)
+    for text in changes:
         for line in filter(str.strip, text.splitlines()):
             state = _change(state, line)
-    return _completed(state.config, run_config(own)) if options.config else state.config
+    return state.config
 
 
 def _change(state: State, line: str) -> State:

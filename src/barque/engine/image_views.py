@@ -9,8 +9,10 @@ import msgspec
 
 from barque.engine import clock
 from barque.image.history import steps
+from barque.image.manifests import ListedManifest
 from barque.image.resolve import ResolvedImage
 from barque.oci.image import RunConfig
+from barque.oci.platform import Platform
 
 Version = tuple[int, int]
 
@@ -99,3 +101,25 @@ def history(image: ResolvedImage) -> list[dict[str, Any]]:
     if entries:
         entries[0] |= {"Id": image.id, "Tags": image.repo_tags or None}
     return entries
+
+
+def manifests(image: ResolvedImage, listed: Sequence[ListedManifest],
+              containers: Sequence[str]) -> list[dict[str, Any]]:
+    """``Manifests`` of an image: API 1.47 in lists, 1.48 in inspect."""
+    return [_manifest(image, entry, containers) for entry in listed]
+
+
+def _manifest(image: ResolvedImage, entry: ListedManifest, containers: Sequence[str]) -> dict[str, Any]:
+    own = entry.descriptor.digest == image.target.digest
+    unpacked = image.size if own else 0
+    found: dict[str, Any] = {
+        "ID": entry.descriptor.digest, "Descriptor": entry.descriptor, "Available": entry.available,
+        "Size": {"Content": entry.content, "Total": entry.content + unpacked}, "Kind": entry.kind}
+    if entry.kind == "image":
+        platform = entry.descriptor.platform or Platform(image.config.architecture, image.config.os,
+                                                         variant=image.config.variant)
+        found["ImageData"] = {"Platform": platform, "Containers": list(containers) if own else [],
+                              "Size": {"Unpacked": unpacked}}
+    elif entry.kind == "attestation":
+        found["AttestationData"] = {"For": entry.about}
+    return found

@@ -14,9 +14,10 @@ from barque.engine import clock, filters, image_views
 from barque.engine.filters import Filters, match_labels
 from barque.engine.image_removal import ImageUser, decide
 from barque.engine.image_views import Version
-from barque.errors import Conflict, InvalidArgument, Unsupported
+from barque.errors import Conflict, InvalidArgument
 from barque.image.client.auth import Credentials
 from barque.image.client.errors import RegistryRefused, RegistryUnreachable
+from barque.image.client.search import SearchResult
 from barque.image.fetch import Puller
 from barque.image.names import ImageNames
 from barque.image.progress import Progress, Report
@@ -28,6 +29,7 @@ from barque.store.gc import GcReport
 from barque.store.snapshots import Snapshots
 
 LIST_FILTERS = ("dangling", "label", "before", "since", "reference", "until")
+SEARCH_FILTERS = ("is-automated", "is-official", "stars")
 PRUNE_FILTERS = ("dangling", "label", "label!", "until")
 Emit = Callable[[str, str, str, Mapping[str, str]], None]
 
@@ -71,15 +73,24 @@ class ImageService:
         return [image_views.summary(image, (1, 51), len(self._users.users_of_image(image.id)),
                                     shared[image.id]) for image in images], sum(layers.values())
 
-    async def list(self, version: Version, wanted: Filters, *,
-                   shared_size: bool = False) -> builtins.list[dict[str, Any]]:
+    async def list(self, version: Version, wanted: Filters, *, shared_size: bool = False,
+                   manifests: bool = False) -> builtins.list[dict[str, Any]]:
         """``GET /images/json``, newest first. Raises InvalidArgument, NoSuchImage (before, since)."""
         images = await self._images.all()
         shared = _shared_sizes(images) if shared_size else {}
         chosen = await self._filtered(images, wanted)
         chosen.sort(key=image_views.created_ns, reverse=True)
         return [image_views.summary(image, version, len(self._users.users_of_image(image.id)),
-                                    shared.get(image.id, -1)) for image in chosen]
+                                    shared.get(image.id, -1)) | await self._manifests_of(image, manifests)
+                for image in chosen]
+
+    async def _manifests_of(self, image: ResolvedImage, wanted: bool) -> dict[str, Any]:
+        if not wanted:
+            return {}
+        containers = [user.container_id for user in self._users.users_of_image(image.id)]
+        listed = await self._images.manifests.listed(image.target)
+        return {"Descriptor": await self._images.manifests.top(image.target),
+                "Manifests": image_views.manifests(image, listed, containers)}
 
     async def _filtered(self, images: builtins.list[ResolvedImage], wanted: Filters) -> builtins.list[ResolvedImage]:
         before = [image_views.created_ns(await self._images.resolve(text)) for text in wanted.get("before", [])]
@@ -105,10 +116,10 @@ class ImageService:
             found.append(image)
         return found
 
-    async def inspect(self, text: str, version: Version) -> dict[str, Any]:
+    async def inspect(self, text: str, version: Version, *, manifests: bool = False) -> dict[str, Any]:
         image = await self._images.resolve(text)
         lower = await self._snapshots.image_lower(image.chain_id)
-        return image_views.inspect(image, version, lower)
+        return image_views.inspect(image, version, lower) | await self._manifests_of(image, manifests)
 
     async def history(self, text: str) -> builtins.list[dict[str, Any]]:
         return image_views.history(await self._images.resolve(text))
@@ -211,9 +222,18 @@ class ImageService:
         descriptor, platforms = await self._puller.describe(ref.with_default_tag(), credentials)
         return {"Descriptor": descriptor, "Platforms": platforms}
 
-    async def search(self, term: str) -> builtins.list[dict[str, Any]]:
-        raise Unsupported(f"cannot search for {term!r}: the search index of Docker Hub is not part of the registry "
-                          "protocol, and this engine speaks only that")
+    async def search(self, term: str, limit: int, wanted: Filters,
+                     credentials: Credentials | None) -> builtins.list[SearchResult]:
+        """``GET /images/search``. Raises InvalidArgument, RegistryRefused, RegistryUnreachable."""
+        stars = [int(text) if text.isdecimal() else _bad_stars(text) for text in wanted.get("stars", [])]
+        official, automated = filters.flag(wanted, "is-official"), filters.flag(wanted, "is-automated")
+        return [found for found in await self._puller.search(term, limit, credentials)
+                if all(found.star_count >= least for least in stars)
+                and official in (None, found.is_official) and automated in (None, found.is_automated)]
+
+
+def _bad_stars(text: str) -> int:
+    raise filters.InvalidFilterValue(key="stars", value=f"[{text}]")
 
 
 def _shared_sizes(images: Sequence[ResolvedImage]) -> dict[str, int]:

@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import asyncio
 import os
+from collections.abc import Coroutine
 from dataclasses import dataclass, replace
+from typing import Any
 
-from barque.errors import DataLoss, InvalidArgument, NotFound, PermissionDenied
+from barque.errors import DataLoss, NotFound, PermissionDenied
 from barque.image.client.auth import Credentials
 from barque.image.client.endpoints import Registry
 from barque.image.client.errors import (
@@ -21,12 +23,14 @@ from barque.image.client.errors import (
     for_pull,
 )
 from barque.image.client.repository import MAX_CONFIG, Repository
+from barque.image.client.search import SearchResult, search
 from barque.image.client.transport import Transport
+from barque.image.layer_set import UnsupportedArtifact, check_layers, unpack_all
 from barque.image.layers import Download, UnpackSlots, unpack
 from barque.image.names import ImageNames, with_id
 from barque.image.progress import Bar, Progress, Report, short
 from barque.image.sources import remember
-from barque.image.tasks import results, stop
+from barque.image.tasks import stop
 from barque.oci import go_json
 from barque.oci import media_types as mt
 from barque.oci.descriptor import Descriptor
@@ -54,20 +58,8 @@ class ReservedName(PermissionDenied):
     text = "'{name}' is a reserved name"
 
 
-class LayersMismatch(DataLoss):
-    text = "layers from manifest don't match image configuration"
-
-
-class InvalidRootFs(DataLoss):
-    text = "invalid rootfs in image configuration"
-
-
 class ConfigPullFailed(DataLoss):
     text = "error pulling image configuration: {cause}"
-
-
-class UnsupportedArtifact(InvalidArgument):
-    text = "unsupported media type {media_type}"
 
 
 @dataclass(frozen=True)
@@ -90,12 +82,13 @@ class Pulled:
 
 @dataclass(frozen=True)
 class _Remote:
-    """The manifest of one platform as it was received."""
+    """The manifest of one platform as it was received, and the index that it was chosen from, if any."""
 
     manifest: Manifest
     body: bytes
     descriptor: Descriptor
-    top: Digest
+    index: bytes = b""
+    index_type: str = ""
 
 
 class Puller:
@@ -135,6 +128,10 @@ class Puller:
             return await self._registry.attempt(ref, credentials, "pull", lambda repository: repository.tags())
         except RegistryRefused as error:
             raise for_pull(error, ref) from error
+
+    async def search(self, term: str, limit: int, credentials: Credentials | None) -> list[SearchResult]:
+        """Repositories of a registry that fit ``term``. Raises RegistryRefused, RegistryUnreachable."""
+        return await search(self._registry.transport, term, limit, credentials)
 
     async def describe(self, ref: Reference, credentials: Credentials | None) -> tuple[Descriptor, list[Platform]]:
         """What the registry has under ``ref``, without pulling it: its descriptor, and for which platforms it is."""
@@ -179,7 +176,8 @@ class Puller:
         known = any(row.id == image_id for row in await self._names.list())
         await self._layers(repository, lease, remote.manifest, config, report, quiet=known)
         await self._content.put(lease, remote.descriptor.media_type, remote.body)
-        return with_id(_with_platform(remote.descriptor, config), image_id)
+        index = (await self._content.put(lease, remote.index_type, remote.index)).digest if remote.index else ""
+        return with_id(_with_platform(remote.descriptor, config), image_id, index)
 
     async def _current(self, names: list[str], remote: _Remote) -> Descriptor | None:
         """What all the names stand for, if that is the remote image and nothing of it is missing here."""
@@ -199,13 +197,15 @@ class Puller:
                       platform: Platform | None) -> _Remote:
         """Follow indexes down to the manifest for the platform."""
         wanted = platform or host()
-        digest = top
+        digest, index, index_type = top, b"", ""
         for _ in range(_MAX_NESTING):
             document = parse(body, content_type)
             if isinstance(document, Manifest):
                 descriptor = Descriptor(media_type=media_type_of(document, content_type), digest=str(digest),
                                         size=len(body))
-                return _Remote(document, body, descriptor, top)
+                return _Remote(document, body, descriptor, index, index_type)
+            if not index:
+                index, index_type = body, media_type_of(document, content_type)
             entry = _matching(document, wanted)
             digest = entry.checked_digest
             body = await self._manifest(repository, digest)
@@ -246,40 +246,21 @@ class Puller:
 
         ``quiet``: layers that are there are not worth a word, since the whole image is.
         """
-        diff_ids = config.rootfs.diff_ids
-        if config.rootfs.type != "layers" or (manifest.layers and not diff_ids):
-            raise InvalidRootFs
-        if len(diff_ids) != len(manifest.layers):
-            raise LayersMismatch
-        for layer in manifest.layers:
-            if layer.media_type not in mt.LAYER_COMPRESSION:
-                raise UnsupportedArtifact(media_type=layer.media_type)
-        slots: list[LayerSlot] = []
-        tasks: list[asyncio.Task[UnpackResult]] = []
-        try:
-            parent: Digest | None = None
-            for layer, diff_id, chain_id in zip(manifest.layers, diff_ids, chain_ids(diff_ids), strict=True):
-                bar = Bar(report, short(layer.digest))
-                slot = await self._snapshots.prepare_layer(lease, chain_id, parent, diff_id)
-                parent = chain_id
-                if slot is None:
-                    await self._hold_blob(lease, layer)
-                    if not quiet:
-                        bar.step("Already exists")
-                    continue
-                slots.append(slot)
-                bar.step("Pulling fs layer")
-                tasks.append(asyncio.create_task(self._layer(repository, lease, layer, slot, bar)))
-            unpacked = await results(tasks)
-            await self._snapshots.commit(list(zip(slots, unpacked, strict=True)), stored=True)
-        finally:
-            await stop(tasks)
-            for slot in slots:
-                await slot.abort()
-        fresh = {slot.chain_id for slot in slots}
-        for layer, chain_id in zip(manifest.layers, chain_ids(diff_ids), strict=True):
-            if chain_id in fresh:
-                Bar(report, short(layer.digest)).step("Pull complete")
+        diff_ids = check_layers(manifest, config)
+        bars = {layer.digest: Bar(report, short(layer.digest)) for layer in manifest.layers}
+
+        async def exists(layer: Descriptor) -> None:
+            await self._hold_blob(lease, layer)
+            if not quiet:
+                bars[layer.digest].step("Already exists")
+
+        def bring(layer: Descriptor, slot: LayerSlot) -> Coroutine[Any, Any, UnpackResult]:
+            bars[layer.digest].step("Pulling fs layer")
+            return self._layer(repository, lease, layer, slot, bars[layer.digest])
+
+        fresh = await unpack_all(self._snapshots, lease, manifest.layers, diff_ids, bring, exists)
+        for layer in fresh:
+            bars[layer.digest].step("Pull complete")
 
     async def _hold_blob(self, lease: Lease, layer: Descriptor) -> None:
         """Keep the blob of a layer that is unpacked already, if it is still there."""

@@ -19,6 +19,7 @@ from barque.oci.descriptor import Descriptor
 from barque.oci.digest import Digest
 from barque.oci.reference import Reference, parse
 from barque.store.db import Database
+from barque.store.gc import KEEP
 
 IMAGE_ID = "org.barque.image.id"
 _DANGLING = "dangling@"
@@ -42,10 +43,16 @@ class NamedImage:
         return None if self.name.startswith(_DANGLING) else parse(self.name)
 
 
-def with_id(target: Descriptor, image_id: str) -> Descriptor:
-    """``target`` as it is stored under a name."""
+def with_id(target: Descriptor, image_id: str, index: str = "") -> Descriptor:
+    """``target`` as it is stored under a name; ``index``: the digest of the index that it was chosen from."""
+    annotations = {IMAGE_ID: str(image_id)} | ({KEEP: str(index)} if index else {})
     return Descriptor(media_type=target.media_type, digest=str(target.digest), size=target.size,
-                      platform=target.platform, annotations={IMAGE_ID: str(image_id)})
+                      platform=target.platform, annotations=annotations)
+
+
+def index_of(target: Descriptor) -> str:
+    """The digest of the index that the image was chosen from; "" where it came without one."""
+    return target.annotations.get(KEEP, "")
 
 
 class ImageNames:

@@ -15,8 +15,12 @@ _INTERVAL = 0.1
 
 
 class Progress(msgspec.Struct, omit_defaults=True, rename="camel"):
-    """One line of a stream. ``progress_detail``: current and total of a bar, ``{}`` where a bar has no numbers."""
+    """One line of a stream. ``progress_detail``: current and total of a bar, ``{}`` where a bar has no numbers.
 
+    ``stream``: plain text instead of a status.
+    """
+
+    stream: str = ""
     status: str = ""
     progress_detail: dict[str, int] | None = None
     id: str = ""

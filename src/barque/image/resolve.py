@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from barque.errors import DataLoss, NotFound
 from barque.image.client.repository import MAX_CONFIG
+from barque.image.manifests import Manifests
 from barque.image.names import ImageNames, NamedImage
 from barque.oci import go_json
 from barque.oci.descriptor import Descriptor
@@ -69,6 +70,7 @@ class ResolvedImage:
 
 class Images:
     def __init__(self, names: ImageNames, content: ContentStore, snapshots: Snapshots) -> None:
+        self.manifests = Manifests(content)
         self._names = names
         self._content = content
         self._snapshots = snapshots

@@ -57,9 +57,13 @@ class BlobInfo:
 
 class ContentStore:
     def __init__(self, layout: Layout, db: Database) -> None:
-        self.layout = layout
+        self._layout = layout
         self._db = db
         self._locks = KeyedLocks()
+
+    @property
+    def layout(self) -> Layout:
+        return self._layout
 
     async def info(self, digest: str) -> BlobInfo | None:
         """What the row says, or None. The bytes are not looked at."""
@@ -70,7 +74,7 @@ class ContentStore:
     def path(self, digest: str) -> str:
         """Where the bytes are or would be; raises InvalidDigest."""
         checked = Digest.parse(digest)
-        return os.path.join(self.layout.blobs, checked.algorithm, checked.hex)
+        return os.path.join(self._layout.blobs, checked.algorithm, checked.hex)
 
     def open(self, digest: str) -> BinaryIO:
         """The bytes, not verified again: whoever unpacks them checks the digest of what comes out.
@@ -134,7 +138,7 @@ class ContentStore:
         try:
             exists = await self._usable(digest, expected.size)
             os.makedirs(os.path.dirname(target), mode=0o700, exist_ok=True)
-            ingest = Ingest(expected, os.path.join(self.layout.ingest, f"{digest.algorithm}-{digest.hex}"), target,
+            ingest = Ingest(expected, os.path.join(self._layout.ingest, f"{digest.algorithm}-{digest.hex}"), target,
                             exists, lambda descriptor: self._record(lease, descriptor),
                             lambda: self._locks.release(digest))
             await ingest.start()
@@ -261,6 +265,7 @@ def _move_durably(path: str, target: str) -> None:
         os.fsync(fd)
     finally:
         os.close(fd)
+    os.makedirs(os.path.dirname(target), mode=0o700, exist_ok=True)
     os.rename(path, target)
     fsync_dir(os.path.dirname(target))
 

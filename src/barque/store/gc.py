@@ -16,6 +16,7 @@ import msgspec
 
 from barque.failpoints import hit
 from barque.oci import media_types
+from barque.oci.descriptor import Descriptor
 from barque.oci.digest import Digest, InvalidDigest
 from barque.oci.image import chain_ids
 from barque.store.content import ContentStore
@@ -24,6 +25,8 @@ from barque.store.snapshots import Snapshots
 
 #: Larger documents are no manifests or configs, whatever their media type says.
 _DOCUMENT_LIMIT = 8 << 20
+#: Annotation of a stored descriptor: digests, separated by spaces, that stay as long as its name does.
+KEEP = "org.barque.keep"
 _DOCUMENTS = media_types.INDEXES | media_types.MANIFESTS | media_types.CONFIGS
 
 
@@ -76,6 +79,8 @@ def _mark(connection: sqlite3.Connection, content: ContentStore, pinned: Iterabl
         "SELECT digest FROM images UNION SELECT item FROM lease_items WHERE kind = 'blob' "
         "UNION SELECT layer FROM build_cache WHERE layer != ''")]
     pending.extend(pinned)
+    pending += [digest for (text,) in connection.execute("SELECT descriptor FROM images")
+                for digest in msgspec.json.decode(text, type=Descriptor).annotations.get(KEEP, "").split()]
     blobs: set[str] = set()
     keys = {row[0] for row in connection.execute("SELECT item FROM lease_items WHERE kind = 'snapshot'")}
     keys |= {row[0] for row in connection.execute("SELECT key FROM snapshots WHERE kind = 'container' "

@@ -2,34 +2,37 @@
 
 from __future__ import annotations
 
-import asyncio
 import builtins
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Protocol
 
-import msgspec
 from aiohttp import web
 
-from barque.api.requests import flag, json
-from barque.api.streams import begin
+from barque.api.progress import stream
+from barque.api.requests import flag, integer, json
+from barque.api.routes import image_archives
+from barque.api.routes.image_archives import ArchivesBackend, bring_in
 from barque.engine import filters
 from barque.engine.filters import Filters
-from barque.engine.images import LIST_FILTERS, PRUNE_FILTERS
+from barque.engine.images import LIST_FILTERS, PRUNE_FILTERS, SEARCH_FILTERS
 from barque.errors import BarqueError, InvalidArgument, Unsupported
 from barque.image.client import auth
 from barque.image.client.auth import Credentials
-from barque.image.progress import Progress, Report
+from barque.image.client.search import SearchResult
+from barque.image.progress import Report
 from barque.oci import go_json
 from barque.oci import platform as platforms
 from barque.oci.platform import Platform
 from barque.oci.reference import Reference, parse
 
 Version = tuple[int, int]
+_SEARCH_LIMIT, _MAX_SEARCH = 25, 100
 
 
 class ImagesBackend(Protocol):
-    async def list(self, version: Version, wanted: Filters, *, shared_size: bool = False) -> list[dict[str, Any]]: ...
-    async def inspect(self, text: str, version: Version) -> dict[str, Any]: ...
+    async def list(self, version: Version, wanted: Filters, *, shared_size: bool = False,
+                   manifests: bool = False) -> list[dict[str, Any]]: ...
+    async def inspect(self, text: str, version: Version, *, manifests: bool = False) -> dict[str, Any]: ...
     async def history(self, text: str) -> builtins.list[dict[str, Any]]: ...
     async def tag(self, text: str, ref: Reference) -> None: ...
     async def remove(self, text: str, *, force: bool = False) -> builtins.list[dict[str, str]]: ...
@@ -38,17 +41,19 @@ class ImagesBackend(Protocol):
                    report: Report) -> None: ...
     async def push(self, ref: Reference, credentials: Credentials | None, report: Report) -> None: ...
     async def distribution(self, ref: Reference, credentials: Credentials | None) -> dict[str, Any]: ...
-    async def search(self, term: str) -> builtins.list[dict[str, Any]]: ...
+    async def search(self, term: str, limit: int, wanted: Filters,
+                     credentials: Credentials | None) -> builtins.list[SearchResult]: ...
 
 
 #: Proves credentials to a registry and returns an identity token (often empty).
 Login = Callable[[Credentials], Awaitable[str]]
 
 
-def routes(images: ImagesBackend, login: Login) -> list[web.RouteDef]:
+def routes(images: ImagesBackend, archives: ArchivesBackend, login: Login) -> list[web.RouteDef]:
     """The routes, without the version prefix. Image names contain slashes."""
-    handlers = _Handlers(images, login)
+    handlers = _Handlers(images, archives, login)
     return [
+        *image_archives.routes(archives),
         web.get("/images/json", handlers.list),
         web.post("/images/create", handlers.create),
         web.get("/images/search", handlers.search),
@@ -64,8 +69,9 @@ def routes(images: ImagesBackend, login: Login) -> list[web.RouteDef]:
 
 
 class _Handlers:
-    def __init__(self, images: ImagesBackend, login: Login) -> None:
+    def __init__(self, images: ImagesBackend, archives: ArchivesBackend, login: Login) -> None:
         self._images = images
+        self._archives = archives
         self._login = login
 
     async def list(self, request: web.Request) -> web.StreamResponse:
@@ -73,33 +79,40 @@ class _Handlers:
         wanted = filters.parse(request.query.get("filters"), LIST_FILTERS)
         if version < (1, 25) and "reference" not in wanted and request.query.get("filter"):
             wanted["reference"] = [request.query["filter"]]
-        for name, since in (("manifests", (1, 47)), ("identity", (1, 54))):
-            if version >= since and flag(request, name):
-                raise Unsupported(f"{name}=1 is not supported: an image is kept for one platform")
+        if version >= (1, 54) and flag(request, "identity"):
+            raise Unsupported("identity=1 is not supported: signatures are not verified")
         shared = version >= (1, 42) and flag(request, "shared-size")
-        return json(await self._images.list(version, wanted, shared_size=shared))
+        return json(await self._images.list(version, wanted, shared_size=shared,
+                                            manifests=version >= (1, 47) and flag(request, "manifests")))
 
     async def create(self, request: web.Request) -> web.StreamResponse:
+        if request.query.get("fromSrc") and not request.query.get("fromImage"):
+            return await bring_in(request, self._archives)
         name, tag = request.query.get("fromImage", ""), request.query.get("tag", "")
         if not name:
-            raise Unsupported("importing an image (fromSrc) is not supported")
+            raise InvalidArgument("neither fromImage nor fromSrc is given")
         ref = _reference(name.removesuffix(":"), tag)
         text = request.query.get("platform", "") if _version(request) >= (1, 32) else ""
         platform = platforms.parse(text) if text else None
         credentials = _credentials(request)
-        return await _stream(request, lambda report: self._images.pull(ref, platform, credentials, report))
+        return await stream(request, lambda report: self._images.pull(ref, platform, credentials, report))
 
     async def search(self, request: web.Request) -> web.StreamResponse:
-        return json(await self._images.search(request.query.get("term", "")))
+        limit = integer(request, "limit") or _SEARCH_LIMIT
+        if not 1 <= limit <= _MAX_SEARCH:
+            raise InvalidArgument(f"limit {limit} is outside the range of [1, {_MAX_SEARCH}]")
+        wanted = filters.parse(request.query.get("filters"), SEARCH_FILTERS)
+        return json(await self._images.search(request.query.get("term", ""), limit, wanted, _credentials(request)))
 
     async def prune(self, request: web.Request) -> web.StreamResponse:
         return json(await self._images.prune(filters.parse(request.query.get("filters"), PRUNE_FILTERS)))
 
     async def inspect(self, request: web.Request) -> web.StreamResponse:
         version = _version(request)
-        if version >= (1, 48) and flag(request, "manifests"):
-            raise Unsupported("manifests=1 is not supported: an image is kept for one platform")
-        found = await self._images.inspect(_name(request), version)
+        manifests = version >= (1, 48) and flag(request, "manifests")
+        if manifests and request.query.get("platform"):
+            raise InvalidArgument("conflicting options: manifests and platform options cannot both be set")
+        found = await self._images.inspect(_name(request), version, manifests=manifests)
         _check_platform(request, found, (1, 49))
         return json(found)
 
@@ -118,7 +131,7 @@ class _Handlers:
         if _version(request) >= (1, 46) and request.query.get("platform"):
             _check_platform(request, await self._images.inspect(ref.familiar, _version(request)), (1, 46))
         credentials = _credentials(request)
-        return await _stream(request, lambda report: self._images.push(ref, credentials, report))
+        return await stream(request, lambda report: self._images.push(ref, credentials, report))
 
     async def remove(self, request: web.Request) -> web.StreamResponse:
         name = _name(request)
@@ -177,42 +190,3 @@ def _check_platform(request: web.Request, image: Mapping[str, Any], since: Versi
 
 class NoSuchPlatform(BarqueError):
     status = 404
-
-
-async def _stream(request: web.Request, work: Callable[[Report], Awaitable[None]]) -> web.StreamResponse:
-    """Run ``work`` and send what it reports, a JSON document a line.
-
-    A failure before the first report is an ordinary error answer, a later one the last line. The work is cancelled
-    when the client goes away, as with dockerd.
-    """
-    queue: asyncio.Queue[Progress | None] = asyncio.Queue()
-    task = asyncio.ensure_future(work(queue.put_nowait))
-    task.add_done_callback(lambda _: queue.put_nowait(None))
-    response: web.StreamResponse | None = None
-    try:
-        while (line := await queue.get()) is not None:
-            if response is None:
-                response = await begin(request)
-            lines = [line]
-            while not queue.empty() and (more := queue.get_nowait()) is not None:
-                lines.append(more)
-            await response.write(b"".join(msgspec.json.encode(each) + b"\r\n" for each in lines))
-            if task.done() and queue.empty():
-                break
-        return await _finish(request, response, task)
-    finally:
-        if not task.done():
-            task.cancel()
-            await asyncio.gather(task, return_exceptions=True)
-
-
-async def _finish(request: web.Request, response: web.StreamResponse | None,
-                  task: asyncio.Future[None]) -> web.StreamResponse:
-    try:
-        await task
-    except BarqueError as error:
-        if response is None:
-            raise
-        line = {"errorDetail": {"message": error.message}, "error": error.message}
-        await response.write(msgspec.json.encode(line) + b"\r\n")
-    return response or await begin(request)

@@ -8,9 +8,7 @@ from barque.api.errors import Handler
 from barque.errors import NotFound, Unavailable, Unsupported
 
 _MISSING = (
-    ("POST", "/session", "BuildKit"), ("POST", "/grpc", "BuildKit"),
-    ("GET", "/images/get", "saving images"), ("GET", "/images/{name:.+}/get", "saving images"),
-    ("POST", "/images/load", "loading images"), ("POST", "/plugins/pull", "plugins"),
+    ("POST", "/session", "BuildKit"), ("POST", "/grpc", "BuildKit"), ("POST", "/plugins/pull", "plugins"),
     ("POST", "/plugins/create", "plugins"),
     ("GET", "/plugins/privileges", "plugins"), ("GET", "/images/{name:.+}/attestations", "keeping attestations"),
 )

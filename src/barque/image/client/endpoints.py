@@ -31,7 +31,7 @@ class Registry:
         mirrors = [endpoint for endpoint in endpoints if endpoint.mirror]
         for endpoint in mirrors:
             try:
-                return await use(Repository(self.transport, endpoint, ref.path, credentials, actions))
+                return await use(Repository(self.transport, endpoint, endpoint.path(ref.path), credentials, actions))
             except BarqueError as error:
                 log.info("mirror %s failed, next endpoint: %s", endpoint.url, error)
         endpoint = await self._speaking(endpoints[len(mirrors):])

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from urllib.parse import urlsplit
 
 from barque.errors import InvalidArgument
+from barque.image.client.hosts_files import HostRules, MirrorRule, Rewrite, load
 from barque.oci.reference import DEFAULT_DOMAIN
 
 #: Docker Hub serves its images under another name than the one it has in references.
@@ -30,12 +31,20 @@ class InvalidInsecureRegistry(InvalidArgument):
 
 @dataclass(frozen=True, slots=True)
 class Endpoint:
-    """One base URL (``https://host:port[/path]``, no slash at the end). ``verify``: whether TLS must be valid."""
+    """One base URL (``https://host:port[/path]``, no slash at the end). ``verify``: whether TLS must be valid.
+
+    ``rewrites``: how the paths of repositories change on the way to a mirror; the first one that fits.
+    """
 
     url: str
     host: str
     verify: bool = True
     mirror: bool = False
+    rewrites: tuple[Rewrite, ...] = ()
+
+    def path(self, repository: str) -> str:
+        found = (rewrite.apply(repository) for rewrite in self.rewrites)
+        return next((path for path in found if path is not None), repository)
 
     @property
     def plain(self) -> bool:
@@ -73,10 +82,22 @@ class HostConfig:
                 raise InvalidInsecureRegistry(value=value, reason="should not contain '://'")
 
     async def endpoints(self, domain: str, *, push: bool = False) -> list[Endpoint]:
-        """Where to try, in order; mirrors serve pulls from docker.io only."""
+        """Where to try, in order: mirrors, then the registry itself.
+
+        ``registry-mirrors`` serve pulls from docker.io only; ``hosts.toml`` names those of any registry.
+        """
+        rules = await asyncio.to_thread(load, self.certs_dir, domain) if self.certs_dir else HostRules()
+        found = [] if push else [_by_rule(rule) for rule in rules.mirrors]
         if domain == DEFAULT_DOMAIN:
-            found = [] if push else [self._mirror(mirror) for mirror in self.mirrors]
-            return [*found, Endpoint(f"https://{HUB_HOST}", HUB_HOST)]
+            found += [] if push else [self._mirror(mirror) for mirror in self.mirrors]
+        return found + await self._own(domain, rules.server)
+
+    async def _own(self, domain: str, server: str) -> list[Endpoint]:
+        if server:
+            host = urlsplit(server).netloc
+            return [Endpoint(server, host, verify=not await self.is_insecure(host))]
+        if domain == DEFAULT_DOMAIN:
+            return [Endpoint(f"https://{HUB_HOST}", HUB_HOST)]
         if not await self.is_insecure(domain):
             return [Endpoint(f"https://{domain}", domain)]
         return [Endpoint(f"https://{domain}", domain, verify=False), Endpoint(f"http://{domain}", domain, verify=False)]
@@ -124,6 +145,10 @@ class HostConfig:
                                           "CA certificates must use the extension .crt")
                 context.load_cert_chain(path, key)
         return context
+
+
+def _by_rule(rule: MirrorRule) -> Endpoint:
+    return Endpoint(rule.url, urlsplit(rule.url).netloc, verify=rule.verify, mirror=True, rewrites=rule.rewrites)
 
 
 def _networks(values: Iterable[str]) -> Networks:

@@ -1,0 +1,52 @@
+"""Work that tells of its progress: docker's streams of JSON messages."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+
+import msgspec
+from aiohttp import web
+
+from barque.api.streams import begin
+from barque.errors import BarqueError
+from barque.image.progress import Progress, Report
+
+
+async def stream(request: web.Request, work: Callable[[Report], Awaitable[None]]) -> web.StreamResponse:
+    """Run ``work`` and send what it reports, a JSON document a line.
+
+    A failure before the first report is an ordinary error answer, a later one the last line. The work is cancelled
+    when the client goes away, as with dockerd.
+    """
+    queue: asyncio.Queue[Progress | None] = asyncio.Queue()
+    task = asyncio.ensure_future(work(queue.put_nowait))
+    task.add_done_callback(lambda _: queue.put_nowait(None))
+    response: web.StreamResponse | None = None
+    try:
+        while (line := await queue.get()) is not None:
+            if response is None:
+                response = await begin(request)
+            lines = [line]
+            while not queue.empty() and (more := queue.get_nowait()) is not None:
+                lines.append(more)
+            await response.write(b"".join(msgspec.json.encode(each) + b"\r\n" for each in lines))
+            if task.done() and queue.empty():
+                break
+        return await _finish(request, response, task)
+    finally:
+        if not task.done():
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+
+
+async def _finish(request: web.Request, response: web.StreamResponse | None,
+                  task: asyncio.Future[None]) -> web.StreamResponse:
+    try:
+        await task
+    except BarqueError as error:
+        if response is None:
+            raise
+        line = {"errorDetail": {"message": error.message}, "error": error.message}
+        await response.write(msgspec.json.encode(line) + b"\r\n")
+    return response or await begin(request)
