@@ -70,7 +70,7 @@ class Sandboxes:
             netns.share(self._pins)
             undo.callback(self._unshare)
             self.networks = Networks(settings, self._netlink, created)
-            self.rules = Rules(settings.table, self.networks, self._live)
+            self.rules = Rules(settings, self.networks, self._live)
             undo.callback(self.rules.close)
             self._warm = WarmPool(self.networks.default.mtu, settings.warm)
             self.keeper = KeeperClient(os.path.join(settings.exec_root, "ports.sock"))
