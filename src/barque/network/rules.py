@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from barque.network import firewall, forwarding
 from barque.network.bridge import KernelNetwork
-from barque.network.model import Sandbox
+from barque.network.model import NetworkSettings, Sandbox
 from barque.network.networks import Networks
 from barque.sys.nft import Nftables, NftablesError
 
@@ -17,8 +17,9 @@ log = logging.getLogger(__name__)
 class Rules:
     """Rules for ``networks`` and the sandboxes of ``live``, which the caller keeps. Blocking, for one thread."""
 
-    def __init__(self, table: str, networks: Networks, live: Mapping[str, Sandbox]) -> None:
-        self._table = table
+    def __init__(self, settings: NetworkSettings, networks: Networks, live: Mapping[str, Sandbox]) -> None:
+        self._table = settings.table
+        self._api_ports = settings.api_ports
         self._networks = networks
         self._live = live
         self._nft = Nftables()
@@ -34,7 +35,8 @@ class Rules:
         networks = list(self._networks)
         self._nft.apply(firewall.script(
             self._table, [rules for network in networks if (rules := network.rules) is not None], self._live.values(),
-            closed=sorted(self._networks.closed), trusted={network.id for network in networks if network.trusted}))
+            closed=sorted(self._networks.closed), api_ports=self._api_ports,
+            trusted={network.id for network in networks if network.trusted}))
 
     def remove(self) -> None:
         self._nft.apply(firewall.removal(self._table))

@@ -12,7 +12,6 @@ from barque.errors import DataLoss, Internal
 from barque.store.tar.messages import (
     CopyUpRequest,
     CopyUpResult,
-    PackResult,
     RemoveRequest,
     RemoveResult,
     UnpackRequest,
@@ -21,7 +20,6 @@ from barque.store.tar.messages import (
     decode,
     encode,
 )
-from barque.store.tar.pack import Packed
 
 
 class Workers(Protocol):
@@ -52,9 +50,6 @@ class CopyUpFailed(Internal):
 class RemovalFailed(Internal):
     text = "failed to delete a snapshot: {reason}"
 
-
-class PackFailed(Internal):
-    text = "failed to make a layer of the changes: {reason}"
 
 
 class SubprocessWorkers:
@@ -123,16 +118,3 @@ async def remove_trees(workers: Workers, directory: str, request: RemoveRequest)
         os.close(target)
     if result.error is not None:
         raise RemovalFailed(reason=result.error.message, errno=result.error.errno)
-
-
-async def pack_tree(workers: Workers, upper: str, out: int) -> Packed:
-    """Write the layer that the upper directory of an overlay is to ``out``, as gzip. Raises :class:`PackFailed`."""
-    source = os.open(upper, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        result = decode(await workers.run("pack", encode(None), (source, out)), PackResult)
-    finally:
-        os.close(source)
-    if result.packed is None:
-        reason, number = (result.error.message, result.error.errno) if result.error else ("no result", 0)
-        raise PackFailed(reason=reason, errno=number)
-    return result.packed

@@ -22,10 +22,8 @@ from barque.store.place.survey import run_survey
 from barque.store.tar.ahead import ahead, hashed
 from barque.store.tar.apply import Extractor
 from barque.store.tar.compress import BadStream, open_stream
-from barque.store.tar.diff import write_diff
 from barque.store.tar.errors import TarError
 from barque.store.tar.messages import (
-    PackResult,
     RemoveRequest,
     RemoveResult,
     UnpackRequest,
@@ -34,7 +32,6 @@ from barque.store.tar.messages import (
     decode,
     encode,
 )
-from barque.store.tar.pack import Packer
 from barque.store.tar.reader import Stream
 from barque.store.tree import remove_tree
 
@@ -103,21 +100,6 @@ def run_remove(request: bytes, fds: list[int]) -> bytes:
     return encode(RemoveResult())
 
 
-def run_pack(_: bytes, fds: list[int]) -> bytes:
-    """Write the layer of the upper directory ``fds[0]`` to the file ``fds[1]``; answers a :class:`PackResult`.
-
-    Not confined: it reads below a descriptor and follows no link.
-    """
-    packer = Packer(fds[1])
-    try:
-        write_diff(fds[0], packer.write)
-        return encode(PackResult(packer.finish()))
-    except OSError as error:
-        return encode(PackResult(error=_system(error, "pack")))
-    except TarError as error:
-        return encode(PackResult(error=WorkerError("invalid", str(error), "pack")))
-
-
 def _system(error: OSError, stage: str) -> WorkerError:
     path = os.fsencode(error.filename) if isinstance(error.filename, str | bytes) else b""
     reason = os.strerror(error.errno).lower() if error.errno else str(error)
@@ -126,8 +108,7 @@ def _system(error: OSError, stage: str) -> WorkerError:
 
 
 WORKERS: dict[str, Callable[[bytes, list[int]], bytes]] = {
-    "unpack": run, "copyup": run_copyup, "remove": run_remove, "survey": run_survey, "place": run_place,
-    "pack": run_pack}
+    "unpack": run, "copyup": run_copyup, "remove": run_remove, "survey": run_survey, "place": run_place}
 
 
 def main(arguments: list[str]) -> int:

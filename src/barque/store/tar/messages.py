@@ -6,8 +6,6 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from barque.store.tar.pack import Packed
-
 S = TypeVar("S", bound=msgspec.Struct)
 
 
@@ -84,13 +82,6 @@ class RemoveRequest(msgspec.Struct, frozen=True):
 
 
 class RemoveResult(msgspec.Struct, frozen=True):
-    error: WorkerError | None = None
-
-
-class PackResult(msgspec.Struct, frozen=True):
-    """Of the "pack" worker; fds: the upper directory of an overlay, the file to write its layer to. No request."""
-
-    packed: Packed | None = None
     error: WorkerError | None = None
 
 
