@@ -42,7 +42,8 @@ def _process(command: list[str], port: int) -> Iterator[str]:
 def barque_registry(root: Path) -> Iterator[str]:
     port = free_port()
     code = "import sys; from barque.registry.server import main; sys.exit(main(sys.argv[1:]))"
-    with _process([sys.executable, "-c", code, "--addr", f"127.0.0.1:{port}", "--root", str(root)], port) as address:
+    command = [sys.executable, "-c", code, "serve", "--addr", f"127.0.0.1:{port}", "--root", str(root)]
+    with _process(command, port) as address:
         yield address
 
 

@@ -15,11 +15,12 @@ from aiohttp import web
 
 from barque.api import app, listeners
 from barque.api.listeners import Listener
-from barque.api.routes import attach, containers, execs, lifecycle, networks, system
+from barque.api.routes import archive, attach, containers, execs, lifecycle, networks, system, unsupported
 from barque.api.routes import build as build_routes
+from barque.api.routes import commit as commit_routes
 from barque.api.routes import volumes as volume_routes
 from barque.api.server import ApiServer, tls_context
-from barque.composition_builds import open_builds
+from barque.composition_builds import committer, open_builds
 from barque.composition_images import Stores, open_images
 from barque.config import Config
 from barque.engine import host as hosts
@@ -36,6 +37,7 @@ from barque.engine.volumes import Volumes
 from barque.network.model import DEFAULT_POOLS, AddressPool, NetworkSettings, Sandbox
 from barque.network.stack import Network
 from barque.runtime import cgroups
+from barque.store.boot import CleanUp, clean_up
 from barque.store.content import ContentStore
 from barque.store.db import Database, Documents
 from barque.store.layout import Layout
@@ -68,19 +70,6 @@ class VolumeUsers:
     def users_of(self, name: str) -> Sequence[str]:
         return [live.id for live in self._registry
                 if any(point.type == "volume" and point.name == name for point in live.container.mounts)]
-
-
-class ContainerLayers(Snapshots):
-    """Snapshots that can tell which containers have a writable layer."""
-
-    def __init__(self, layout: Layout, db: Database) -> None:
-        super().__init__(layout, db)
-        self._layers = db
-
-    async def container_ids(self) -> list[str]:
-        rows = await self._layers.read(lambda connection: connection.execute(
-            "SELECT key FROM snapshots WHERE kind = 'container'").fetchall())
-        return [row[0] for row in rows]
 
 
 @dataclass(frozen=True)
@@ -131,9 +120,13 @@ async def open_engine(stack: AsyncExitStack, config: Config, layout: Layout, zyg
     db = await Database.open(layout.database)
     stack.push_async_callback(db.close)
     leases = Leases(db)
-    await leases.expire_all()
     content = ContentStore(layout, db)
-    snapshots = ContainerLayers(layout, db)
+    snapshots = Snapshots(layout, db)
+    stack.push_async_callback(snapshots.wait_removed)
+    removed = await clean_up(layout, db, leases, snapshots)
+    if removed != CleanUp(0, 0, 0, 0):
+        log.info("dropped what a crash left: %d leases, %d downloads, %d blobs, %d layers", removed.leases,
+                 removed.ingests, removed.blobs, removed.snapshots)
     bus = EventBus()
     registry = Registry(Documents(db, "containers", Container))
     network = await Network.open(network_settings(config))
@@ -142,7 +135,7 @@ async def open_engine(stack: AsyncExitStack, config: Config, layout: Layout, zyg
     volumes = Volumes(layout, db, supervisor, users, bus.emit)
     await volumes.clean()
     stores = Stores(db, content, snapshots, leases)
-    images = open_images(stack, config, stores, supervisor, registry, bus, proxies(environment))
+    images = await open_images(stack, config, stores, supervisor, registry, bus, proxies(environment))
     context = Context(config=config, host=look_around(), registry=registry, images=images.resolver, snapshots=snapshots,
                       volumes=volumes, networks=network, supervisor=supervisor, emit=bus.emit,
                       containers_dir=layout.containers)
@@ -151,7 +144,8 @@ async def open_engine(stack: AsyncExitStack, config: Config, layout: Layout, zyg
     await reconcile.settle(context)
     builds = await open_builds(stack, layout, stores, images, context, supervisor,
                                proxies(environment))
-    others = [*images.routes, *build_routes.routes(builds), *volume_routes.routes(volumes),
+    others = [*images.routes, *commit_routes.routes(committer(stores, images, context)), *build_routes.routes(builds),
+              *volume_routes.routes(volumes),
               *networks.routes(NetworkService(network, lambda: sandboxes(registry))),
               *system.routes(context, bus, load_id(f"{layout.root}/engine-id"), images.service,
                              system_model.VolumeUsage(volumes, users), builds)]
@@ -167,9 +161,9 @@ async def _close_network(network: Network, registry: Registry) -> None:
 async def serve(stack: AsyncExitStack, context: Context, others: Sequence[web.RouteDef],
                 sockets: Sequence[Listener]) -> ApiServer:
     config = context.config
-    routes = [*containers.routes(context), *lifecycle.routes(context),
+    routes = [*containers.routes(context), *archive.routes(context), *lifecycle.routes(context),
               *attach.routes(context, experimental=config.experimental),
-              *execs.routes(Execs(context), experimental=config.experimental), *others]
+              *execs.routes(Execs(context), experimental=config.experimental), *others, *unsupported.routes()]
     server = ApiServer(app.build(routes, experimental=config.experimental))
     stack.push_async_callback(server.close)
     await server.start(sockets, tls_context(config.tls) if config.tls.enabled else None)

@@ -17,6 +17,7 @@ from barque.build.steps.mounts import CacheMounts
 from barque.composition_images import ImageParts, Stores
 from barque.engine.build_steps import ContainerSteps
 from barque.engine.builds import BaseImageSource, BuildService
+from barque.engine.commit import Committer
 from barque.engine.containers.context import Context
 from barque.image.names import ImageNames
 from barque.store.gc import collect
@@ -32,18 +33,25 @@ async def open_builds(stack: AsyncExitStack, layout: Layout, stores: Stores, ima
     layers = LayerStore(stores.content, stores.snapshots)
     cache = BuildCache(stores.db)
     steps = ContainerSteps(context)
-    names = ImageNames(stores.db)
-
-    def tagged(image_id: str, name: str) -> None:
-        context.emit("image", "tag", image_id, {"name": name})
-
     parts = Parts(
         leases=stores.leases, cache=cache, layers=layers, files=FileSteps(workers, layers),
         images=BaseImageSource(images.resolver, images.service, stores.db), runner=steps,
-        exporter=Exporter(stores.content, names, tagged), fetcher=fetcher,
+        exporter=_exporter(stores, context), fetcher=fetcher,
         cache_mounts=CacheMounts(os.path.join(layout.root, "build", "mounts"), cache), workers=workers)
     service = BuildService(parts, ScratchSpace(os.path.join(layout.root, "build", "scratch")),
                            partial(collect, stores.db, stores.content, stores.snapshots), context.emit)
     await service.clean()
     await steps.clean()
     return service
+
+
+def committer(stores: Stores, images: ImageParts, context: Context) -> Committer:
+    layers = LayerStore(stores.content, stores.snapshots)
+    return Committer(context, images.resolver, stores.leases, layers, _exporter(stores, context))
+
+
+def _exporter(stores: Stores, context: Context) -> Exporter:
+    def tagged(image_id: str, name: str) -> None:
+        context.emit("image", "tag", image_id, {"name": name})
+
+    return Exporter(stores.content, ImageNames(stores.db), tagged)

@@ -148,18 +148,18 @@ def _children() -> list[str]:
     return found
 
 
-def _traces() -> dict[str, object]:
+def _traces(folder: Path) -> dict[str, object]:
     cgroups = sorted(str(path) for tree in CGROUPS.iterdir() if tree.is_dir()
                      for path in [tree, *tree.iterdir()] if f"barque-test-{os.getpid()}-" in path.name)
-    mounts = [line.split(" ", 1)[1] for line in Path("/proc/self/mountinfo").read_text().splitlines()]
+    mounts = [line for line in Path("/proc/self/mountinfo").read_text().splitlines() if str(folder) in line]
     namespaces = {name: os.readlink(f"/proc/self/ns/{name}") for name in os.listdir("/proc/self/ns")}
     return {"cgroups": cgroups, "mounts": mounts, "children": _children(), "namespaces": namespaces,
             "fds": len(os.listdir("/proc/self/fd"))}
 
 
 @pytest.fixture(autouse=True)
-def no_traces() -> Iterator[None]:
+def no_traces(tmp_path: Path) -> Iterator[None]:
     """Mounts, processes, cgroups, namespaces and descriptors are the same after a test as before."""
-    before = _traces()
+    before = _traces(tmp_path)
     yield
-    assert _traces() == before
+    assert _traces(tmp_path) == before

@@ -117,7 +117,10 @@ async def test_broken_transfer_keeps_what_arrived(tmp_path: Path) -> None:
         answer = await session.post("/v2/app/blobs/uploads/")
         location = answer.headers["Location"]
         reader, writer = await asyncio.open_connection(answer.url.host, answer.url.port)
-        writer.write(f"PATCH {location} HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n".encode() + b"half")
+        writer.write(f"PATCH {location} HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n"
+                     "Expect: 100-continue\r\n\r\n".encode())
+        assert b"100 Continue" in await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"half")
         await writer.drain()
         writer.write_eof()
         await reader.read()

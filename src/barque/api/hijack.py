@@ -17,6 +17,8 @@ another.
 from __future__ import annotations
 
 import asyncio
+import http
+import logging
 import re
 from collections.abc import Callable
 from typing import Any, cast
@@ -25,6 +27,8 @@ from aiohttp import web
 from aiohttp.abc import AbstractStreamWriter
 from aiohttp.web_protocol import RequestHandler
 from aiohttp.web_server import Server
+
+log = logging.getLogger("barque.api")
 
 RAW = "application/vnd.docker.raw-stream"
 MULTIPLEXED = "application/vnd.docker.multiplexed-stream"
@@ -106,6 +110,18 @@ class HijackableHandler(RequestHandler):
             self._release()
         return await super().finish_response(request, resp, start_time)
 
+    def handle_error(self, request: web.BaseRequest, status: int = 500, exc: BaseException | None = None,
+                     message: str | None = None) -> web.StreamResponse:
+        """What is no HTTP is the client's mistake: told in the words of Go's server, without a traceback in our log."""
+        if isinstance(exc, ConnectionError):
+            raise exc  # cut on purpose, or by the client: nothing more can be said
+        if status >= 500:
+            return super().handle_error(request, status, exc, message)
+        log.debug("bad request: %s", message)
+        response = web.Response(status=status, text=f"{status} {http.HTTPStatus(status).phrase}")
+        response.force_close()
+        return response
+
     def _release(self) -> None:
         self._holding = False
         early, self._early = b"".join(self._early), []
@@ -152,7 +168,6 @@ class Hijacked(web.StreamResponse):
             raise ConnectionResetError("the client has gone")
         loop = asyncio.get_running_loop()
         self._handler = handler
-        self._task: asyncio.Task[Any] | None = None
         early, eof = handler.take_early()
         self.reader = asyncio.StreamReader(READ_LIMIT, loop)
         protocol = _HijackedProtocol(self.reader, handler)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from collections.abc import Awaitable, Callable
 
 from barque.errors import InvalidArgument
 
@@ -54,11 +55,42 @@ class Escape:
         return bytes(result), False
 
 
-async def pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    """Copy until the end of ``reader``; the end is passed on as a half-close."""
+Ending = Callable[[], Awaitable[object]]
+Change = Callable[[bytes], bytes]
+
+
+class Unframer:
+    """Takes the 8-byte frames off: what both streams say, one after the other."""
+
+    def __init__(self) -> None:
+        self._rest = b""
+
+    def __call__(self, data: bytes) -> bytes:
+        data = self._rest + data
+        parts, position = [], 0
+        while len(data) - position >= 8:
+            end = position + 8 + int.from_bytes(data[position + 4:position + 8], "big")
+            if end > len(data):
+                break
+            parts.append(data[position + 8:end])
+            position = end
+        self._rest = data[position:]
+        return b"".join(parts)
+
+
+def framed(data: bytes) -> bytes:
+    """``data`` as one frame of stdout."""
+    return b"\x01\0\0\0" + len(data).to_bytes(4, "big") + data
+
+
+async def pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, ending: Ending | None = None,
+               change: Change | None = None) -> None:
+    """Copy until the end of ``reader``; the end is passed on as a half-close, once ``ending`` has come."""
     while data := await reader.read(CHUNK):
-        writer.write(data)
+        writer.write(change(data) if change is not None else data)
         await writer.drain()
+    if ending is not None:
+        await ending()
     if writer.can_write_eof():
         writer.write_eof()
 
@@ -78,9 +110,13 @@ async def _pump_input(reader: asyncio.StreamReader, writer: asyncio.StreamWriter
 
 async def relay(client: tuple[asyncio.StreamReader, asyncio.StreamWriter],
                 process: tuple[asyncio.StreamReader, asyncio.StreamWriter], *, stdin: bool,
-                escape: Escape | None) -> bool:
-    """Until the process's output ends, the client is gone, or it detaches (True then). Closes the process's side."""
-    output = asyncio.ensure_future(pump(process[0], client[1]))
+                escape: Escape | None, ending: Ending | None = None, change: Change | None = None) -> bool:
+    """Until the process's output ends, the client is gone, or it detaches (True then). Closes the process's side.
+
+    The client learns of the end of the output when ``ending`` has come: then it asks how the process ended. ``change``
+    is applied to the output.
+    """
+    output = asyncio.ensure_future(pump(process[0], client[1], ending, change))
     source = asyncio.ensure_future(_pump_input(client[0], process[1], escape) if stdin else _until_gone(client[0]))
     try:
         await asyncio.wait({output, source}, return_when=asyncio.FIRST_COMPLETED)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 
 from aiohttp import web
 
@@ -11,17 +11,19 @@ from barque.errors import BarqueError
 from barque.oci import go_json
 
 
-async def begin(request: web.Request, content_type: str = "application/json") -> web.StreamResponse:
+async def begin(request: web.Request, content_type: str = "application/json",
+                headers: Mapping[str, str] | None = None) -> web.StreamResponse:
     """Send the header now."""
-    response = web.StreamResponse(headers={"Content-Type": content_type})
+    response = web.StreamResponse(headers={"Content-Type": content_type, **(headers or {})})
     keep(request, "response", response)
     await response.prepare(request)
     await response.write(b"")
     return response
 
 
-async def send_bytes(request: web.Request, pieces: AsyncIterator[bytes], content_type: str) -> web.StreamResponse:
-    response = await begin(request, content_type)
+async def send_bytes(request: web.Request, pieces: AsyncIterator[bytes], content_type: str,
+                     headers: Mapping[str, str] | None = None) -> web.StreamResponse:
+    response = await begin(request, content_type, headers)
     async for piece in pieces:
         await response.write(piece)
     return response

@@ -18,8 +18,10 @@ from barque.store.content import ContentStore
 from barque.store.leases import Lease
 from barque.store.snapshots import Snapshots
 from barque.store.tar.diff import write_diff
+from barque.store.tar.messages import UnpackRequest
 from barque.store.threads import to_the_end
 from barque.store.tree import disk_usage, walk
+from barque.store.workers import Workers, unpack_layer
 
 #: The archive without entries: 1024 zero bytes. docker counts such a step as one without a layer.
 EMPTY_DIFF_ID = "sha256:5f70bf18a086007016e948b04aed3b82103a36bea41755b6cddfaf10ace3c6ef"
@@ -63,20 +65,40 @@ class LayerStore:
         upper = await self.snapshots.container_upper(container_id)
         if mount_points:
             await to_the_end(remove_stubs, upper, await self.snapshots.image_lower(parent), mount_points)
+        layer = await self._stored(lease, upper, parent, epoch)
+        if layer is None:
+            await self.snapshots.remove_container(container_id)
+        else:
+            await self.snapshots.promote(lease, container_id, layer.chain_id, layer.diff_id, layer.size)
+        return layer
+
+    async def copy(self, lease: Lease, workers: Workers, container_id: str, parent: str | None) -> Layer | None:
+        """As :meth:`seal`, but the writable layer stays, and the stored one is unpacked from its archive."""
+        layer = await self._stored(lease, await self.snapshots.container_upper(container_id), parent, -1)
+        if layer is None:
+            return None
+        slot = await self.snapshots.prepare_layer(lease, layer.chain_id, parent, layer.diff_id)
+        if slot is not None:
+            async with slot:
+                with self._content.open(layer.descriptor.digest) as archive:
+                    request = UnpackRequest(compression="gzip", expected_diff_id=layer.diff_id)
+                    await slot.commit(await unpack_layer(workers, archive.fileno(), slot.fs, request))
+        return layer
+
+    async def _stored(self, lease: Lease, upper: str, parent: str | None, epoch: int) -> Layer | None:
+        """The archive of ``upper`` as a blob; None where it would be empty."""
         fd, path = self._content.scratch()
         try:
             packed = await to_the_end(_pack, upper, fd, epoch)
             if packed.diff_id == EMPTY_DIFF_ID:
-                await self.snapshots.remove_container(container_id)
+                await to_the_end(_drop, path)
                 return None
             descriptor = Descriptor(media_type=media_types.OCI_LAYER_GZIP, digest=packed.digest, size=packed.length)
             await self._content.adopt(lease, descriptor, path)
         except BaseException:
             await to_the_end(_drop, path)
             raise
-        chain_id = chain(parent, packed.diff_id)
-        await self.snapshots.promote(lease, container_id, chain_id, packed.diff_id, packed.size)
-        return Layer(descriptor, packed.diff_id, chain_id, packed.size)
+        return Layer(descriptor, packed.diff_id, chain(parent, packed.diff_id), packed.size)
 
 
 def chain(parent: str | None, diff_id: str) -> str:

@@ -97,7 +97,7 @@ class ContainerSteps:
         made = await create.create(replace(self._ctx, images=_StepImages(image)), "", _config(order), _host(order),
                                    None)
         try:
-            attachment = Attachment(self._ctx, made.id, stdin=False, stdout=True, stderr=True)
+            attachment = Attachment(self._ctx, self._ctx.registry.find(made.id), stdin=False, stdout=True, stderr=True)
             outcome = wait.wait(self._ctx, made.id, "next-exit")
             await start.start(self._ctx, made.id)
             own = [bind.target for bind in order.binds] + [mount.target for mount in order.tmpfs]

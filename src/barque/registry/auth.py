@@ -10,12 +10,14 @@ import hmac
 import secrets
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from typing import Protocol
 
 from aiohttp import hdrs, web
 
 from barque.errors import InvalidArgument
 from barque.registry.errors import RegistryError
+from barque.registry.names import USER
 from barque.sys import crypt
 
 
@@ -35,9 +37,39 @@ class Access:
         return f"{self.type}:{self.name}:{self.action}"
 
 
+@dataclass(frozen=True, slots=True)
+class Grant:
+    """``user``: a pattern, ``anonymous`` for everybody; ``repositories``: a pattern whose ``*`` spans slashes."""
+
+    user: str
+    repositories: str
+    actions: frozenset[str]
+
+
+class Permissions:
+    """What users may do: all, if there are no grants; else what some grant says. The catalog shows every name, so it
+    needs pull on ``*``."""
+
+    def __init__(self, grants: tuple[Grant, ...] = (), *, anonymous_pull: bool = False) -> None:
+        anonymous = (Grant("anonymous", "*", frozenset({"pull"})),) if anonymous_pull else ()
+        self._grants = (*(grants or (Grant("?*", "*", frozenset({"*"})),)), *anonymous)
+
+    def allow(self, user: str, access: Access) -> bool:
+        """``user`` is empty for anonymous requests."""
+        action = "pull" if access.type == "registry" else access.action
+        for grant in self._grants:
+            if grant.user == "anonymous" or (user and fnmatchcase(user, grant.user)):
+                named = grant.repositories == "*" if access.type == "registry" \
+                    else fnmatchcase(access.name, grant.repositories)
+                if named and ("*" in grant.actions or action in grant.actions):
+                    return True
+        return False
+
+
 class Authenticator(Protocol):
     async def check(self, request: web.Request, wanted: tuple[Access, ...]) -> None:
-        """Return if the request may have all of ``wanted`` (none: any valid identity will do).
+        """Return if the request may have all of ``wanted`` (none: any valid identity will do); ``request[USER]`` is
+        its name then.
 
         Else raise UNAUTHORIZED with a WWW-Authenticate challenge, or DENIED.
         """
@@ -49,9 +81,10 @@ def _credentials(request: web.Request, scheme: str) -> str | None:
 
 
 class PasswordFile:
-    """An Apache htpasswd file with crypt(3) hashes (bcrypt: ``htpasswd -B``). Every user may do everything."""
+    """An Apache htpasswd file with crypt(3) hashes (bcrypt: ``htpasswd -B``)."""
 
-    def __init__(self, text: str, realm: str = "Registry") -> None:
+    def __init__(self, text: str, realm: str = "Registry", permissions: Permissions | None = None) -> None:
+        self._permissions = permissions or Permissions()
         self._users: dict[str, str] = {}
         self._realm = realm
         # A bcrypt check takes some 50 ms on purpose; a password that passed once is known by its keyed hash.
@@ -68,17 +101,34 @@ class PasswordFile:
             self._users[user] = hashed
 
     async def check(self, request: web.Request, wanted: tuple[Access, ...]) -> None:
-        value = _credentials(request, "basic")
-        if value is None or not await self._known(value):
-            challenge = f'Basic realm="{self._realm}"'
-            raise RegistryError("UNAUTHORIZED", [_detail(access) for access in wanted] or None,
-                                headers={hdrs.WWW_AUTHENTICATE: challenge})
+        user = request[USER] = await self.user_of(request)
+        if not user and not wanted:
+            raise self.refused(wanted)  # the ping of a login wants to be told whether the name is known
+        if not all(self._permissions.allow(user, access) for access in wanted):
+            if user:
+                raise RegistryError("DENIED", [_detail(access) for access in wanted])
+            raise self.refused(wanted)
 
-    async def _known(self, value: str) -> bool:
+    def refused(self, wanted: tuple[Access, ...]) -> RegistryError:
+        return RegistryError("UNAUTHORIZED", [_detail(access) for access in wanted] or None,
+                             headers={hdrs.WWW_AUTHENTICATE: f'Basic realm="{self._realm}"'})
+
+    async def user_of(self, request: web.Request) -> str:
+        """The name that the request proves, empty if it gives none; raises UNAUTHORIZED if it proves it wrongly."""
+        value = _credentials(request, "basic")
+        if value is None:
+            return ""
         try:
             user, _, password = base64.b64decode(value, validate=True).decode().partition(":")
         except (binascii.Error, UnicodeDecodeError):
-            return False
+            raise self.refused(()) from None
+        if not user and not password:
+            return ""  # containers/image sends an empty name where it has none
+        if not await self.matches(user, password):
+            raise self.refused(())
+        return user
+
+    async def matches(self, user: str, password: str) -> bool:
         # An unknown user costs as much as a wrong password: names cannot be told by the time taken.
         hashed = self._users.get(user) or next(iter(self._users.values()), None)
         if hashed is None or "\0" in password:
@@ -97,7 +147,10 @@ def _detail(access: Access) -> dict[str, str]:
 
 
 class TokenAuthority:
-    """Bearer tokens of the docker token flow; ``verify`` says what a token allows, ``None`` if it is no good."""
+    """Bearer tokens of the docker token flow; ``verify`` says what a token allows, ``None`` if it is no good.
+
+    ``realm``: the URL of the token server; empty: ``/token`` of the address that the client asked.
+    """
 
     def __init__(self, realm: str, service: str, verify: Callable[[str], Iterable[Access] | None]) -> None:
         self._realm = realm
@@ -109,13 +162,15 @@ class TokenAuthority:
         granted = None if token is None else self._verify(token)
         if granted is not None:
             held = set(granted)
+            request[USER] = getattr(granted, "user", "")
             if all(access in held for access in wanted):
                 return
         raise RegistryError("UNAUTHORIZED", [_detail(access) for access in wanted] or None,
-                            headers={hdrs.WWW_AUTHENTICATE: self._challenge(wanted, token, granted is None)})
+                            headers={hdrs.WWW_AUTHENTICATE: self._challenge(request, wanted, token, granted is None)})
 
-    def _challenge(self, wanted: tuple[Access, ...], token: str | None, invalid: bool) -> str:
-        text = f'Bearer realm="{self._realm}",service="{self._service}"'
+    def _challenge(self, request: web.Request, wanted: tuple[Access, ...], token: str | None, invalid: bool) -> str:
+        realm = self._realm or f"{request.scheme}://{request.host}/token"
+        text = f'Bearer realm="{realm}",service="{self._service}"'
         if wanted:
             text += f',scope="{_scope(wanted)}"'
         if token is not None:

@@ -12,6 +12,7 @@ STATUS = {
     "MANIFEST_BLOB_UNKNOWN": 404, "MANIFEST_INVALID": 400, "MANIFEST_UNKNOWN": 404, "NAME_INVALID": 400,
     "NAME_UNKNOWN": 404, "SIZE_INVALID": 400, "UNAUTHORIZED": 401, "DENIED": 403, "UNSUPPORTED": 405,
     "TOOMANYREQUESTS": 429, "RANGE_INVALID": 416, "PAGINATION_NUMBER_INVALID": 400, "TAG_INVALID": 400, "UNKNOWN": 500,
+    "UNAVAILABLE": 503,
 }
 MESSAGES = {
     "BLOB_UNKNOWN": "blob unknown to registry",
@@ -27,10 +28,12 @@ MESSAGES = {
     "UNAUTHORIZED": "authentication required",
     "DENIED": "requested access to the resource is denied",
     "UNSUPPORTED": "The operation is unsupported.",
+    "TOOMANYREQUESTS": "too many requests",
     "RANGE_INVALID": "invalid content range",
     "PAGINATION_NUMBER_INVALID": "invalid number of results requested",
     "TAG_INVALID": "manifest tag did not match URI",
     "UNKNOWN": "unknown error",
+    "UNAVAILABLE": "service unavailable",
 }
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+
 from aiohttp import hdrs, web
 
 from barque.errors import BarqueError
@@ -11,6 +13,7 @@ from barque.oci.digest import Digest
 from barque.oci.manifest import MAX_MANIFEST_SIZE, Index, Manifest, media_type_of, parse
 from barque.oci.reference import valid_tag
 from barque.registry.errors import RegistryError
+from barque.registry.events import record
 from barque.registry.names import reference_of, repository_of
 from barque.registry.storage.base import Storage, StoredManifest
 
@@ -41,7 +44,11 @@ def _content_type(request: web.Request) -> str:
 
 
 class ManifestRoutes:
-    def __init__(self, storage: Storage) -> None:
+    """``sparse``: manifests may name what the repository does not hold."""
+
+    def __init__(self, storage: Storage, *, sparse: bool = False) -> None:
+        self._storage = storage
+        self._sparse = sparse
         self._blobs = storage.blobs
         self._manifests = storage.manifests
 
@@ -65,6 +72,9 @@ class ManifestRoutes:
                    hdrs.CONTENT_TYPE: manifest.media_type}
         if f'"{digest}"' in request.headers.get(hdrs.IF_NONE_MATCH, ""):
             return web.Response(status=304, headers=headers)
+        if request.method == hdrs.METH_GET:
+            record(request, "pull", repository, digest, size=len(manifest.body), media_type=manifest.media_type,
+                   tag=request.match_info["reference"] if ":" not in request.match_info["reference"] else "")
         return web.Response(body=manifest.body, headers=headers)
 
     async def write(self, request: web.Request) -> web.Response:
@@ -78,11 +88,18 @@ class ManifestRoutes:
         if isinstance(reference, Digest) and reference != digest:
             raise RegistryError("DIGEST_INVALID", {"digest": reference, "computed": digest})
         tags = self._tags(request, reference)
-        await self._check_references(repository, document)
         referrer = None
         if document.subject is not None:
             referrer = (document.subject.checked_digest, _as_referrer(document, media_type, digest, len(body)))
-        await self._manifests.put(repository, StoredManifest(digest, media_type, body), tags, referrer)
+
+        async def store() -> None:
+            if not self._sparse:
+                await self._check_references(repository, document)
+            await self._manifests.put(repository, StoredManifest(digest, media_type, body), tags, referrer)
+
+        await asyncio.shield(self._storage.guarded(repository, store))
+        for tag in tags or ("",):
+            record(request, "push", repository, digest, size=len(body), media_type=media_type, tag=tag)
         headers = {hdrs.LOCATION: f"/v2/{repository}/manifests/{digest}", "Docker-Content-Digest": str(digest)}
         if document.subject is not None:
             headers["OCI-Subject"] = document.subject.digest
@@ -125,12 +142,14 @@ class ManifestRoutes:
         if not isinstance(reference, Digest):
             if not await self._manifests.untag(repository, reference):
                 raise RegistryError("MANIFEST_UNKNOWN", f"unknown tag={reference}")
+            record(request, "delete", repository, "", media_type="tag", tag=reference)
             return web.Response(status=202)
         manifest = await self._manifests.get(repository, reference)
         if manifest is None:
             raise RegistryError("MANIFEST_UNKNOWN", f"unknown manifest revision={reference}")
         subject = parse(manifest.body, manifest.media_type).subject
         await self._manifests.delete(repository, reference, subject.checked_digest if subject else None)
+        record(request, "delete", repository, reference, size=len(manifest.body), media_type=manifest.media_type)
         return web.Response(status=202)
 
 

@@ -10,6 +10,8 @@ from barque.oci.digest import Digest, InvalidDigest
 from barque.oci.reference import valid_tag
 from barque.registry.errors import RegistryError
 
+#: Who asks, once that is known; empty for nobody in particular.
+USER = web.RequestKey("user", str)
 _COMPONENT = r"[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*"
 _NAME = re.compile(rf"{_COMPONENT}(?:/{_COMPONENT})*\Z", re.ASCII)
 _MAX_NAME = 255

@@ -1,58 +1,103 @@
-"""``barque registry serve``: the registry as a process of its own."""
+"""``barque registry serve|gc|check``: the registry as a process of its own."""
 
 from __future__ import annotations
 
 import argparse
 import asyncio
 import contextlib
+import logging
+import os
 import signal
-import ssl
 import sys
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
-from barque import log
+from barque import failpoints, log
 from barque.errors import BarqueError
-from barque.registry.app import serve
-from barque.registry.auth import PasswordFile
-from barque.registry.storage.filesystem import FilesystemStorage
+from barque.registry.app import make_app, make_status_app, serving
+from barque.registry.assemble import address, policy_of, settings_of, storage_of, tls_of
+from barque.registry.check import check
+from barque.registry.collect import collect
+from barque.registry.config import Auth, Config, Tls, changed, load, seconds
+from barque.registry.storage.base import Storage
+
+logger = logging.getLogger("barque.registry")
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="barque registry serve", description="Serve an OCI registry from a directory")
-    parser.add_argument("--addr", default="127.0.0.1:5000", metavar="HOST:PORT", help="where to listen (port 0: any)")
-    parser.add_argument("--root", required=True, metavar="DIR", help="directory of the stored images")
-    parser.add_argument("--read-only", action="store_true", help="refuse every change")
-    parser.add_argument("--tls-cert", metavar="FILE", help="certificate chain (PEM): serve HTTPS")
-    parser.add_argument("--tls-key", metavar="FILE", help="its private key (PEM)")
-    parser.add_argument("--htpasswd", metavar="FILE", help="ask for a user of this file (bcrypt: htpasswd -B)")
-    parser.add_argument("--log-level", default="info", choices=sorted(log.LEVELS))
+    parser = argparse.ArgumentParser(prog="barque registry", description="An OCI registry")
+    common = argparse.ArgumentParser(add_help=False)
+    common.add_argument("--config", metavar="FILE", help="configuration (TOML); the options below come before it")
+    common.add_argument("--root", metavar="DIR", help="directory of the stored images")
+    common.add_argument("--log-level", default="info", choices=sorted(log.LEVELS))
+    commands = parser.add_subparsers(dest="command", required=True)
+    serve = commands.add_parser("serve", parents=[common], help="serve until SIGTERM or SIGINT")
+    serve.add_argument("--addr", metavar="HOST:PORT", help="where to listen (default 127.0.0.1:5000; port 0: any)")
+    serve.add_argument("--status-addr", metavar="HOST:PORT", help="where /healthz and /metrics are served")
+    serve.add_argument("--read-only", action="store_true", default=None, help="refuse every change")
+    serve.add_argument("--tls-cert", metavar="FILE", help="certificate chain (PEM): serve HTTPS")
+    serve.add_argument("--tls-key", metavar="FILE", help="its private key (PEM)")
+    serve.add_argument("--htpasswd", metavar="FILE", help="ask for a user of this file (bcrypt: htpasswd -B)")
+    serve.add_argument("--anonymous-pull", action="store_true", default=None, help="pulls need no user")
+    serve.add_argument("--access-log", action="store_true", default=None, help="log every request")
+    commands.add_parser("gc", parents=[common], help="collect garbage by the configuration's rules, also while serving")
+    found = commands.add_parser("check", parents=[common], help="verify every digest and reference")
+    found.add_argument("--repair", action="store_true", help="remove what is damaged, so that a push can bring it back")
     return parser
 
 
-def _address(text: str) -> tuple[str, int]:
-    host, colon, port = text.rpartition(":")
-    if not colon or not port.isascii() or not port.isdigit() or int(port) > 65535:
-        raise ValueError(f"invalid address {text!r}: want HOST:PORT")
-    return host.strip("[]"), int(port)
-
-
-def _tls(options: argparse.Namespace) -> ssl.SSLContext | None:
+def _config(options: argparse.Namespace) -> Config:
+    config = load(Path(options.config).read_text(encoding="utf-8")) if options.config else Config()
+    if options.root is not None:
+        config = changed(config, storage=changed(config.storage, root=options.root))
+    if options.command != "serve":
+        return config
     if bool(options.tls_cert) != bool(options.tls_key):
         raise ValueError("--tls-cert and --tls-key go together")
-    if not options.tls_cert:
-        return None
-    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-    context.load_cert_chain(options.tls_cert, options.tls_key)
-    return context
+    auth = config.auth
+    if options.htpasswd or options.anonymous_pull:
+        auth = changed(auth or Auth(), htpasswd=options.htpasswd, anonymous_pull=options.anonymous_pull)
+    return changed(  # type: ignore[no-any-return]
+        config, listen=options.addr, status_listen=options.status_addr, read_only=options.read_only,
+        access_log=options.access_log, auth=auth,
+        tls=Tls(cert=options.tls_cert, key=options.tls_key) if options.tls_cert else None)
 
 
-async def _run(options: argparse.Namespace) -> None:
-    host, port = _address(options.addr)
-    tls = _tls(options)
-    authenticator = None
-    if options.htpasswd:
-        authenticator = PasswordFile(Path(options.htpasswd).read_text(encoding="utf-8"))
-    storage = FilesystemStorage(options.root)
+async def serve(config: Config, storage: Storage, ready: Callable[[int], None]) -> None:
+    """Serve until cancelled; ``ready`` is called with the port once connections are accepted."""
+    settings = settings_of(config)
+    async with AsyncExitStack() as stack:
+        host, port = address(config.listen)
+        if config.status_listen:
+            status = make_status_app(storage, settings.metrics)
+            await stack.enter_async_context(serving(status, *address(config.status_listen)))
+        bound = await stack.enter_async_context(serving(make_app(storage, settings), host, port, tls_of(config)))
+        if config.gc.interval:
+            await stack.enter_async_context(_collecting(config, storage))
+        ready(bound)
+        await asyncio.Event().wait()
+
+
+@asynccontextmanager
+async def _collecting(config: Config, storage: Storage) -> AsyncIterator[None]:
+    async def loop() -> None:
+        while True:
+            await asyncio.sleep(seconds(config.gc.interval))
+            try:
+                logger.info("garbage collection: %s", await collect(storage, policy_of(config)))
+            except (BarqueError, OSError) as error:
+                logger.error("garbage collection: %s", error)
+
+    task = asyncio.create_task(loop())
+    try:
+        yield
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+
+async def _serve(config: Config, storage: Storage) -> int:
     loop = asyncio.get_running_loop()
     task = asyncio.current_task()
     assert task is not None
@@ -60,24 +105,51 @@ async def _run(options: argparse.Namespace) -> None:
         loop.add_signal_handler(number, task.cancel)
 
     def ready(bound: int) -> None:
-        print(f"registry: {'https' if tls else 'http'}://{host}:{bound} serves {options.root}", file=sys.stderr,
+        where = config.storage.root or (config.storage.s3 and f"bucket {config.storage.s3.bucket}")
+        host = address(config.listen)[0]
+        print(f"registry: {'https' if config.tls else 'http'}://{host}:{bound} serves {where}", file=sys.stderr,
               flush=True)
 
+    with contextlib.suppress(asyncio.CancelledError):
+        await serve(config, storage, ready)
+    return 0
+
+
+async def _gc(config: Config, storage: Storage) -> int:
+    report = await collect(storage, policy_of(config))
+    print(report)
+    return 1 if report.skipped else 0
+
+
+async def _check(storage: Storage, repair: bool) -> int:
+    found = await check(storage, repair=repair)
+    for damage in found:
+        print(damage)
+    print(f"{len(found)} damages {'repaired' if repair else 'found'}")
+    return 1 if found and not repair else 0
+
+
+async def _run(options: argparse.Namespace) -> int:
+    config = _config(options)
+    storage = storage_of(config)
+    commands: dict[str, Callable[[], Awaitable[int]]] = {
+        "serve": lambda: _serve(config, storage), "gc": lambda: _gc(config, storage),
+        "check": lambda: _check(storage, options.repair)}
     try:
-        with contextlib.suppress(asyncio.CancelledError):
-            await serve(storage, host, port, tls=tls, authenticator=authenticator, read_only=options.read_only,
-                        ready=ready)
+        return await commands[options.command]()
     finally:
-        storage.close()
+        await storage.aclose()
 
 
 def main(argv: list[str]) -> int:
-    """Serve until SIGTERM or SIGINT. Exit code 0, or 1 with the reason on standard error."""
+    """``argv`` begins with the command; ``serve`` may be left out. Exit code 0, or 1 with the reason on stderr."""
+    if argv[:1] == [] or argv[0].startswith("--"):
+        argv = ["serve", *argv]
     options = _parser().parse_args(argv)
     log.configure(options.log_level)
+    failpoints.arm(os.environ.get("BARQUE_FAILPOINTS", ""))
     try:
-        asyncio.run(_run(options))
+        return asyncio.run(_run(options))
     except (OSError, ValueError, BarqueError) as error:
-        print(f"barque registry serve: {error}", file=sys.stderr)
+        print(f"barque registry {options.command}: {error}", file=sys.stderr)
         return 1
-    return 0

@@ -13,11 +13,15 @@ from aiohttp import hdrs, web
 
 from barque.oci.digest import ALGORITHMS, Digest
 from barque.registry.errors import RegistryError
+from barque.registry.events import record
 from barque.registry.names import checked_name, digest_of, repository_of
+from barque.registry.quotas import Quotas
 from barque.registry.storage.base import BlobStorage, Upload, WrongDigest
 
 #: Bytes handed to the storage at a time: hashing and writing them takes longer than the trip to a thread.
 _BATCH = 1 << 20
+#: How long the status of an upload waits for a transfer that is under way, in seconds.
+_SETTLE = 2.0
 _CONTENT_RANGE = re.compile(r"(?:bytes[ =])?([0-9]+)-([0-9]+)(?:/[0-9*]+)?\Z", re.ASCII)
 
 
@@ -53,8 +57,12 @@ def _expected_range(request: web.Request) -> tuple[int, int] | None:
 
 
 class UploadRoutes:
-    def __init__(self, blobs: BlobStorage) -> None:
+    """``mount_any``: a mount that names no source takes a blob of any repository, as long as all may read them all."""
+
+    def __init__(self, blobs: BlobStorage, quotas: Quotas, *, mount_any: bool = False) -> None:
         self._blobs = blobs
+        self._quotas = quotas
+        self._mount_any = mount_any
 
     def routes(self) -> list[web.RouteDef]:
         session = "/v2/{name:.+}/blobs/uploads/{id:[^/]+}"
@@ -74,25 +82,48 @@ class UploadRoutes:
             raise RegistryError("UNSUPPORTED", {"digest-algorithm": algorithm}, status=400)
         if "mount" in request.query:
             digest = digest_of(request.query["mount"])
-            source = request.query.get("from", "")
-            if source and await self._blobs.mount(repository, digest, checked_name(source)):
+            if await self._mount(request, repository, digest):
+                record(request, "mount", repository, digest)
                 return self._created(repository, digest)
         whole = digest_of(request.query["digest"]) if "digest" in request.query else None
-        upload = await self._blobs.start_upload(repository)
+        await self._quotas.admit(repository, request.content_length or 0)
+        upload = await self._blobs.start_upload(repository, algorithm)
         if whole is None:
             return self._progress(repository, upload, 202)
         async with upload.lock:
+            upload.expect(whole)
+            await self._receive(request, upload)
+            return await self._commit(request, repository, upload, whole)
+
+    async def _mount(self, request: web.Request, repository: str, digest: Digest) -> bool:
+        source = request.query.get("from", "")
+        if not source and not self._mount_any:
+            return False
+        return await self._blobs.mount(repository, digest, checked_name(source) if source else None)
+
+    @staticmethod
+    async def _receive(request: web.Request, upload: Upload) -> None:
+        try:
             await receive(request, upload)
-            return await self._commit(repository, upload, whole)
+        except BaseException:
+            await asyncio.shield(upload.pause())  # a broken transfer keeps what arrived
+            raise
 
     async def status(self, request: web.Request) -> web.Response:
         repository, upload = await self._session(request)
-        return self._progress(repository, upload, 204)
+        try:
+            # A transfer that has just broken is still being written down: its client asks where to go on.
+            async with asyncio.timeout(_SETTLE), upload.lock:
+                return self._progress(repository, upload, 204)
+        except TimeoutError:
+            return self._progress(repository, upload, 204)
 
     async def append(self, request: web.Request) -> web.Response:
         repository, upload = await self._session(request)
         async with upload.lock:
+            await self._quotas.admit(repository, upload.offset + (request.content_length or 0))
             await self._receive_at(request, repository, upload)
+            await upload.pause()
             return self._progress(repository, upload, 202)
 
     async def finish(self, request: web.Request) -> web.Response:
@@ -101,8 +132,10 @@ class UploadRoutes:
             raise RegistryError("DIGEST_INVALID", "digest missing")
         digest = digest_of(request.query["digest"])
         async with upload.lock:
+            if upload.offset == 0:
+                upload.expect(digest)
             await self._receive_at(request, repository, upload)
-            return await self._commit(repository, upload, digest)
+            return await self._commit(request, repository, upload, digest)
 
     async def cancel(self, request: web.Request) -> web.Response:
         _, upload = await self._session(request)
@@ -121,16 +154,25 @@ class UploadRoutes:
         begin = upload.offset
         if expected is not None and expected[0] != begin:
             raise RegistryError("RANGE_INVALID", headers=self._headers(repository, upload))
-        await receive(request, upload)
+        await self._receive(request, upload)
         if expected is not None and upload.offset != expected[1]:
             raise RegistryError("SIZE_INVALID", {"received": upload.offset - begin,
                                                  "announced": expected[1] - expected[0]})
 
-    async def _commit(self, repository: str, upload: Upload, digest: Digest) -> web.Response:
+    async def _commit(self, request: web.Request, repository: str, upload: Upload, digest: Digest) -> web.Response:
+        size = upload.offset
         try:
-            await upload.commit(digest)
+            await self._quotas.admit(repository, size)
+        except RegistryError:
+            await upload.cancel()
+            raise
+        try:
+            # The client may hang up now, half a commit helps nobody.
+            await asyncio.shield(upload.commit(digest))
         except WrongDigest:
             raise RegistryError("DIGEST_INVALID", {"digest": digest}) from None
+        self._quotas.add(repository, size)
+        record(request, "push", repository, digest, size=size)
         return self._created(repository, digest)
 
     @staticmethod

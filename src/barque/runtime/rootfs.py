@@ -142,7 +142,7 @@ def open_overlay(mount: Mount) -> int:
     try:
         return mounts.make("overlay", [*parameters, *options.data], _attributes(options, mount))
     except OSError as error:
-        if error.errno == errno.EINVAL and "lowerdir+" in str(error):
+        if error.errno == errno.EINVAL and ("lowerdir+" in str(error) or not mounts.checks_parameters("overlay")):
             return -1
         raise
 

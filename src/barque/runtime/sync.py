@@ -68,10 +68,7 @@ class CallerEnd:
 
     def wait_exec(self) -> None:
         """After START: return when the exec has closed the child's end."""
-        try:
-            packet, _ = fds.receive(self._socket, _MAX_MESSAGE)
-        except ConnectionResetError:
-            packet = b""
+        packet, _ = self._receive()
         if packet:
             raise _failure(packet)
 
@@ -86,13 +83,18 @@ class CallerEnd:
             pass
 
     def _expect(self, kind: bytes) -> tuple[bytes, list[int]]:
-        try:
-            packet, passed = fds.receive(self._socket, _MAX_MESSAGE)
-        except ConnectionResetError:
-            packet, passed = b"", []
+        packet, passed = self._receive()
         if packet[:1] != kind:
             raise _failure(packet)
         return packet, passed
+
+    def _receive(self) -> tuple[bytes, list[int]]:
+        try:
+            return fds.receive(self._socket, _MAX_MESSAGE)
+        except ConnectionResetError:
+            # The child closed its end with a message of ours unread. The error is told once, ahead of what the child
+            # had sent, which is still there.
+            return fds.receive(self._socket, _MAX_MESSAGE)
 
 
 def _failure(packet: bytes) -> RuntimeFailure:

@@ -36,7 +36,8 @@ async def clean_up(layout: Layout, db: Database, leases: Leases, snapshots: Snap
     ingests = await asyncio.to_thread(_drop_ingests, layout.ingest)
     blobs = await asyncio.to_thread(drop_blobs, layout.blobs, recorded)
     await db.write(lambda connection: connection.execute(
-        "DELETE FROM snapshots WHERE kind = 'container' AND key NOT IN (SELECT id FROM containers)"))
+        "DELETE FROM snapshots WHERE kind = 'container' AND key NOT IN (SELECT id FROM containers) "
+        "AND key NOT IN (SELECT key FROM build_cache WHERE kind = 'mount')"))
     numbers = await unrecorded_snapshots(layout, db)
     await snapshots.remove_unrecorded(numbers)
     return CleanUp(expired, ingests, blobs, len(numbers))

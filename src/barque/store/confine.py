@@ -25,8 +25,8 @@ def confine(directory: int, capabilities: Sequence[str], prepare: Callable[[], N
     the process does is by descriptors anyway. ``prepare`` runs with full rights in the private mount namespace, just
     before the old root goes. Raises OSError.
     """
-    _limit()
     if os.geteuid() != 0:
+        _limit()
         prepare()
         return directory
     # Cloned before the unshare: afterwards the directory's mount belongs to another namespace, which is EINVAL.
@@ -36,15 +36,30 @@ def confine(directory: int, capabilities: Sequence[str], prepare: Callable[[], N
         prepare()
         return tree
 
-    root = _shut_in(make, capabilities)
+    root = confine_in(make, capabilities)
     os.close(directory)
     return root
 
 
 def confine_in(make: Callable[[], int], capabilities: Sequence[str]) -> int:
     """The same with a new root that ``make`` makes, as a detached mount, with full rights in the private namespace."""
+    return restrict(capabilities, lambda: _enter(make))
+
+
+def restrict(capabilities: Sequence[str], enter: Callable[[], int]) -> int:
+    """Keep only these capabilities, and limits, once ``enter`` has gone to where the process is to stay.
+
+    ``enter`` has full rights and returns a descriptor of its root, which is passed on. Raises OSError.
+    """
     _limit()
-    return _shut_in(make, capabilities)
+    keep = to_mask(tuple(capabilities))
+    drop_from_bounding(bounding() & ~keep)  # needs /proc, which the new root lacks
+    root = enter()
+    no_new_privileges()
+    _, permitted, _ = get_sets()
+    set_sets(permitted & keep, permitted & keep, 0)
+    set_dumpable(False)
+    return root
 
 
 def _limit() -> None:
@@ -52,17 +67,6 @@ def _limit() -> None:
         _, hard = resource.getrlimit(kind)
         bounded = value if hard == resource.RLIM_INFINITY else min(value, hard)
         resource.setrlimit(kind, (bounded, bounded))
-
-
-def _shut_in(make: Callable[[], int], capabilities: Sequence[str]) -> int:
-    keep = to_mask(tuple(capabilities))
-    drop_from_bounding(bounding() & ~keep)  # needs /proc, which the new root lacks
-    root = _enter(make)
-    no_new_privileges()
-    _, permitted, _ = get_sets()
-    set_sets(permitted & keep, permitted & keep, 0)
-    set_dumpable(False)
-    return root
 
 
 def _enter(make: Callable[[], int]) -> int:

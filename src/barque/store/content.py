@@ -12,6 +12,7 @@ import os
 import sqlite3
 import tempfile
 import time
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import BinaryIO
 
@@ -56,7 +57,7 @@ class BlobInfo:
 
 class ContentStore:
     def __init__(self, layout: Layout, db: Database) -> None:
-        self._layout = layout
+        self.layout = layout
         self._db = db
         self._locks = KeyedLocks()
 
@@ -69,7 +70,7 @@ class ContentStore:
     def path(self, digest: str) -> str:
         """Where the bytes are or would be; raises InvalidDigest."""
         checked = Digest.parse(digest)
-        return os.path.join(self._layout.blobs, checked.algorithm, checked.hex)
+        return os.path.join(self.layout.blobs, checked.algorithm, checked.hex)
 
     def open(self, digest: str) -> BinaryIO:
         """The bytes, not verified again: whoever unpacks them checks the digest of what comes out.
@@ -133,7 +134,7 @@ class ContentStore:
         try:
             exists = await self._usable(digest, expected.size)
             os.makedirs(os.path.dirname(target), mode=0o700, exist_ok=True)
-            ingest = Ingest(expected, os.path.join(self._layout.ingest, f"{digest.algorithm}-{digest.hex}"), target,
+            ingest = Ingest(expected, os.path.join(self.layout.ingest, f"{digest.algorithm}-{digest.hex}"), target,
                             exists, lambda descriptor: self._record(lease, descriptor),
                             lambda: self._locks.release(digest))
             await ingest.start()
@@ -177,7 +178,7 @@ class ContentStore:
 
     def scratch(self) -> tuple[int, str]:
         """An empty file of its own on the way to becoming a blob, by :meth:`adopt`; else the caller unlinks it."""
-        return tempfile.mkstemp(prefix="new-", dir=self._layout.ingest)
+        return tempfile.mkstemp(prefix="new-", dir=self.layout.ingest)
 
     async def adopt(self, lease: Lease, descriptor: Descriptor, path: str) -> None:
         """Make a scratch file, whose bytes the caller has hashed as they went by, the blob that ``descriptor`` names.
@@ -236,6 +237,22 @@ class ContentStore:
                                (msgspec.json.encode(labels).decode(), digest))
 
         await self._db.write(update)
+
+    async def relabel(self, digests: Iterable[str], change: Callable[[dict[str, str]], dict[str, str]]) -> None:
+        """Let ``change`` make new labels of the old ones of each of these blobs; passes over what is not stored."""
+        wanted = tuple(digests)
+
+        def pending(connection: sqlite3.Connection) -> list[tuple[str, str]]:
+            found = []
+            for digest in wanted:
+                row = connection.execute("SELECT * FROM blobs WHERE digest = ?", (digest,)).fetchone()
+                if row is not None and (labels := change(_info(row).labels)) != _info(row).labels:
+                    found.append((msgspec.json.encode(labels).decode(), digest))
+            return found
+
+        if await self._db.read(pending):
+            await self._db.write(lambda connection: connection.executemany(
+                "UPDATE blobs SET labels = ? WHERE digest = ?", pending(connection)))
 
 
 def _move_durably(path: str, target: str) -> None:

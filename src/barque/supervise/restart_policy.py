@@ -1,8 +1,9 @@
 """When a container that ended is started again, and after how long: docker's rules as plain functions.
 
 docker: ``always`` and ``unless-stopped`` restart whatever the exit code, ``on-failure[:n]`` only after a failure and at
-most n times; a stop by the user ends it. The delay doubles from 100 ms up to a minute, and falls back to 100 ms once
-the container has run for ten seconds.
+most n times; a stop by the user ends it. ``on-unhealthy`` is ours: as on-failure, and also after the engine has ended
+a container whose health check said that it is unhealthy. The delay doubles from 100 ms up to a minute, and falls back
+to 100 ms once the container has run for ten seconds.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ STEADY_AFTER = 10.0
 
 @dataclass(frozen=True)
 class Policy:
-    """``name`` is one of no (or empty), always, unless-stopped, on-failure; ``maximum`` 0 means without limit."""
+    """``name`` is no (or empty), always, unless-stopped, on-failure or on-unhealthy; ``maximum`` 0: without limit."""
 
     name: str = "no"
     maximum: int = 0
@@ -30,16 +31,25 @@ class Backoff:
     delay: float = 0.0
 
 
-def after_exit(policy: Policy, backoff: Backoff, *, exit_code: int, ran_for: float, stopped: bool) -> Backoff | None:
+def after_exit(policy: Policy, backoff: Backoff, *, exit_code: int, ran_for: float, stopped: bool,
+               unhealthy: bool = False) -> Backoff | None:
     """The new state, whose ``delay`` is the time in seconds to wait before the start; None: it stays down.
 
-    ``ran_for`` is in seconds; ``stopped`` says that the user asked for the end (stop, or kill with a stop signal).
+    ``ran_for`` is in seconds; ``stopped`` says that the user asked for the end (stop, or kill with a stop signal),
+    ``unhealthy`` that the engine did because of the health check.
     """
-    if stopped or not _wants(policy, backoff.restarts, exit_code):
+    if stopped or not _wants(policy, backoff.restarts, failed=exit_code != 0 or unhealthy):
         return None
     if backoff.delay == 0.0 or ran_for >= STEADY_AFTER:
         return Backoff(backoff.restarts + 1, FIRST_DELAY)
     return Backoff(backoff.restarts + 1, min(backoff.delay * 2, LONGEST_DELAY))
+
+
+def resumed(restarts: int, ran_for: float) -> Backoff:
+    """The state that an earlier daemon had when the container ended for the ``restarts``-th time in a row."""
+    if restarts == 0 or ran_for >= STEADY_AFTER:
+        return Backoff(restarts, FIRST_DELAY)
+    return Backoff(restarts, min(FIRST_DELAY * 2.0 ** min(restarts - 1, 32), LONGEST_DELAY))
 
 
 def at_boot(policy: Policy, *, stopped: bool) -> bool:
@@ -52,9 +62,9 @@ def at_boot(policy: Policy, *, stopped: bool) -> bool:
     return policy.name == "unless-stopped" and not stopped
 
 
-def _wants(policy: Policy, restarts: int, exit_code: int) -> bool:
+def _wants(policy: Policy, restarts: int, *, failed: bool) -> bool:
     if policy.name in ("always", "unless-stopped"):
         return True
-    if policy.name == "on-failure":
-        return exit_code != 0 and (policy.maximum == 0 or restarts < policy.maximum)
+    if policy.name in ("on-failure", "on-unhealthy"):
+        return failed and (policy.maximum == 0 or restarts < policy.maximum)
     return False

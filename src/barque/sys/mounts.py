@@ -94,6 +94,21 @@ def _fsconfig(context: int, command: int, key: str | None, value: str | None) ->
         raise OSError(error.errno, text, error.filename) from None
 
 
+def checks_parameters(kind: str) -> bool:
+    """Whether this kernel's file system ``kind`` looks at parameters one by one, as ported file systems do.
+
+    The others take any and refuse the lot with EINVAL at the end. (Overlay was ported in Linux 6.5.)
+    """
+    context = syscall(FSOPEN, kind.encode(), _FSOPEN_CLOEXEC, what="fsopen", path=kind)
+    try:
+        _fsconfig(context, _SET_STRING, "no-such-parameter", "x")
+    except OSError:
+        return True
+    finally:
+        os.close(context)
+    return False
+
+
 def _said(context: int) -> str:
     """What the kernel wrote into the context's message queue, oldest first; reading drains it."""
     lines = []

@@ -9,14 +9,25 @@ from __future__ import annotations
 
 import errno
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 #: What a file system without extended attributes, or a namespace without the right to set them, answers.
 UNSUPPORTED = (errno.ENOTSUP, errno.EPERM, errno.ENODATA)
 
 
 def get_all(dir_fd: int, name: bytes) -> dict[str, bytes]:
-    """All attributes of ``name`` below ``dir_fd``; empty where the file system has none. Raises OSError."""
-    path = b"/proc/self/fd/%d/%b" % (dir_fd, name)
+    """All attributes of ``name`` below ``dir_fd``; empty where the file system has none. Raises OSError.
+
+    A process without /proc must be single-threaded: see :func:`set_at`.
+    """
+    if os.path.exists("/proc/self/fd"):
+        return _get_all(b"/proc/self/fd/%d/%b" % (dir_fd, name))
+    with _inside(dir_fd):
+        return _get_all(name)
+
+
+def _get_all(path: bytes) -> dict[str, bytes]:
     try:
         names = os.listxattr(path, follow_symlinks=False)
     except OSError as error:
@@ -38,11 +49,17 @@ def set_at(dir_fd: int, name: bytes, key: str, value: bytes) -> None:
 
     Only for single-threaded processes: the working directory belongs to all threads.
     """
+    with _inside(dir_fd):
+        os.setxattr(name, key, value, follow_symlinks=False)
+
+
+@contextmanager
+def _inside(dir_fd: int) -> Iterator[None]:
     here = os.open(".", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         os.fchdir(dir_fd)
         try:
-            os.setxattr(name, key, value, follow_symlinks=False)
+            yield
         finally:
             os.fchdir(here)
     finally:

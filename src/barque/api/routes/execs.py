@@ -31,9 +31,11 @@ def routes(execs: Execs, *, experimental: bool) -> list[web.RouteDef]:
         if not attached:
             await execs.start(item, attached=False, tty=tty, console_size=console)
             return web.Response(status=200)
-        hijacked = Hijacked(request, content_type(tty=tty, version=request["api_version"]), app.headers(experimental))
+        # Whether there are frames says the client that starts it, not the one that made it.
+        hijacked = Hijacked(request, content_type(tty=body.tty, version=request["api_version"]),
+                            app.headers(experimental))
         keep(request, "response", hijacked)
-        await _run(execs, item, hijacked, console)
+        await _run(execs, item, hijacked, console, raw=body.tty)
         return hijacked
 
     async def resize_exec(request: web.Request) -> web.StreamResponse:
@@ -48,7 +50,7 @@ def routes(execs: Execs, *, experimental: bool) -> list[web.RouteDef]:
             web.post("/exec/{id}/resize", resize_exec), web.get("/exec/{id}/json", inspect_exec)]
 
 
-async def _run(execs: Execs, item: Exec, hijacked: Hijacked, console: tuple[int, int] | None) -> None:
+async def _run(execs: Execs, item: Exec, hijacked: Hijacked, console: tuple[int, int] | None, *, raw: bool) -> None:
     tty = item.options.tty
     keys = relay.parse_detach_keys(item.options.detach_keys or relay.DEFAULT_DETACH_KEYS)
     try:
@@ -56,10 +58,12 @@ async def _run(execs: Execs, item: Exec, hijacked: Hijacked, console: tuple[int,
     except ExecRefused as error:
         # The answer has begun: docker says it on the stream, and clients take the code from inspect.
         text = error.message.encode() + b"\r\n"
-        hijacked.writer.write(text if tty else b"\x01\0\0\0" + len(text).to_bytes(4, "big") + text)
+        hijacked.writer.write(text if raw else relay.framed(text))
         return
     if streams is not None:
         escape = relay.Escape(keys) if tty and item.options.attach_stdin else None
-        if await relay.relay((hijacked.reader, hijacked.writer), streams, stdin=item.options.attach_stdin,
-                             escape=escape):
+        client = (hijacked.reader, hijacked.writer)
+        change = None if raw == tty else relay.Unframer() if raw else relay.framed
+        if await relay.relay(client, streams, stdin=item.options.attach_stdin, escape=escape, ending=item.wait_ended,
+                             change=change):
             execs.detached(item)

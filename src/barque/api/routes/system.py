@@ -10,12 +10,11 @@ from barque.api import app, requests, streams
 from barque.engine import clock, filters, system
 from barque.engine.containers.context import Context
 from barque.engine.events import EventBus
-from barque.errors import InvalidArgument, Unavailable
+from barque.errors import InvalidArgument
 
 _EVENT_FILTERS = frozenset({"config", "container", "daemon", "event", "image", "label", "network", "node", "plugin",
                             "scope",
                             "secret", "service", "type", "volume"})
-_SWARM = ("swarm", "nodes", "services", "tasks", "secrets", "configs")
 
 
 def routes(ctx: Context, bus: EventBus, engine_id: str, images: system.Images, volumes: system.VolumeUsage,
@@ -49,13 +48,8 @@ def routes(ctx: Context, bus: EventBus, engine_id: str, images: system.Images, v
     async def plugins(_: web.Request) -> web.StreamResponse:
         return requests.json([])
 
-    async def swarm(_: web.Request) -> web.StreamResponse:
-        raise Unavailable('This node is not a swarm manager. Use "docker swarm init" or "docker swarm join" to connect '
-                          "this node to swarm and try again.")
-
     return [web.get("/_ping", ping), web.get("/version", version), web.get("/info", info), web.get("/events", events),
-            web.get("/system/df", disk_usage), web.get("/plugins", plugins),
-            *(web.get(f"/{name}", swarm) for name in _SWARM)]
+            web.get("/system/df", disk_usage), web.get("/plugins", plugins)]
 
 
 def _moment(request: web.Request, name: str) -> int | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from barque.engine.containers.context import Context
 from barque.engine.containers.machine import Status
-from barque.engine.containers.registry import PendingAttach, Streams
+from barque.engine.containers.registry import Live, PendingAttach, Streams
 from barque.errors import Conflict
 
 
@@ -12,14 +12,18 @@ class Paused(Conflict):
     text = "container {id} is paused, unpause the container before attach"
 
 
-class Attachment:
-    """One client of one container. Made before the answer is sent, so that errors still have a status of their own."""
+def check(live: Live) -> None:
+    """Before the answer begins: raises what can still have a status of its own."""
+    if live.facts.status is Status.PAUSED:
+        raise Paused(id=live.id)
 
-    def __init__(self, ctx: Context, ref: str, *, stdin: bool, stdout: bool, stderr: bool) -> None:
+
+class Attachment:
+    """One client of one container, registered for the next start when it is made; end it with :meth:`close`."""
+
+    def __init__(self, ctx: Context, live: Live, *, stdin: bool, stdout: bool, stderr: bool) -> None:
         self._ctx = ctx
-        self._live = ctx.registry.find(ref)
-        if self._live.facts.status is Status.PAUSED:
-            raise Paused(id=self._live.id)
+        self._live = live
         self._flags = {"stdin": stdin and self._live.container.config.open_stdin, "stdout": stdout, "stderr": stderr}
         self.stdin = self._flags["stdin"]
         self.tty = self._live.container.config.tty
@@ -37,17 +41,17 @@ class Attachment:
                 return None
             streams = await monitor.attach(None, **self._flags)
         else:
-            pending, self._pending = self._pending, None
-            try:
-                maybe = await pending.streams()
-            finally:
-                if pending in self._live.attaching:
-                    self._live.attaching.remove(pending)
+            maybe = await self._pending.streams()
             if maybe is None:
                 return None
             streams = maybe
         self._ctx.event(self._live, "attach")
         return streams
+
+    def close(self) -> None:
+        """Wait for a start no longer."""
+        if self._pending is not None and self._pending in self._live.attaching:
+            self._live.attaching.remove(self._pending)
 
     def detached(self) -> None:
         """The client left with the detach keys."""

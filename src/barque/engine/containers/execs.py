@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import shlex
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import msgspec
@@ -22,6 +23,8 @@ from barque.supervise.messages import ExecOrder
 
 #: An exec that has ended can be looked at for so long (seconds).
 KEPT = 300.0
+#: How long the end of a process may come after the end of its output (seconds).
+END_PATIENCE = 10.0
 
 
 class NoSuchExec(NotFound):
@@ -56,6 +59,13 @@ class Exec:
     started: bool = False
     exit_code: int | None = None
     monitor: Monitor | None = None
+    ended: asyncio.Event = field(default_factory=asyncio.Event)
+
+    async def wait_ended(self) -> None:
+        """Until the exit code is known; not for ever, since the output has ended already."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(END_PATIENCE):
+                await self.ended.wait()
 
 
 class Execs:
@@ -95,7 +105,16 @@ class Execs:
 
     async def start(self, item: Exec, *, attached: bool, tty: bool,
                     console_size: tuple[int, int] | None) -> Streams | None:
-        """Run it; gives the streams where ``attached``. Raises ExecRefused where the command cannot be executed."""
+        """Run it; gives the streams where ``attached``. Raises ExecRefused where the command cannot be executed.
+
+        A client that goes away meanwhile does not leave it half started.
+        """
+        work = self._start(item, attached=attached, tty=tty, console_size=console_size)
+        return await self._ctx.tasks.shielded(work, f"exec {item.id[:12]}")
+
+    async def _start(self, item: Exec, *, attached: bool, tty: bool,
+                     console_size: tuple[int, int] | None) -> Streams | None:
+        self.check_start(item.id)
         monitor = item.live.monitor
         if monitor is None:
             raise machine.NotRunning(id=item.live.id)
@@ -104,9 +123,11 @@ class Execs:
         streams = None
         self._ctx.event(item.live, f"exec_start: {shlex.join(item.command)}", execID=item.id)
         try:
-            if order.attached:
-                streams = await monitor.attach(item.id, stdin=order.stdin, stdout=order.stdout, stderr=order.stderr)
-            item.pid = await monitor.exec(order)
+            with item.live.execs:
+                if order.attached:
+                    streams = await monitor.attach(item.id, stdin=order.stdin, stdout=order.stdout,
+                                                   stderr=order.stderr)
+                item.pid = await monitor.exec(order)
         except BaseException as error:
             if streams is not None:
                 streams[1].close()
@@ -128,6 +149,7 @@ class Execs:
         finally:
             item.running = False
             item.pid = 0
+            item.ended.set()
             self._forget_later(item)
         self._ctx.event(item.live, "exec_die", execID=item.id, exitCode=str(item.exit_code))
 

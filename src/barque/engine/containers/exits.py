@@ -8,7 +8,7 @@ import logging
 from collections.abc import Callable
 
 from barque.engine import clock
-from barque.engine.containers import machine
+from barque.engine.containers import machine, volume_use
 from barque.engine.containers.context import Context
 from barque.engine.containers.ports import Monitor
 from barque.engine.containers.registry import Live, Outcome
@@ -60,13 +60,13 @@ async def finish(ctx: Context, live: Live, record: ExitRecord, monitor: Monitor 
         if record.oom_killed:
             ctx.event(live, "oom")
         ctx.event(live, "die", exitCode=str(record.exit_code), execDuration=str(_duration(facts)))
+        # Each end wakes those who wait, as dockerd has it, also one after which it is started again.
+        live.resolve(live.exits, Outcome(record.exit_code, record.error))
         if backoff is not None:
             live.backoff = backoff
             restart(ctx, live, backoff.delay)
-        else:
-            live.resolve(live.exits, Outcome(record.exit_code, record.error))
-            if gone:
-                remove_soon(ctx, live)
+        elif gone:
+            remove_soon(ctx, live)
 
 
 def _next(live: Live, record: ExitRecord) -> Backoff | None:
@@ -76,7 +76,7 @@ def _next(live: Live, record: ExitRecord) -> Backoff | None:
     with contextlib.suppress(ValueError):
         ran_for = (clock.parse(record.finished_at or clock.now()) - clock.parse(live.facts.started_at)) / 1e9
     return after_exit(policy(live), live.backoff, exit_code=record.exit_code, ran_for=ran_for,
-                      stopped=live.facts.stopped_by_user)
+                      stopped=live.facts.stopped_by_user, unhealthy=live.unhealthy)
 
 
 def _duration(facts: machine.Facts) -> int:
@@ -88,6 +88,7 @@ async def _free(ctx: Context, live: Live) -> None:
     container = live.container
     if not container.network_mode.startswith("container:"):
         await ctx.networks.teardown(container.id)
+    await volume_use.release(ctx, container)
     if container.host_config.ipc_mode == "shareable":
         unmount_shm(shm_dir(ctx, container.id))
 

@@ -10,7 +10,7 @@ import time
 import msgspec
 
 from barque.engine import clock, names
-from barque.engine.containers import execs
+from barque.engine.containers import execs, stop
 from barque.engine.containers.context import Context
 from barque.engine.containers.model import Health, HealthResult
 from barque.engine.containers.options import ContainerConfig, Healthcheck
@@ -98,6 +98,9 @@ async def _judge(ctx: Context, live: Live, result: HealthResult, retries: int, *
     if after.status != before.status:
         await ctx.registry.save(live)
         ctx.event(live, f"health_status: {after.status}")
+        if after.status == "unhealthy" and live.container.host_config.restart_policy.name == "on-unhealthy":
+            live.unhealthy = True
+            ctx.tasks.spawn(stop.bring_down(ctx, live), f"unhealthy {live.id[:12]}")
 
 
 async def _probe(ctx: Context, live: Live, command: list[str], timeout: float) -> HealthResult | None:
@@ -113,8 +116,9 @@ async def _probe(ctx: Context, live: Live, command: list[str], timeout: float) -
     ctx.event(live, "exec_create: " + " ".join(command), execID=exec_id)
     writer = None
     try:
-        reader, writer = await monitor.attach(exec_id, stdin=False, stdout=True, stderr=True)
-        await monitor.exec(order)
+        with live.execs:
+            reader, writer = await monitor.attach(exec_id, stdin=False, stdout=True, stderr=True)
+            await monitor.exec(order)
         ctx.event(live, "exec_start: " + " ".join(command), execID=exec_id)
         try:
             async with asyncio.timeout(timeout):

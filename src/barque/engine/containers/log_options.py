@@ -8,6 +8,8 @@ from barque.engine.containers.model import Container
 from barque.errors import InvalidArgument
 from barque.supervise.messages import LogConfig
 
+#: Unlike docker's, logs are bounded unless ``max-size=-1`` is asked for: full disks are what they are known for.
+DEFAULT_SIZE, DEFAULT_FILES = "20m", "5"
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)([kmgt]?)i?b?\Z", re.IGNORECASE | re.ASCII)
 
 
@@ -27,8 +29,6 @@ def check(options: dict[str, str]) -> None:
     files = options.get("max-file", "1")
     if not files.isascii() or not files.isdecimal() or int(files) < 1:
         raise InvalidArgument("max-file cannot be less than 1")
-    if int(files) > 1 and not size:
-        raise InvalidArgument("max-file cannot be greater than 1 when max-size is not set")
     compress = options.get("compress", "false")
     if compress not in ("true", "false"):
         raise InvalidArgument(f'strconv.ParseBool: parsing "{compress}": invalid syntax')
@@ -42,9 +42,11 @@ def log_config(container: Container) -> LogConfig | None:
     if chosen.type != "json-file":
         return None
     options = chosen.config or {}
-    return LogConfig(path=container.log_path, max_size=parse_size(options["max-size"]) if "max-size" in options else 0,
-                     max_files=int(options.get("max-file", "1")), compress=options.get("compress") == "true",
-                     attrs=_attributes(container, options))
+    size, files = parse_size(options.get("max-size", DEFAULT_SIZE)), options.get("max-file")
+    if files is None:
+        files = "1" if "max-size" in options else DEFAULT_FILES
+    return LogConfig(path=container.log_path, max_size=size, max_files=int(files),
+                     compress=options.get("compress") == "true", attrs=_attributes(container, options))
 
 
 def _attributes(container: Container, options: dict[str, str]) -> dict[str, str]:

@@ -59,7 +59,7 @@ class LogConfig(Base, frozen=True):
 
 
 class RestartPolicy(Base, frozen=True):
-    """``name`` is "", no, always, unless-stopped or on-failure."""
+    """``name`` is "", no, always, unless-stopped, on-failure or on-unhealthy."""
 
     name: str = ""
     maximum_retry_count: int = 0

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import os
 import shutil
+import time
 
 from barque.engine import clock
 from barque.engine.containers import exits, health, machine, start
@@ -12,10 +14,11 @@ from barque.engine.containers.context import Context
 from barque.engine.containers.machine import Status
 from barque.engine.containers.ports import Monitor
 from barque.engine.containers.registry import Live
+from barque.engine.volume_mounts import unmount
 from barque.errors import BarqueError
 from barque.network.model import Sandbox
 from barque.supervise.messages import ExitRecord
-from barque.supervise.restart_policy import at_boot
+from barque.supervise.restart_policy import Backoff, at_boot, resumed
 
 log = logging.getLogger("barque.engine")
 
@@ -50,6 +53,10 @@ async def _take_over(ctx: Context, live: Live, monitor: Monitor) -> None:
         await ctx.registry.save(live)
         ctx.event(live, "start")
     live.monitor = monitor
+    live.backoff = Backoff(live.facts.restart_count)
+    for point in live.container.mounts:
+        if point.type == "volume":
+            ctx.volume_mounts.adopt(point.source, live.id)
     log.info("container %s: adopted, pid %d", live.id[:12], monitor.pid)
     exits.watch(ctx, live, monitor, start.restart_later)
     health.watch(ctx, live)
@@ -85,6 +92,9 @@ async def _record_end(ctx: Context, live: Live, record: ExitRecord | None) -> No
 
 async def settle(ctx: Context) -> None:
     """When everything stands: restart what its policy wants back, remove what was to go, drop what has no row."""
+    for source in {point.source for live in ctx.registry for point in live.container.mounts if point.type == "volume"}:
+        if not ctx.volume_mounts.used(source):
+            await asyncio.to_thread(unmount, source)
     for live in ctx.registry:
         status = live.facts.status
         if live.facts.alive:
@@ -92,21 +102,27 @@ async def settle(ctx: Context) -> None:
         if status is Status.RESTARTING or (
                 status is Status.EXITED and live.facts.has_been_started
                 and at_boot(exits.policy(live), stopped=live.facts.stopped_by_user)):
+            delay = 0.0
             if status is Status.EXITED:
                 live.container.facts = machine.will_restart(live.facts)
-            start.restart_later(ctx, live, 0)
+            else:
+                delay = _resume_backoff(live)
+            start.restart_later(ctx, live, delay)
         elif live.container.host_config.auto_remove and live.facts.has_been_started:
             exits.remove_soon(ctx, live)
     await _drop_strays(ctx)
 
 
+def _resume_backoff(live: Live) -> float:
+    """How many seconds of the delay that the daemon before this one had begun are left."""
+    finished = clock.parse(live.facts.finished_at)
+    live.backoff = resumed(live.facts.restart_count, (finished - clock.parse(live.facts.started_at)) / 1e9)
+    return max(0.0, live.backoff.delay - max(0.0, (time.time_ns() - finished) / 1e9))
+
+
 async def _drop_strays(ctx: Context) -> None:
-    """Writable layers and directories of containers whose row is gone, or was never written."""
+    """Directories of containers whose row is gone, or was never written; the store has dropped their layers."""
     known = {live.id for live in ctx.registry}
-    for container_id in await ctx.snapshots.container_ids():
-        if container_id not in known:
-            log.info("dropping the writable layer of %s: no such container", container_id[:12])
-            await ctx.snapshots.remove_container(container_id)
     for name in os.listdir(ctx.containers_dir):
         if name not in known:
             shutil.rmtree(f"{ctx.containers_dir}/{name}", ignore_errors=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 
 from barque.engine.containers import machine
 from barque.engine.containers.cgroup import container_cgroup
@@ -11,6 +12,7 @@ from barque.engine.containers.machine import Status
 from barque.engine.containers.registry import Live, Outcome
 from barque.engine.signals import DEFAULT_STOP, parse_signal
 from barque.errors import Conflict, Internal, NotModified
+from barque.runtime.failure import RuntimeFailure
 
 DEFAULT_TIMEOUT = 10
 #: How long SIGKILL may take before it is an error (a process in uninterruptible sleep).
@@ -47,7 +49,12 @@ async def deliver(ctx: Context, live: Live, number: int) -> None:
     monitor = live.monitor
     if monitor is None:
         return
-    await monitor.signal(number)
+    try:
+        await monitor.signal(number)
+    except RuntimeFailure as failure:
+        if failure.errno != errno.ESRCH:
+            raise
+        return  # it has ended by itself; the news is on its way
     if live.facts.status is Status.PAUSED:
         await unpause(ctx, live.id)
     ctx.event(live, "kill", signal=str(number))
@@ -101,8 +108,18 @@ async def end(ctx: Context, live: Live, timeout: int | None, number: int | None 
         waiter = exit_of(live) if live.facts.alive else None
     if ended:
         live.resolve(live.exits, Outcome(live.facts.exit_code))
-    if waiter is None:
-        return
+    if waiter is not None:
+        await _bring_down(ctx, live, waiter, timeout, number)
+
+
+async def bring_down(ctx: Context, live: Live) -> None:
+    """End it without leaving a mark that somebody asked for it: the restart policy decides what follows."""
+    if live.facts.alive:
+        await _bring_down(ctx, live, exit_of(live), None, None)
+
+
+async def _bring_down(ctx: Context, live: Live, waiter: asyncio.Future[Outcome], timeout: int | None,
+                      number: int | None) -> None:
     config = live.container.config
     number = number or (parse_signal(config.stop_signal) if config.stop_signal else int(DEFAULT_STOP))
     if timeout is None:
@@ -121,8 +138,15 @@ async def pause(ctx: Context, ref: str) -> None:
             raise Conflict(f"Container {live.id} is already paused")
         if live.facts.status is not Status.RUNNING:
             raise machine.NotRunning(id=live.id)
-        await asyncio.to_thread(container_cgroup(live).freeze)
-        await ctx.registry.set_facts(live, machine.paused(live.facts))
+        cgroup = container_cgroup(live)
+        live.container.facts = machine.paused(live.facts)
+        try:
+            await live.execs.wait_quiet()
+            await asyncio.to_thread(cgroup.freeze)
+        except BaseException:
+            live.container.facts = machine.resumed(live.facts)
+            raise
+        await ctx.registry.save(live)
     ctx.event(live, "pause")
 
 

@@ -1,11 +1,13 @@
 """What the registry needs of its storage. Repository names, digests and tags are checked before they get here.
 
-Everything that returns after a change has made it durable.
+Everything that returns after a change has made it durable. Times are seconds since the epoch.
 """
 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -15,15 +17,15 @@ from barque.oci.digest import Digest
 
 @dataclass(frozen=True, slots=True)
 class Blob:
-    """A stored blob as a local file: ``size`` in bytes."""
+    """A stored blob of ``size`` bytes: a local file, or what ``open`` yields from one position up to another.
 
-    path: str
+    ``url``: where a client may fetch it by itself, for some minutes.
+    """
+
     size: int
-
-    def read(self) -> bytes:
-        """All of it, blocking: for small ones."""
-        with open(self.path, "rb") as file:
-            return file.read()
+    path: str = ""
+    open: Callable[[int, int], AsyncIterator[bytes]] | None = None
+    url: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +35,31 @@ class StoredManifest:
     digest: Digest
     media_type: str
     body: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A blob or manifest of a repository: ``size`` in bytes, ``used``: when it was last pushed or asked for."""
+
+    digest: Digest
+    size: int
+    used: float
+
+
+@dataclass(frozen=True, slots=True)
+class Tagged:
+    tag: str
+    digest: Digest
+    at: float
+
+
+@dataclass(slots=True)
+class Freed:
+    """What a collection removed; ``size`` in bytes."""
+
+    contents: int = 0
+    size: int = 0
+    uploads: int = 0
 
 
 class WrongDigest(Exception):
@@ -47,18 +74,27 @@ class Upload(Protocol):
 
     @property
     def offset(self) -> int: ...
-    async def write(self, data: bytes) -> None: ...
+    def expect(self, digest: Digest) -> None:
+        """A hint before the first byte: all of them come now and should have this digest."""
+    async def write(self, data: bytes) -> None:
+        """Append; after an OSError the upload is as it was before."""
+    async def pause(self) -> None:
+        """Called when a request ends that is not the last one: what was written survives this process."""
     async def commit(self, digest: Digest) -> None:
         """Make the bytes a blob of the repository; raises :class:`WrongDigest`."""
     async def cancel(self) -> None: ...
 
 
 class BlobStorage(Protocol):
-    async def get(self, repository: str, digest: Digest) -> Blob | None: ...
-    async def mount(self, repository: str, digest: Digest, source: str) -> bool:
-        """Make a blob of the repository ``source`` one of ``repository`` too; False if ``source`` lacks it."""
-    async def delete(self, repository: str, digest: Digest) -> bool: ...
-    async def start_upload(self, repository: str) -> Upload: ...
+    async def get(self, repository: str, digest: Digest) -> Blob | None:
+        """The blob; being asked for keeps it from collection for a while."""
+    async def mount(self, repository: str, digest: Digest, source: str | None) -> bool:
+        """Make a blob of ``source`` (``None``: of any repository) one of ``repository`` too; False if there is none."""
+    async def delete(self, repository: str, digest: Digest) -> int | None:
+        """The bytes that became free at once (0 while another repository holds them); ``None`` if it was not there."""
+    async def entries(self, repository: str) -> list[Entry]: ...
+    async def start_upload(self, repository: str, algorithm: str = "sha256") -> Upload:
+        """``algorithm``: that of the digest to expect."""
     async def resume_upload(self, repository: str, id: str) -> Upload | None: ...
 
 
@@ -72,7 +108,9 @@ class ManifestStorage(Protocol):
         """Store, then enter as referrer of (subject, own descriptor), then tag: a reader never sees a dangling tag."""
     async def delete(self, repository: str, digest: Digest, subject: Digest | None) -> None:
         """Remove the manifest, the tags that name it and its entry as a referrer of ``subject``."""
+    async def entries(self, repository: str) -> list[Entry]: ...
     async def tags(self, repository: str) -> list[str]: ...
+    async def tagged(self, repository: str) -> list[Tagged]: ...
     async def resolve(self, repository: str, tag: str) -> Digest | None: ...
     async def untag(self, repository: str, tag: str) -> bool: ...
     async def referrers(self, repository: str, subject: Digest) -> list[Descriptor]: ...
@@ -83,3 +121,17 @@ class Storage(Protocol):
     def blobs(self) -> BlobStorage: ...
     @property
     def manifests(self) -> ManifestStorage: ...
+
+    async def guarded(self, repository: str, action: Callable[[], Awaitable[None]]) -> None:
+        """Do ``action``, which looks at blobs and then refers to them, while no collection takes them away.
+
+        It may be done twice.
+        """
+
+    def exclusive(self, repository: str) -> AbstractAsyncContextManager[None]:
+        """For a collection: inside, no ``guarded`` action sees a blob and relies on it."""
+
+    async def drop_unused(self, oldest: float, oldest_upload: float) -> Freed:
+        """Remove contents that no repository holds and that are older than ``oldest``, and abandoned uploads."""
+
+    async def aclose(self) -> None: ...

@@ -1,9 +1,9 @@
-"""Blobs and upload sessions in a directory.
+"""Blobs in a directory.
 
 ``blobs/<algorithm>/<2 hex>/<hex>`` holds each content once; the blob of a repository is a *hard link* to it at
 ``repositories/<name>/_blobs/<algorithm>/<hex>``. So the link count says how many repositories still use a content, and
 serving a blob is one open() that also proves membership. A crash between the two links leaves a content without users,
-which costs space only and is found by its link count at the next start.
+which costs space only and goes with the next collection. The time of last use is the file's mtime.
 """
 
 from __future__ import annotations
@@ -11,81 +11,24 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
-import hashlib
 import os
 import re
 import secrets
 import shutil
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from barque.oci.digest import Digest
+from barque import failpoints
+from barque.oci.digest import ALGORITHMS, Digest
 from barque.registry.storage import durable
-from barque.registry.storage.base import Blob, Upload, WrongDigest
+from barque.registry.storage.base import Blob, Entry, Freed, Upload
+from barque.registry.storage.uploads import FilesystemUpload
 
 _ID = re.compile(r"[0-9a-f]{32}\Z")
-_HASH_STEP = 1 << 20
-
-
-class FilesystemUpload:
-    """The bytes so far in one file, with a running sha256 so that a commit need not read them again."""
-
-    def __init__(self, store: FilesystemBlobs, repository: str, id: str, path: str) -> None:
-        self._store = store
-        self._repository = repository
-        self._path = path
-        self._offset = os.stat(path).st_size
-        self._hash = hashlib.sha256() if self._offset == 0 else None
-        self.id = id
-        self.lock = asyncio.Lock()
-
-    @property
-    def offset(self) -> int:
-        return self._offset
-
-    async def write(self, data: bytes) -> None:
-        await self._store.run(self._write, data)
-
-    def _write(self, data: bytes) -> None:
-        try:
-            with open(self._path, "r+b", buffering=0) as file:
-                view = memoryview(data)
-                position = self._offset
-                while view:
-                    written = os.pwrite(file.fileno(), view, position)
-                    position += written
-                    view = view[written:]
-        except OSError:
-            os.truncate(self._path, self._offset)
-            raise
-        if self._hash is not None:
-            self._hash.update(data)
-        self._offset += len(data)
-
-    async def commit(self, digest: Digest) -> None:
-        try:
-            await self._store.run(self._commit, digest)
-        finally:
-            self._store.forget(self.id)
-
-    def _commit(self, digest: Digest) -> None:
-        found = self._hash.hexdigest() if digest.algorithm == "sha256" and self._hash else self._rehash(digest)
-        if found != digest.hex:
-            os.unlink(self._path)
-            raise WrongDigest
-        self._store.adopt(self._path, self._repository, digest)
-
-    def _rehash(self, digest: Digest) -> str:
-        state = hashlib.new(digest.algorithm)
-        with open(self._path, "rb", buffering=0) as file:
-            while data := file.read(_HASH_STEP):
-                state.update(data)
-        return state.hexdigest()
-
-    async def cancel(self) -> None:
-        self._store.forget(self.id)
-        await self._store.run(durable.remove_file, self._path)
+#: The time of last use is as old as this at most, in seconds, when it is written anew.
+_TOUCH_AFTER = 300.0
 
 
 class FilesystemBlobs:
@@ -108,9 +51,12 @@ class FilesystemBlobs:
     async def get(self, repository: str, digest: Digest) -> Blob | None:
         path = self._link(repository, digest)
         try:
-            return Blob(path, os.stat(path).st_size)
+            found = os.stat(path)
+            if time.time() - found.st_mtime > _TOUCH_AFTER:
+                os.utime(path)
         except (FileNotFoundError, NotADirectoryError):
             return None
+        return Blob(found.st_size, path)
 
     def adopt(self, path: str, repository: str, digest: Digest) -> None:
         """Make the verified file ``path`` a blob of the repository (blocking).
@@ -120,62 +66,85 @@ class FilesystemBlobs:
         """
         content = self._content(digest)
         link = self._link(repository, digest)
-        if os.path.exists(link):
-            os.unlink(link)
-        elif os.path.exists(content):
-            self._make_link(content, repository, digest)
+        if not os.path.exists(link) and self._share(content, repository, digest):
             os.unlink(path)
             return
-        durable.make_directories(os.path.dirname(content))
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-        try:
-            os.fsync(fd)
-        finally:
-            os.close(fd)
+        for directory in (os.path.dirname(content), os.path.dirname(link)):
+            durable.make_directories(directory)
+        durable.sync_file(path)
+        os.utime(path)
+        failpoints.hit("registry.blob.synced")
+        # The second name comes first: a deletion elsewhere drops a content that has one name only.
+        spare = f"{os.path.dirname(link)}/.{secrets.token_hex(8)}"
+        os.link(path, spare)
         os.rename(path, content)
-        durable.sync_directory(os.path.dirname(content))
-        self._make_link(content, repository, digest)
+        failpoints.hit("registry.blob.stored")
+        os.rename(spare, link)
+        for directory in (os.path.dirname(content), os.path.dirname(link)):
+            durable.sync_directory(directory)
+
+    def _share(self, content: str, repository: str, digest: Digest) -> bool:
+        try:
+            self._make_link(content, repository, digest)
+        except FileNotFoundError:
+            return False
+        return True
 
     def _make_link(self, source: str, repository: str, digest: Digest) -> None:
+        """Put ``source`` in the place of the repository's blob, in one step; FileNotFoundError if it is gone."""
         link = self._link(repository, digest)
+        os.utime(source)
         durable.make_directories(os.path.dirname(link))
+        temporary = f"{os.path.dirname(link)}/.{secrets.token_hex(8)}"
         try:
-            os.link(source, link)
-        except FileExistsError:
-            return
+            os.link(source, temporary)
         except OSError as error:
             if error.errno != errno.EMLINK:  # ext4 allows 65,000 links to a file
                 raise
-            temporary = f"{link}.{secrets.token_hex(8)}"
             shutil.copyfile(source, temporary)
-            os.rename(temporary, link)
+        os.rename(temporary, link)
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(temporary)  # rename(2) does nothing where both names are links to one file already
         durable.sync_directory(os.path.dirname(link))
 
-    async def mount(self, repository: str, digest: Digest, source: str) -> bool:
+    async def mount(self, repository: str, digest: Digest, source: str | None) -> bool:
+        path = self._content(digest) if source is None else self._link(source, digest)
         try:
-            await self.run(self._make_link, self._link(source, digest), repository, digest)
+            await self.run(self._make_link, path, repository, digest)
         except (FileNotFoundError, NotADirectoryError):
             return False
         return True
 
-    async def delete(self, repository: str, digest: Digest) -> bool:
-        removed: bool = await self.run(durable.remove_file, self._link(repository, digest))
-        if removed:
-            await self.run(self._drop_unused, self._content(digest))
-        return removed
+    async def delete(self, repository: str, digest: Digest) -> int | None:
+        return await self.run(self._delete, repository, digest)  # type: ignore[no-any-return]
+
+    def _delete(self, repository: str, digest: Digest) -> int | None:
+        if not durable.remove_file(self._link(repository, digest)):
+            return None
+        return self._drop_content(self._content(digest)) or 0
 
     @staticmethod
-    def _drop_unused(content: str) -> None:
+    def _drop_content(content: str) -> int | None:
+        """Unlink a content that no repository holds; its size in bytes if it went."""
         # An upload of the same content may link it in between: its own link keeps the bytes, only sharing is lost.
         with contextlib.suppress(FileNotFoundError):
-            if os.stat(content).st_nlink == 1:
+            found = os.stat(content)
+            if found.st_nlink == 1:
                 os.unlink(content)
+                return found.st_size
+        return None
 
-    async def start_upload(self, repository: str) -> Upload:
+    async def entries(self, repository: str) -> list[Entry]:
+        return await self.run(self._entries, repository)  # type: ignore[no-any-return]
+
+    def _entries(self, repository: str) -> list[Entry]:
+        return durable.digests(f"{self._root}/repositories/{repository}/_blobs")
+
+    async def start_upload(self, repository: str, algorithm: str = "sha256") -> Upload:
         id = secrets.token_hex(16)
         path = self._upload_path(repository, id)
         await self.run(self._create, path)
-        upload = self._uploads[id] = FilesystemUpload(self, repository, id, path)
+        upload = self._uploads[id] = FilesystemUpload(self, repository, id, path, algorithm)
         return upload
 
     def _upload_path(self, repository: str, id: str) -> str:
@@ -200,14 +169,28 @@ class FilesystemBlobs:
     def forget(self, id: str) -> None:
         self._uploads.pop(id, None)
 
-    def sweep(self, oldest: float) -> None:
-        """At start, blocking: drop uploads untouched since ``oldest`` (epoch seconds) and contents without users."""
+    def drop_unused(self, oldest: float) -> Freed:
+        """Blocking: give up uploads and leftovers untouched since ``oldest``, and contents without users.
+
+        Such a content needs no grace: who links it meanwhile has a name of its own for the bytes.
+        """
+        freed = Freed()
         for directory, _, names in os.walk(f"{self._root}/repositories"):
-            if os.path.basename(directory) == "_uploads":
-                for name in names:
+            for name in names:
+                upload = os.path.basename(directory) == "_uploads"
+                if not upload and not name.startswith("."):
+                    continue
+                with contextlib.suppress(FileNotFoundError):
                     path = f"{directory}/{name}"
                     if os.stat(path).st_mtime < oldest:
                         os.unlink(path)
-        for directory, _, names in os.walk(f"{self._root}/blobs"):
-            for name in names:
-                self._drop_unused(f"{directory}/{name}")
+                        self.forget(name)
+                        freed.uploads += upload
+        for algorithm in ALGORITHMS:
+            for directory, _, names in os.walk(f"{self._root}/blobs/{algorithm}"):
+                for name in names:
+                    size = self._drop_content(f"{directory}/{name}")
+                    if size is not None:
+                        freed.contents += 1
+                        freed.size += size
+        return freed

@@ -6,13 +6,21 @@ import contextlib
 import os
 import secrets
 
+from barque import failpoints
+from barque.oci.digest import ALGORITHMS, Digest
+from barque.registry.storage.base import Entry
 
-def sync_directory(path: str) -> None:
-    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+
+def sync_file(path: str) -> None:
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
         os.fsync(fd)
     finally:
         os.close(fd)
+
+
+#: A directory's entries are made durable in the same way (fsync(2)).
+sync_directory = sync_file
 
 
 def make_directories(path: str) -> None:
@@ -37,6 +45,7 @@ def write_file(path: str, data: bytes) -> None:
             file.write(data)
             file.flush()
             os.fsync(fd)
+        failpoints.hit("registry.file.synced")
         os.rename(temporary, path)
     except BaseException:
         with contextlib.suppress(FileNotFoundError):
@@ -69,3 +78,18 @@ def list_directory(path: str) -> list[str]:
         return sorted(name for name in os.listdir(path) if not name.startswith("."))
     except (FileNotFoundError, NotADirectoryError):
         return []
+
+
+def digests(path: str) -> list[Entry]:
+    """What ``path/<algorithm>/<hex>`` holds."""
+    found = []
+    for algorithm in ALGORITHMS:
+        try:
+            with os.scandir(f"{path}/{algorithm}") as entries:
+                for entry in entries:
+                    if not entry.name.startswith("."):
+                        stat = entry.stat(follow_symlinks=False)
+                        found.append(Entry(Digest(f"{algorithm}:{entry.name}"), stat.st_size, stat.st_mtime))
+        except (FileNotFoundError, NotADirectoryError):
+            continue
+    return found

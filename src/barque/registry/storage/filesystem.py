@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
+import fcntl
 import os
-import time
+from collections.abc import AsyncIterator, Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
 
 from barque.errors import Conflict
 from barque.registry.storage import durable
+from barque.registry.storage.base import Freed
 from barque.registry.storage.blobs import FilesystemBlobs
 from barque.registry.storage.manifests import FilesystemManifests
 
 VERSION = b"1\n"
-#: Uploads that nobody touched for so long are given up, in seconds.
-UPLOAD_LIFETIME = 7 * 24 * 3600
 
 
 class UnknownLayout(Conflict):
@@ -21,10 +23,14 @@ class UnknownLayout(Conflict):
 
 
 class FilesystemStorage:
-    """Meets :class:`barque.registry.storage.base.Storage`. One process writes; close it with :meth:`close`."""
+    """Meets :class:`barque.registry.storage.base.Storage`.
+
+    One process serves it; another one may collect or check it at the same time: a lock file per repository keeps
+    the two apart (flock(2), which ends with its holder).
+    """
 
     def __init__(self, root: str) -> None:
-        root = os.path.abspath(root)
+        self._root = root = os.path.abspath(root)
         os.makedirs(root, mode=0o700, exist_ok=True)
         found = durable.read_file(f"{root}/version")
         if found is None and not os.listdir(root):
@@ -34,7 +40,36 @@ class FilesystemStorage:
         self._threads = ThreadPoolExecutor(8, thread_name_prefix="registry")
         self.blobs = FilesystemBlobs(root, self._threads)
         self.manifests = FilesystemManifests(root, self._threads)
-        self.blobs.sweep(time.time() - UPLOAD_LIFETIME)
+
+    async def guarded(self, repository: str, action: Callable[[], Awaitable[None]]) -> None:
+        async with self._locked(repository, fcntl.LOCK_SH):
+            await action()
+
+    @asynccontextmanager
+    async def exclusive(self, repository: str) -> AsyncIterator[None]:
+        async with self._locked(repository, fcntl.LOCK_EX):
+            yield
+
+    @asynccontextmanager
+    async def _locked(self, repository: str, kind: int) -> AsyncIterator[None]:
+        directory = f"{self._root}/repositories/{repository}"
+        os.makedirs(directory, mode=0o700, exist_ok=True)
+        fd = os.open(f"{directory}/_lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            try:
+                fcntl.flock(fd, kind | fcntl.LOCK_NB)
+            except BlockingIOError:
+                # Not in the storage's own threads: those who wait must not keep the holder from its work.
+                await asyncio.to_thread(fcntl.flock, fd, kind)
+            yield
+        finally:
+            os.close(fd)
+
+    async def drop_unused(self, oldest: float, oldest_upload: float) -> Freed:
+        return await self.blobs.run(self.blobs.drop_unused, oldest_upload)  # type: ignore[no-any-return]
 
     def close(self) -> None:
         self._threads.shutdown()
+
+    async def aclose(self) -> None:
+        self.close()

@@ -8,6 +8,7 @@ Components of a repository name cannot begin with ``_``, so nothing clashes.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -15,11 +16,12 @@ from typing import Any
 
 import msgspec
 
+from barque import failpoints
 from barque.oci import go_json
 from barque.oci.descriptor import Descriptor
 from barque.oci.digest import Digest
 from barque.registry.storage import durable
-from barque.registry.storage.base import StoredManifest
+from barque.registry.storage.base import Entry, StoredManifest, Tagged
 
 
 class FilesystemManifests:
@@ -76,6 +78,9 @@ class FilesystemManifests:
         data = manifest.media_type.encode("ascii") + b"\n" + manifest.body
         if durable.read_file(path) != data:
             durable.write_file(path, data)
+        else:
+            os.utime(path)  # pushed again: young once more for the rules of retention
+        failpoints.hit("registry.manifest.stored")
         if referrer is not None:
             subject, own = referrer
             durable.write_file(self._referrer(repository, subject, manifest.digest), msgspec.json.encode(own))
@@ -99,6 +104,20 @@ class FilesystemManifests:
 
     async def tags(self, repository: str) -> list[str]:
         return durable.list_directory(f"{self._base}/{repository}/_tags")
+
+    async def entries(self, repository: str) -> list[Entry]:
+        return await self._run(durable.digests, f"{self._base}/{repository}/_manifests")  # type: ignore[no-any-return]
+
+    async def tagged(self, repository: str) -> list[Tagged]:
+        return await self._run(self._tagged, repository)  # type: ignore[no-any-return]
+
+    def _tagged(self, repository: str) -> list[Tagged]:
+        found = []
+        for tag in durable.list_directory(f"{self._base}/{repository}/_tags"):
+            path = self._tag(repository, tag)
+            with contextlib.suppress(FileNotFoundError), open(path, "rb") as file:
+                found.append(Tagged(tag, Digest.parse(file.read().decode("ascii")), os.fstat(file.fileno()).st_mtime))
+        return found
 
     async def resolve(self, repository: str, tag: str) -> Digest | None:
         data = durable.read_file(self._tag(repository, tag))

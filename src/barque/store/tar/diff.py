@@ -45,12 +45,24 @@ def write_diff(upper: int, write: Callable[[bytes], object]) -> int:
         if _opaque(fd):
             writer.add(Entry(prefix + b".wh..wh..opq", REGULAR))
         for name in others:
-            size += _write_member(writer, fd, prefix, name, links)
+            size += write_member(writer, fd, prefix, name, links)
     writer.close()
     return size
 
 
-def _write_member(writer: Writer, fd: int, prefix: bytes, name: bytes, links: dict[tuple[int, int], bytes]) -> int:
+def write_tree(writer: Writer, directory: int, name: bytes) -> None:
+    """Write a directory and all in it under ``name``; the directory itself is left out where that is empty."""
+    links: dict[tuple[int, int], bytes] = {}
+    for fd, path, _, others in walk(directory):
+        prefix = b"".join(part + b"/" for part in ((name, *path) if name else path))
+        if prefix:
+            writer.add(_entry(os.fstat(fd), prefix, fd, b"."))
+        for member in others:
+            write_member(writer, fd, prefix, member, links)
+
+
+def write_member(writer: Writer, fd: int, prefix: bytes, name: bytes, links: dict[tuple[int, int], bytes]) -> int:
+    """Write what is not a directory as ``prefix + name``; returns the bytes of its content."""
     info = os.lstat(name, dir_fd=fd)
     if is_whiteout(info):
         writer.add(Entry(prefix + b".wh." + name, REGULAR))

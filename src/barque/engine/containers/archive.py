@@ -1,0 +1,176 @@
+"""``docker cp`` and ``export``: files of a container as tar archives, by a process that sees nothing else.
+
+A container that runs is looked at from inside its own mounts. One that does not is mounted for the occasion, under its
+lock, so that it does not start over a second mount of its layer.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import posixpath
+import socket
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from barque.engine.containers import volume_use
+from barque.engine.containers.context import Context
+from barque.engine.containers.model import Container, MountPoint
+from barque.engine.containers.registry import Live
+from barque.errors import BarqueError, Internal, InvalidArgument, NotFound
+from barque.oci import runtime_spec as oci
+from barque.store.tar.messages import WorkerError, decode, encode
+from barque.supervise.archive_messages import (
+    ReadRequest,
+    Result,
+    StatRequest,
+    StatResult,
+    View,
+    Volume,
+    WriteRequest,
+)
+
+_CHUNK = 256 << 10
+
+
+class NoSuchFile(NotFound):
+    text = "Could not find the file {path} in container {ref}"
+
+
+def _failure(error: WorkerError, ref: str, path: str) -> BarqueError:
+    if error.kind == "missing":
+        return NoSuchFile(path=path, ref=ref)
+    if error.kind in ("invalid", "readonly"):
+        return InvalidArgument(error.message)
+    return Internal(error.message)
+
+
+@asynccontextmanager
+async def _view(ctx: Context, live: Live) -> AsyncIterator[tuple[View, list[int]]]:
+    """The container's files, and the descriptors that the value speaks of."""
+    if live.facts.alive:
+        fd = os.open(f"/proc/{live.facts.pid}/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            if live.facts.alive:  # else the number may be somebody else's by now
+                yield View(namespace=0), [fd]
+                return
+        finally:
+            os.close(fd)
+    async with live.lock:
+        mount = await ctx.snapshots.container_mount(live.id)
+        container = live.container
+        try:
+            shown = await volume_use.prepare(ctx, container)
+            volumes = [Volume(_source(point, shown), point.destination, point.rw) for point in container.mounts
+                       if point.type in ("bind", "volume")]
+            yield View(lower=list(mount.lower), upper=mount.upper, work=mount.work, volumes=volumes), []
+        finally:
+            if not live.facts.alive:
+                await volume_use.release(ctx, container)
+
+
+def _source(point: MountPoint, shown: dict[str, oci.Mount]) -> str:
+    return shown[point.destination].source if point.destination in shown else point.source
+
+
+async def stat(ctx: Context, ref: str, path: str) -> StatResult:
+    """What is at ``path``; a last link is not followed. Raises :class:`NoSuchFile`."""
+    live = ctx.registry.find(ref)
+    async with _view(ctx, live) as (view, fds):
+        answer = await ctx.supervisor.run("archive-stat", encode(StatRequest(view, os.fsencode(path))), fds)
+    result = decode(answer, StatResult)
+    if result.error is not None:
+        raise _failure(result.error, ref, path)
+    return result
+
+
+async def read(ctx: Context, ref: str, path: str) -> AsyncIterator[bytes]:
+    """The tar archive of ``path``, in pieces."""
+    live = ctx.registry.find(ref)
+    async for piece in _read(ctx, live, path, whole=False):
+        yield piece
+    ctx.event(live, "archive-path")
+
+
+async def export(ctx: Context, ref: str) -> AsyncIterator[bytes]:
+    """The tar archive of the container's root file system, without what is mounted in it."""
+    live = ctx.registry.find(ref)
+    async for piece in _read(ctx, live, "/", whole=True):
+        yield piece
+    ctx.event(live, "export")
+
+
+async def _read(ctx: Context, live: Live, path: str, *, whole: bool) -> AsyncIterator[bytes]:
+    async with _view(ctx, live) as (view, fds):
+        ours, theirs = socket.socketpair()
+        request = ReadRequest(view, os.fsencode(path), len(fds), whole)
+        work = asyncio.create_task(ctx.supervisor.run("archive-read", encode(request), [*fds, theirs.fileno()]))
+        # The end of the stream is the end of the worker, which has a descriptor of its own.
+        work.add_done_callback(lambda _: theirs.close())
+        reader, writer = await asyncio.open_connection(sock=ours, limit=_CHUNK)
+        try:
+            while piece := await reader.read(_CHUNK):
+                yield piece
+            result = decode(await work, Result)
+        finally:
+            writer.close()
+            work.cancel()
+            await asyncio.wait([work])
+    if result.error is not None:
+        raise _failure(result.error, live.id, path)
+
+
+async def write(ctx: Context, ref: str, path: str, archive: AsyncIterator[bytes], *,
+                keep_kinds: bool, keep_owner: bool) -> None:
+    """Unpack ``archive`` into the directory ``path``. ``keep_owner``: all of it belongs to the container's user then.
+
+    Raises :class:`NoSuchFile`, InvalidArgument; what was unpacked by then stays.
+    """
+    live = ctx.registry.find(ref)
+    _check_writable(live.container, path)
+    async with _view(ctx, live) as (view, fds):
+        ours, theirs = socket.socketpair()
+        with theirs:
+            request = WriteRequest(view, os.fsencode(path), len(fds), keep_kinds,
+                                   live.container.config.user if keep_owner else "")
+            work = asyncio.create_task(ctx.supervisor.run("archive-write", encode(request), [*fds, theirs.fileno()]))
+            feed = asyncio.create_task(_feed(archive, ours))
+            try:
+                await asyncio.wait([work, feed], return_when=asyncio.FIRST_COMPLETED)
+                if feed.done():
+                    feed.result()
+                result = decode(await work, Result)
+            finally:
+                for task in (work, feed):
+                    task.cancel()
+                await asyncio.wait([work, feed])
+    if result.error is not None:
+        raise _failure(result.error, ref, path)
+    ctx.event(live, "extract-to-dir")
+
+
+async def _feed(archive: AsyncIterator[bytes], sink: socket.socket) -> None:
+    """Pass the archive on; a worker that wants no more of it ends this."""
+    _, writer = await asyncio.open_connection(sock=sink)
+    try:
+        async for piece in archive:
+            writer.write(piece)
+            await writer.drain()
+    except (BrokenPipeError, ConnectionResetError):
+        return
+    finally:
+        writer.close()
+        with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+            await writer.wait_closed()
+
+
+def _check_writable(container: Container, path: str) -> None:
+    target = posixpath.normpath("/" + path.lstrip("/"))
+    below = [point for point in container.mounts
+             if target == point.destination or target.startswith(point.destination + "/")]
+    if below:
+        if not max(below, key=lambda point: len(point.destination)).rw:
+            raise InvalidArgument("mounted volume is marked read-only")
+    elif container.host_config.readonly_rootfs:
+        raise InvalidArgument("container rootfs is marked read-only")

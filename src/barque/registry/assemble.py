@@ -1,0 +1,111 @@
+"""From the configuration to the objects that do the work."""
+
+from __future__ import annotations
+
+import secrets
+import ssl
+from pathlib import Path
+
+from barque.registry.app import Settings
+from barque.registry.auth import Authenticator, Grant, PasswordFile, Permissions, TokenAuthority
+from barque.registry.collect import Policy
+from barque.registry.config import Auth, Config, InvalidConfig, seconds, size
+from barque.registry.events import Receiver
+from barque.registry.jwt import Key, Secret, load_key_set
+from barque.registry.limits import RateLimiter
+from barque.registry.quotas import Quota
+from barque.registry.retention import Rule
+from barque.registry.storage.base import Storage
+from barque.registry.storage.filesystem import FilesystemStorage
+from barque.registry.tokens import TokenCheck, TokenServer
+
+_ACTIONS = frozenset({"pull", "push", "delete", "*"})
+_EVENTS = frozenset({"pull", "push", "mount", "delete"})
+
+
+def storage_of(config: Config) -> Storage:
+    if bool(config.storage.root) == bool(config.storage.s3):
+        raise InvalidConfig(reason="give either a directory (storage.root) or an object store (storage.s3)")
+    return FilesystemStorage(config.storage.root)
+
+
+def address(text: str) -> tuple[str, int]:
+    host, colon, port = text.rpartition(":")
+    if not colon or not port.isascii() or not port.isdigit() or int(port) > 65535:
+        raise InvalidConfig(reason=f"invalid address {text!r}: want HOST:PORT")
+    return host.strip("[]"), int(port)
+
+
+def tls_of(config: Config) -> ssl.SSLContext | None:
+    if config.tls is None:
+        return None
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.load_cert_chain(config.tls.cert, config.tls.key)
+    if config.tls.client_ca:
+        context.load_verify_locations(config.tls.client_ca)
+        context.verify_mode = ssl.CERT_REQUIRED
+    return context
+
+
+def policy_of(config: Config) -> Policy:
+    rules = tuple(Rule(repositories=rule.repositories, untagged=seconds(rule.untagged) if rule.untagged else None,
+                       tags=rule.tags, keep_tags=rule.keep_tags,
+                       tag_age=seconds(rule.tag_age) if rule.tag_age else None) for rule in config.retention)
+    return Policy(rules, seconds(config.gc.grace), seconds(config.gc.uploads))
+
+
+def settings_of(config: Config) -> Settings:
+    authenticator, token_server = _authorisation(config)
+    limits = config.limits
+    return Settings(
+        authenticator=authenticator, token_server=token_server, read_only=config.read_only,
+        sparse=config.sparse_manifests, pages=config.web_page, log_requests=config.access_log,
+        redirect=config.storage.s3 is not None and config.storage.s3.redirect,
+        limiter=RateLimiter(limits.requests_per_second, limits.burst) if limits is not None else None,
+        quotas=tuple(Quota(rule.repositories, size(rule.size)) for rule in config.quota),
+        receivers=tuple(_receiver(hook.url, hook.actions, hook.headers) for hook in config.webhook))
+
+
+def _receiver(url: str, actions: list[str], headers: dict[str, str]) -> Receiver:
+    unknown = set(actions) - _EVENTS
+    if unknown or not url.startswith(("http://", "https://")):
+        raise InvalidConfig(reason=f"webhook {url}: want an http(s) URL and actions of {', '.join(sorted(_EVENTS))}")
+    return Receiver(url, frozenset(actions), headers)
+
+
+def _permissions(config: Config, auth: Auth) -> Permissions:
+    for rule in config.access:
+        if not set(rule.actions) <= _ACTIONS:
+            raise InvalidConfig(reason=f"access of {rule.user}: want actions of {', '.join(sorted(_ACTIONS))}")
+    grants = tuple(Grant(rule.user, rule.repositories, frozenset(rule.actions)) for rule in config.access)
+    return Permissions(grants, anonymous_pull=auth.anonymous_pull)
+
+
+def _authorisation(config: Config) -> tuple[Authenticator | None, TokenServer | None]:
+    auth = config.auth
+    if auth is None:
+        if config.access:
+            raise InvalidConfig(reason="access rules need users: give auth.htpasswd or auth.tokens")
+        return None, None
+    permissions = _permissions(config, auth)
+    users = None
+    if auth.htpasswd:
+        users = PasswordFile(Path(auth.htpasswd).read_text(encoding="utf-8"), auth.realm, permissions)
+    if auth.tokens is None:
+        if users is None:
+            raise InvalidConfig(reason="auth needs htpasswd or tokens")
+        return users, None
+    tokens = auth.tokens
+    if tokens.jwks:
+        if not tokens.realm:
+            raise InvalidConfig(reason="auth.tokens.jwks needs realm, the URL of that issuer's token server")
+        keys = load_key_set(Path(tokens.jwks).read_bytes())
+        return TokenAuthority(tokens.realm, tokens.service, TokenCheck(keys, tokens.issuer, tokens.service)), None
+    if users is None:
+        raise InvalidConfig(reason="the built-in token server needs auth.htpasswd; for another's tokens give jwks")
+    # Without a file the secret lives as long as the process: enough for one front end, whose clients fetch anew.
+    secret = Secret(Path(tokens.secret_file).read_bytes() if tokens.secret_file else secrets.token_bytes(32))
+    own: dict[str, Key] = {"": secret}
+    check = TokenCheck(own, tokens.issuer, tokens.service)
+    return (TokenAuthority(tokens.realm, tokens.service, check),
+            TokenServer(users, permissions, secret, tokens.issuer, tokens.service))

@@ -1,0 +1,138 @@
+"""Tokens with scopes: the built-in token server, and what a token of ours or of another issuer allows.
+
+The flow and the claims are those of docker's registry: a JWT whose ``access`` lists ``{type, name, actions}``.
+"""
+
+from __future__ import annotations
+
+import secrets
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+import msgspec
+from aiohttp import web
+
+from barque.registry.auth import Access, PasswordFile, Permissions
+from barque.registry.errors import RegistryError
+from barque.registry.jwt import InvalidToken, Key, Secret, verified_claims
+
+#: How long a token of ours is good, in seconds.
+LIFE = 300
+_SCOPES = 100
+
+
+class _Granted(msgspec.Struct):
+    type: str
+    name: str
+    actions: list[str] = []
+
+
+class _Claims(msgspec.Struct):
+    exp: float
+    iss: str = ""
+    sub: str = ""
+    nbf: float = 0
+    aud: str | list[str] = ""
+    access: list[_Granted] | None = None
+
+
+@dataclass(frozen=True)
+class Holder:
+    """Whom a valid token names, and what it allows; iterates over the latter."""
+
+    user: str
+    access: frozenset[Access]
+
+    def __iter__(self) -> Iterator[Access]:
+        return iter(self.access)
+
+
+class TokenCheck:
+    """Valid: signed by one of ``keys``, from ``issuer`` and for ``service`` (empty: any), within its time."""
+
+    def __init__(self, keys: dict[str, Key], issuer: str, service: str,
+                 clock: Callable[[], float] = time.time) -> None:
+        self._keys = keys
+        self._issuer = issuer
+        self._service = service
+        self._clock = clock
+
+    def __call__(self, token: str) -> Holder | None:
+        try:
+            claims = msgspec.convert(verified_claims(token, self._keys), _Claims)
+        except (InvalidToken, msgspec.ValidationError):
+            return None
+        audience = [claims.aud] if isinstance(claims.aud, str) else claims.aud
+        if not claims.nbf - 60 <= self._clock() < claims.exp:
+            return None
+        if (self._issuer and claims.iss != self._issuer) or (self._service and self._service not in audience):
+            return None
+        return Holder(claims.sub, frozenset(
+            access for granted in claims.access or () for action in granted.actions
+            for access in _spread(Access(granted.type, granted.name, action))))
+
+
+def _spread(access: Access) -> tuple[Access, ...]:
+    if access.type == "repository" and access.action == "*":
+        return tuple(Access(access.type, access.name, action) for action in ("pull", "push", "delete"))
+    return (access,)
+
+
+def parse_scope(text: str) -> list[Access]:
+    """``repository:NAME:pull,push`` several times, separated by spaces. NAME may have a port's colon in it."""
+    found = []
+    for part in text.split():
+        kind, _, rest = part.partition(":")
+        name, colon, actions = rest.rpartition(":")
+        if not colon:
+            raise RegistryError("UNSUPPORTED", {"scope": part}, status=400)
+        found += [access for action in actions.split(",") if action
+                  for access in _spread(Access(kind.partition("(")[0], name, action))]
+    if len(found) > _SCOPES:
+        raise RegistryError("UNSUPPORTED", "too many scopes", status=400)
+    return found
+
+
+class TokenServer:
+    """``GET /token`` (basic authorisation or none) and ``POST /token`` (a form with a password)."""
+
+    def __init__(self, users: PasswordFile, permissions: Permissions, secret: Secret, issuer: str,
+                 service: str) -> None:
+        self._users = users
+        self._permissions = permissions
+        self._secret = secret
+        self._issuer = issuer
+        self._service = service
+
+    def routes(self) -> list[web.RouteDef]:
+        return [web.get("/token", self.get, allow_head=False), web.post("/token", self.post)]
+
+    async def get(self, request: web.Request) -> web.Response:
+        user = await self._users.user_of(request)
+        return self._issue(user, request.query.get("service", ""), " ".join(request.query.getall("scope", [])))
+
+    async def post(self, request: web.Request) -> web.Response:
+        form = await request.post()
+        if form.get("grant_type") != "password":
+            raise RegistryError("UNSUPPORTED", "grant_type must be password", status=400)
+        user = str(form.get("username", ""))
+        if not await self._users.matches(user, str(form.get("password", ""))):
+            raise self._users.refused(())
+        return self._issue(user, str(form.get("service", "")), str(form.get("scope", "")))
+
+    def _issue(self, user: str, service: str, scope: str) -> web.Response:
+        if service and service != self._service:
+            raise RegistryError("UNSUPPORTED", {"service": service}, status=400)
+        granted: dict[tuple[str, str], list[str]] = {}
+        for access in parse_scope(scope):
+            if self._permissions.allow(user, access):
+                granted.setdefault((access.type, access.name), []).append(access.action)
+        now = int(time.time())
+        token = self._secret.token({
+            "iss": self._issuer, "sub": user, "aud": self._service, "iat": now, "nbf": now, "exp": now + LIFE,
+            "jti": secrets.token_hex(8),
+            "access": [_Granted(kind, name, actions) for (kind, name), actions in granted.items()]})
+        return web.json_response({"token": token, "access_token": token, "expires_in": LIFE,
+                                  "issued_at": datetime.fromtimestamp(now, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")})

@@ -1,0 +1,123 @@
+"""Restart policies, health and the streams of a container, by whichever client."""
+
+from __future__ import annotations
+
+import asyncio
+import http.client
+import json
+import os
+import signal
+import socket
+from collections.abc import Iterator
+
+import aiohttp
+import pytest
+
+from tests.e2e.engine_world import PATIENCE, EngineWorld, engine_world
+from tests.e2e.test_bad_input import wait_until
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EngineWorld]:
+    with engine_world(tmp_path_factory.mktemp("life")) as made:
+        yield made
+
+
+def test_on_unhealthy_restarts(world: EngineWorld) -> None:
+    """A check that fails ends the container, and the policy brings it back; a stop by hand does not."""
+    world.ok("run", "-d", "--name", "sick", "--restart", "on-unhealthy:3", "--stop-timeout", "0", "--health-cmd",
+             "test ! -e /tmp/bad", "--health-interval", "50ms", "--health-retries", "1", "busybox", "sh", "-c",
+             "rm -f /tmp/bad; exec sleep 1000")
+    world.ok("exec", "sick", "touch", "/tmp/bad")
+    wait_until(lambda: world.inspect("sick", "{{.RestartCount}}") != "0")
+    wait_until(lambda: world.inspect("sick", "{{.State.Health.Status}}") == "healthy")
+    world.ok("stop", "sick")
+    assert world.inspect("sick", "{{.State.Status}}") == "exited"
+    world.ok("rm", "sick")
+    done = world.docker("create", "--restart", "sometimes", "busybox")
+    assert "unknown policy 'sometimes'" in done.err
+
+
+def test_back_off_survives_the_daemon(world: EngineWorld) -> None:
+    world.ok("run", "-d", "--name", "loops", "--restart", "always", "busybox", "false")
+    wait_until(lambda: int(world.inspect("loops", "{{.RestartCount}}")) >= 6)
+    world.end(signal.SIGKILL)
+    world.start()
+    count = int(world.inspect("loops", "{{.RestartCount}}"))
+    assert count >= 6
+    wait_until(lambda: int(world.inspect("loops", "{{.RestartCount}}")) > count)
+    started, finished = world.inspect("loops", "{{.State.StartedAt}} {{.State.FinishedAt}}").split()
+    assert started > "2000" < finished
+    world.ok("rm", "-f", "loops")
+
+
+class UnixConnection(http.client.HTTPConnection):
+    def __init__(self, path: str) -> None:
+        super().__init__("d", timeout=PATIENCE)
+        self._path = path
+
+    def connect(self) -> None:
+        self.sock = socket.socket(socket.AF_UNIX)
+        self.sock.settimeout(PATIENCE)
+        self.sock.connect(self._path)
+
+
+def call(world: EngineWorld, method: str, path: str, body: object = None) -> tuple[int, bytes]:
+    connection = UnixConnection(world.socket)
+    try:
+        connection.request(method, path, json.dumps(body) if body is not None else None,
+                           {"Content-Type": "application/json"})
+        answer = connection.getresponse()
+        return answer.status, answer.read()
+    finally:
+        connection.close()
+
+
+@pytest.mark.parametrize("made_with_tty", [False, True])
+@pytest.mark.parametrize("started_with_tty", [False, True])
+def test_who_starts_an_exec_says_whether_there_are_frames(world: EngineWorld, made_with_tty: bool,
+                                                         started_with_tty: bool) -> None:
+    world.ok("run", "-d", "--name", "frames", "busybox", "sleep", "1000")
+    _, answer = call(world, "POST", "/v1.45/containers/frames/exec",
+                     {"Cmd": ["echo", "out"], "AttachStdout": True, "Tty": made_with_tty})
+    exec_id = json.loads(answer)["Id"]
+    status, output = call(world, "POST", f"/v1.45/exec/{exec_id}/start", {"Tty": started_with_tty})
+    text = b"out\r\n" if made_with_tty else b"out\n"
+    assert status == 200
+    assert output == (text if started_with_tty else b"\x01\0\0\0" + len(text).to_bytes(4, "big") + text)
+    world.ok("rm", "-f", "frames")
+
+
+def test_attach_by_web_socket(world: EngineWorld) -> None:
+    world.ok("run", "-d", "-i", "--name", "ws", "busybox", "cat")
+
+    async def talk() -> bytes:
+        async with (aiohttp.ClientSession(connector=aiohttp.UnixConnector(world.socket)) as session,
+                    session.ws_connect("http://d/v1.45/containers/ws/attach/ws?stream=1&stdin=1&stdout=1") as channel):
+            await channel.send_bytes(b"typed\n")
+            return bytes((await channel.receive(PATIENCE)).data)
+
+    assert asyncio.run(talk()) == b"typed\n"
+    assert world.inspect("ws", "{{.State.Running}}") == "true"
+    assert call(world, "GET", "/v1.45/containers/nosuch/attach/ws")[0] == 404
+    world.ok("rm", "-f", "ws")
+
+
+def test_default_log_rotates(world: EngineWorld) -> None:
+    """Nobody asked for a limit: five files of 20 MB at most, not a full disk."""
+    world.ok("run", "--name", "chatty", "busybox", "sh", "-c",
+             "yes 0123456789012345678901234567890123456789012345678901234567890123456789012345678 | head -c 40000000")
+    path = world.inspect("chatty", "{{.LogPath}}")
+    assert os.path.exists(path + ".1")
+    assert os.path.getsize(path) <= 20 << 20
+    world.ok("rm", "chatty")
+
+
+def test_swarm_is_answered_as_by_a_node_without_one(world: EngineWorld) -> None:
+    for method, path in (("GET", "/swarm"), ("GET", "/services"), ("GET", "/nodes/x"), ("POST", "/services/create"),
+                         ("DELETE", "/secrets/x"), ("GET", "/tasks"), ("GET", "/configs")):
+        status, answer = call(world, method, "/v1.45" + path)
+        assert status == 503
+        assert b"This node is not a swarm manager." in answer
+    assert call(world, "POST", "/v1.45/swarm/leave?force=1") == (503, b'{"message":"This node is not part of a swarm"}')
+    assert json.loads(call(world, "GET", "/v1.45/plugins")[1]) == []

@@ -1,0 +1,66 @@
+"""Reading a json-file log back: tails over rotated files, spans of time, what the lines look like."""
+
+from __future__ import annotations
+
+import gzip
+import io
+from pathlib import Path
+
+import pytest
+
+from barque.engine import clock
+from barque.engine.containers import logs
+
+
+def line(text: str, stream: str = "stdout", time: str = "2026-01-02T03:04:05.5Z", attrs: str = "") -> bytes:
+    return f'{{"log":"{text}\\n","stream":"{stream}"{attrs},"time":"{time}"}}'.encode()
+
+
+def render(lines: list[bytes], *, framed: bool = False, stdout: bool = True, stderr: bool = True,
+           since: int | None = None,
+           until: int | None = None, timestamps: bool = False, details: bool = False) -> bytes:
+    query = logs.Query(stdout=stdout, stderr=stderr, since=since, until=until, timestamps=timestamps, details=details)
+    return logs.Renderer(query, framed=framed).render(lines)
+
+
+def test_frames() -> None:
+    assert render([line("a"), line("bc", "stderr")], framed=True) == (
+        b"\x01\0\0\0\0\0\0\x02a\n" b"\x02\0\0\0\0\0\0\x03bc\n")
+    assert render([line("a"), line("b", "stderr")], stderr=False) == b"a\n"
+
+
+def test_stamps_and_details() -> None:
+    assert render([line("a")], timestamps=True) == b"2026-01-02T03:04:05.500000000Z a\n"
+    assert render([line("a", attrs=',"attrs":{"z":"1 2","b":"="}')], details=True) == b"b=%3D,z=1+2 a\n"
+
+
+def test_a_line_that_a_crash_cut_off_is_skipped() -> None:
+    assert render([line("a"), b'{"log":"b', line("c")]) == b"a\nc\n"
+
+
+def test_a_span_of_time() -> None:
+    lines = [line(str(second), time=f"2026-01-01T00:00:0{second}Z") for second in range(5)]
+    start = clock.parse("2026-01-01T00:00:00Z")
+    query = logs.Query(stdout=True, stderr=True, since=start + 10**9, until=start + 3 * 10**9)
+    renderer = logs.Renderer(query, framed=False)
+    assert renderer.render(lines) == b"1\n2\n3\n"
+    assert renderer.done
+
+
+@pytest.mark.parametrize(("text", "wanted", "rest", "count"), [
+    (b"a\nb\nc\n", 2, b"b\nc\n", 2), (b"a\nb\nc\n", 3, b"a\nb\nc\n", 3), (b"a\nb\n", 9, b"a\nb\n", 2), (b"", 3, b"", 0),
+    (b"a\nb\n", 0, b"", 0), (b"x" * 100_000 + b"\ny\n", 1, b"y\n", 1), (b"\n\n\n", 2, b"\n\n", 2)])
+def test_tails(text: bytes, wanted: int, rest: bytes, count: int) -> None:
+    file = io.BytesIO(text)
+    offset, found = logs.tail_offset(file, wanted)
+    assert (text[offset:], found) == (rest, count)
+
+
+def test_rotated_files_are_read_oldest_first(tmp_path: Path) -> None:
+    path = tmp_path / "x.log"
+    path.write_bytes(b"5\n")
+    (tmp_path / "x.log.1").write_bytes(b"3\n4\n")
+    (tmp_path / "x.log.2.gz").write_bytes(gzip.compress(b"1\n2\n"))
+    (tmp_path / "x.log.tmp").write_bytes(b"no")
+    assert logs.files(str(path)) == [f"{path}.2.gz", f"{path}.1", str(path)]
+    assert logs.files(str(tmp_path / "none" / "x")) == []
