@@ -108,6 +108,7 @@ class BuildService:
     async def clean(self) -> None:
         """At boot, before anything is built."""
         await self._scratch.clean()
+        await self._parts.cache_mounts.clean()
 
     async def build(self, options: BuildOptions, body: AsyncIterator[bytes], send: Send) -> str:
         """Build from the archive in ``body``, or from ``options.remote``; the id of the image.
