@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import http.server
 import io
@@ -254,6 +255,69 @@ def test_hostile_links_stay_inside(world: EngineWorld, context: Path) -> None:
     build(world, context, "FROM busybox\nRUN ln -s /proc/self/root/../.. /esc && ln -s /../../.. /esc2\n"
                           "COPY a /esc2/x\nCOPY d /esc3/..//y/\n")
     assert shell(world, "cat /x /y/b") == "a\nd/b"
+
+
+def archive(*members: tuple[str, bytes, str, bytes]) -> bytes:
+    """A tar of (name, type, link, content), with a Dockerfile that copies all of it."""
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w") as tar:
+        own_file = ("Dockerfile", tarfile.REGTYPE, "", b"FROM busybox\nCOPY . /all\n")
+        for name, kind, link, content in (own_file, *members):
+            entry = tarfile.TarInfo(name)
+            entry.type, entry.linkname, entry.size = kind, link, len(content)
+            tar.addfile(entry, io.BytesIO(content))
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize("members", [
+    [("../escaped", tarfile.REGTYPE, "", b"x")],
+    [("/abs/escaped", tarfile.REGTYPE, "", b"x")],
+    [("l", tarfile.SYMTYPE, "../../../../../..", b""), ("l/escaped", tarfile.REGTYPE, "", b"x")],
+    [("l", tarfile.SYMTYPE, "/etc", b""), ("h", tarfile.LNKTYPE, "l/passwd", b"")],
+    [("h", tarfile.LNKTYPE, "/etc/passwd", b"")],
+    [("d", tarfile.REGTYPE, "", b""), ("d/x", tarfile.REGTYPE, "", b"x")],
+    [("null", tarfile.CHRTYPE, "", b""), ("pipe", tarfile.FIFOTYPE, "", b"")],
+    [("a" * 300, tarfile.DIRTYPE, "", b"")],
+])
+def test_hostile_archives_are_refused_or_stay_inside(world: EngineWorld,
+                                                    members: list[tuple[str, bytes, str, bytes]]) -> None:
+    done = subprocess.run(["docker", "build", "-t", "hostile", "-"], input=archive(*members), capture_output=True,
+                          check=False, env=classic(world), timeout=PATIENCE)
+    if done.returncode == 0:
+        assert "root:" not in shell(world, "cat /all/h 2>/dev/null || true", "hostile")
+    else:
+        # The device is 0:0, which overlayfs would take for a whiteout: the kernel refuses to make one.
+        assert any(text in done.stderr for text in (b"Error processing tar file", b"failed to copy files")), done
+    for outside in (world.root, world.root / "data", world.root / "data" / "build", Path("/"), Path("/abs")):
+        assert not (outside / "escaped").exists()
+    assert left_behind(world) == []
+
+
+def test_holes_stay_holes(world: EngineWorld, context: Path) -> None:
+    with open(context / "sparse", "wb") as file:
+        file.truncate(1 << 30)
+    subprocess.run(["tar", "--sparse", "--format=gnu", "-cf", "ctx.tar", "sparse", "a"], cwd=context, check=True)
+    (context / "sparse").unlink()
+    (context / "Other").write_text("FROM busybox\nCOPY sparse /s\n")
+    subprocess.run(["tar", "-rf", "ctx.tar", "--format=gnu", "Other"], cwd=context, check=True)
+    done = subprocess.run(["docker", "build", "-t", "made", "-f", "Other", "-"], check=False, capture_output=True,
+                          input=(context / "ctx.tar").read_bytes(), env=classic(world), timeout=PATIENCE)
+    assert done.returncode == 0, done
+    assert shell(world, "stat -c '%s' /s; test $(stat -c '%b' /s) -lt 100 && echo sparse") == "1073741824\nsparse"
+
+
+def test_docker_py_builds(world: EngineWorld, context: Path) -> None:
+    import docker
+
+    (context / "Dockerfile").write_text("FROM busybox\nARG A\nRUN echo $A > /a\n")
+    with contextlib.closing(docker.DockerClient(base_url=f"unix://{world.socket}")) as client:
+        image, log = client.images.build(path=str(context), tag="from-py", buildargs={"A": "1"}, labels={"l": "v"})
+        assert image.id == world.inspect("from-py", "{{.Id}}")
+        assert image.labels["l"] == "v"
+        assert any("Successfully built" in line.get("stream", "") for line in log)
+        with pytest.raises(docker.errors.BuildError, match="returned a non-zero code: 5"):
+            client.images.build(fileobj=io.BytesIO(b"FROM busybox\nRUN exit 5\n"))
+        assert client.api.prune_builds()["SpaceReclaimed"] >= 0
 
 
 def test_a_client_that_goes_away_ends_the_build(world: EngineWorld, context: Path) -> None:

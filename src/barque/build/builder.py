@@ -62,10 +62,10 @@ class Build:
     async def run(self) -> str:
         """The id of the image. Raises BarqueError in docker's words; only the cache is left of a build that failed."""
         try:
-            async with self._parts.leases.hold("build") as lease:
+            async with self._parts.leases.hold("build") as lease, self._parts.cache.session() as found:
                 site = Site(parts=self._parts, options=self._options, context=self._context, scratch=self._scratch,
                             lease=lease, arguments=self._arguments, platform=self._target,
-                            escape=self._dockerfile.escape, cache_images=await self._cache_images(lease))
+                            escape=self._dockerfile.escape, cache_images=await self._cache_images(lease), found=found)
                 state = await self._stages(site)
                 if not state.image_id:
                     raise NothingBuilt

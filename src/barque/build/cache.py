@@ -5,13 +5,15 @@ from __future__ import annotations
 import hashlib
 import sqlite3
 import time
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import AsyncIterator, Iterable
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
 from barque.build.layers import Layer
 from barque.oci.descriptor import Descriptor
 from barque.store.db import Database
-from barque.store.leases import Lease
+from barque.store.threads import uncut
 
 #: Raised whenever a step with the same key would come out differently.
 _VERSION = "1"
@@ -56,26 +58,20 @@ def key_of(parts: Iterable[str]) -> str:
 class BuildCache:
     def __init__(self, db: Database) -> None:
         self._db = db
+        self._used: Counter[str] = Counter()
 
-    async def find(self, lease: Lease, key: str) -> CacheEntry | None:
-        """The row, held by ``lease`` and noted as used now; None also where its layer is gone."""
-        def find(connection: sqlite3.Connection) -> CacheEntry | None:
-            row = connection.execute(f"SELECT {_COLUMNS} FROM build_cache WHERE key = ?",  # noqa: S608
-                                     (key,)).fetchone()
-            if row is None:
-                return None
-            entry = CacheEntry(*row)
-            if entry.layer and not _whole(connection, entry):
-                connection.execute("DELETE FROM build_cache WHERE key = ?", (key,))
-                return None
-            connection.execute("UPDATE build_cache SET used = ?, uses = uses + 1 WHERE key = ?",
-                               (time.time_ns(), key))
-            if entry.layer:
-                lease.add(connection, "blob", entry.layer)
-                lease.add(connection, "snapshot", entry.chain_id)
-            return entry
+    @asynccontextmanager
+    async def session(self) -> AsyncIterator[CacheSession]:
+        """For one build: what it finds is not pruned before the end of the block."""
+        session = CacheSession(self._db, self._used)
+        try:
+            yield session
+        finally:
+            await uncut(session.close())
 
-        return await self._db.write(find)
+    def in_use(self, key: str) -> bool:
+        """Whether a build that runs has found this entry."""
+        return self._used[key] > 0
 
     async def add(self, key: str, parent: str, description: str, layer: Layer | None, created: int) -> None:
         values: tuple[object, ...] = ("", "", 0, "", "", 0)
@@ -100,9 +96,56 @@ class BuildCache:
         return [CacheEntry(*row) for row in rows]
 
     async def remove(self, keys: Iterable[str]) -> None:
-        doomed = [(key,) for key in keys]
+        """Forget entries, apart from those in use."""
+        doomed = [(key,) for key in keys if not self.in_use(key)]
         await self._db.write(lambda connection: connection.executemany(
             "DELETE FROM build_cache WHERE key = ?", doomed))
+
+
+class CacheSession:
+    """Looks entries up for one build. Reading is enough: an entry keeps its layer from collection, and whoever removes
+    entries leaves those that are in use.
+    """
+
+    def __init__(self, db: Database, used: Counter[str]) -> None:
+        self._db = db
+        self._used = used
+        self._found: Counter[str] = Counter()
+
+    async def find(self, key: str) -> CacheEntry | None:
+        """None also where the layer of the entry is gone."""
+        self._used[key] += 1  # before looking, so that nobody removes it in between
+        entry = await self._db.read(lambda connection: _find(connection, key))
+        if entry is None:
+            self._release(key)
+        else:
+            self._found[key] += 1
+        return entry
+
+    def _release(self, key: str, times: int = 1) -> None:
+        self._used[key] -= times
+        if not self._used[key]:
+            del self._used[key]
+
+    async def close(self) -> None:
+        """Note what was used, and let go of it."""
+        try:
+            if self._found:
+                now = time.time_ns()
+                rows = [(now, times, key) for key, times in self._found.items()]
+                await self._db.write(lambda connection: connection.executemany(
+                    "UPDATE build_cache SET used = ?, uses = uses + ? WHERE key = ?", rows))
+        finally:
+            for key, times in self._found.items():
+                self._release(key, times)
+
+
+def _find(connection: sqlite3.Connection, key: str) -> CacheEntry | None:
+    row = connection.execute(f"SELECT {_COLUMNS} FROM build_cache WHERE key = ?", (key,)).fetchone()  # noqa: S608
+    if row is None:
+        return None
+    entry = CacheEntry(*row)
+    return entry if not entry.layer or _whole(connection, entry) else None
 
 
 def _whole(connection: sqlite3.Connection, entry: CacheEntry) -> bool:

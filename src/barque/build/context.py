@@ -10,12 +10,12 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
 from barque.build.ports import Workers
-from barque.errors import InvalidArgument
+from barque.errors import Internal, InvalidArgument
 from barque.oci.patterns import Patterns, read_ignore_file
 from barque.store.tar.messages import UnpackRequest
 from barque.store.threads import to_the_end
 from barque.store.tree import remove_tree, walk
-from barque.store.workers import InvalidArchive, unpack_layer
+from barque.store.workers import InvalidArchive, UnpackFailed, unpack_layer
 from barque.sys.beneath import open_in_root
 
 #: No Dockerfile is longer, in bytes.
@@ -32,7 +32,13 @@ class EmptyDockerfile(InvalidArgument):
 
 
 class BadContext(InvalidArgument):
-    text = "Error processing tar file(bad context): {reason}"
+    text = "Error processing tar file(exit status 1): {reason}"
+
+
+class ContextFailed(Internal):
+    """The machine is at fault."""
+
+    text = "Error processing tar file(exit status 1): {reason}"
 
 
 class BadDockerfilePath(InvalidArgument):
@@ -102,8 +108,8 @@ class ScratchSpace:
 async def unpack(workers: Workers, chunks: AsyncIterator[bytes], directory: str) -> list[bytes]:
     """Unpack the archive (compressed or not) into ``directory``, in a worker that cannot leave it.
 
-    Returns the directories that it does not describe. Raises :class:`BadContext`, UnpackFailed; nothing more of
-    ``chunks`` is read then.
+    Returns the directories that it does not describe. Raises :class:`BadContext`, :class:`ContextFailed`; nothing
+    more of ``chunks`` is read then.
     """
     reading, writing = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
     os.set_blocking(reading, True)
@@ -113,7 +119,9 @@ async def unpack(workers: Workers, chunks: AsyncIterator[bytes], directory: str)
         await feeding
         return result.implicit_dirs
     except InvalidArchive as error:
-        raise BadContext(reason=str(error.fields["reason"])) from None
+        raise BadContext(reason=error.fields["reason"]) from None
+    except UnpackFailed as error:
+        raise ContextFailed(reason=error.fields["reason"]) from None
     finally:
         os.close(reading)
         feeding.cancel()

@@ -24,10 +24,10 @@ class Exporter:
 
     async def export(self, lease: Lease, state: State, tags: Sequence[Reference]) -> None:
         """Store configuration and manifest, and point the names at them; without names the image is dangling."""
-        target = state.target or await self._stored(lease, state)
-        target = with_id(target, state.image_id)
+        known = await self._known(state.image_id)
+        target = known or with_id(state.target or await self._stored(lease, state), state.image_id)
         if not tags:
-            if not await self._known(state.image_id):
+            if known is None:
                 await self._names.keep_dangling(target)
             return
         names = [tag.with_default_tag() for tag in tags]
@@ -40,8 +40,9 @@ class Exporter:
         if state.target is None and state.image_id:
             await self.export(lease, state, ())
 
-    async def _known(self, image_id: str) -> bool:
-        return any(str(row.id) == image_id for row in await self._names.list())
+    async def _known(self, image_id: str) -> Descriptor | None:
+        """What the image is stored as, if it has a name already."""
+        return next((row.target for row in await self._names.list() if str(row.id) == image_id), None)
 
     async def _stored(self, lease: Lease, state: State) -> Descriptor:
         await self._content.put(lease, media_types.OCI_CONFIG, state.encoded())

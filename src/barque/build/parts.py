@@ -6,7 +6,7 @@ import asyncio
 from dataclasses import dataclass, field
 
 from barque.build.args import BuildArguments
-from barque.build.cache import BuildCache
+from barque.build.cache import BuildCache, CacheSession
 from barque.build.cache_images import CacheImages
 from barque.build.context import BuildContext
 from barque.build.export import Exporter
@@ -37,7 +37,7 @@ class Parts:
 
 @dataclass(kw_only=True)
 class Site:
-    """``results``: what each stage has come to, by its number."""
+    """``found``: the cache as this build sees it. ``results``: what each stage has come to, by its number."""
 
     parts: Parts
     options: BuildOptions
@@ -48,4 +48,5 @@ class Site:
     platform: Platform
     escape: str
     cache_images: CacheImages
+    found: CacheSession
     results: dict[int, asyncio.Future[State]] = field(default_factory=dict)

@@ -137,7 +137,7 @@ class StageBuild:
         """Take over what was made before, if anything was; ``told_by_history``: ``created_by`` says all there is."""
         if self._site.options.no_cache:
             return False
-        entry = await self._site.parts.cache.find(self._site.lease, key)
+        entry = await self._site.found.find(key)
         made = None if entry is None else Made(clock.rfc3339(entry.created), entry.made)
         if made is None and told_by_history:
             made = await self._site.cache_images.find(self._state, created_by)

@@ -108,6 +108,7 @@ class BuildService:
     async def clean(self) -> None:
         """At boot, before anything is built."""
         await self._scratch.clean()
+        await self._parts.cache_mounts.clean()
 
     async def build(self, options: BuildOptions, body: AsyncIterator[bytes], send: Send) -> str:
         """Build from the archive in ``body``, or from ``options.remote``; the id of the image.
@@ -203,7 +204,7 @@ class BuildService:
         for entry in reversed(entries):
             if keep and total <= keep:
                 break
-            if (limit is not None and entry.used > limit) or self._parts.cache_mounts.in_use(entry.key):
+            if (limit is not None and entry.used > limit) or self._in_use(entry):
                 continue
             if entry.kind == "mount" and not everything and not keep:
                 continue
@@ -227,9 +228,12 @@ class BuildService:
         """``BuildCache`` of ``GET /system/df``."""
         return [{
             "ID": entry.key, "Type": "exec.cachemount" if entry.kind == "mount" else "regular",
-            "Description": entry.description, "InUse": self._parts.cache_mounts.in_use(entry.key), "Shared": False,
+            "Description": entry.description, "InUse": self._in_use(entry), "Shared": False,
             "Size": await self._size(entry), "CreatedAt": rfc3339(entry.created), "LastUsedAt": rfc3339(entry.used),
             "UsageCount": entry.uses} for entry in await self._parts.cache.all()]
+
+    def _in_use(self, entry: CacheEntry) -> bool:
+        return self._parts.cache_mounts.in_use(entry.key) or self._parts.cache.in_use(entry.key)
 
     async def _size(self, entry: CacheEntry) -> int:
         return await self._parts.cache_mounts.size(entry.key) if entry.kind == "mount" else entry.size

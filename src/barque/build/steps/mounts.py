@@ -82,6 +82,13 @@ class CacheMounts:
         await self._cache.note_mount(key, f"cache mount {name}")
         return path, fresh
 
+    async def clean(self) -> None:
+        """At boot: remove directories that no row names, of a daemon that died while it made them."""
+        known = {entry.key for entry in await self._cache.all() if entry.kind == "mount"}
+        for name in os.listdir(self._root) if os.path.isdir(self._root) else ():
+            if name not in known:
+                await self.remove(name)
+
     def _leave(self, key: str) -> None:
         self._users[key] -= 1
 
@@ -188,7 +195,7 @@ class Mounts:
         """Copy the selection into ``path``; the name of what was copied where it is no directory."""
         [items] = selection.found
         [item] = items
-        work = f"{path}.work"
+        work = os.path.join(self._scratch, f"work-{secrets.token_hex(8)}")
         os.mkdir(work, 0o700)
         tree = selection.trees[0]
         fds = [tree.fd] if tree.fd >= 0 else []

@@ -121,6 +121,8 @@ class _Tree:
         if location is None:
             return os.fsdecode(path)
         with location:
+            if location.path in self._implicit:
+                return os.fsdecode(path)
             return self._sum(location.parent, location.base, location.path)
 
     def _link(self, info: os.stat_result, path: bytes) -> bytes:
