@@ -59,5 +59,5 @@ def test_help_of_run_shows_usage_examples_and_options(capsys: pytest.CaptureFixt
 def test_a_missing_verb_says_so(capsys: pytest.CaptureFixture[str]) -> None:
     from barque.cli.main import main
 
-    assert main(["search", "x"]) == 1
-    assert "'barque search' is not available in this version" in capsys.readouterr().err
+    assert main(["trust", "sign", "x"]) == 1
+    assert "'barque trust' is not available in this version" in capsys.readouterr().err

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from barque.oci import media_types
+from barque.oci import go_json, media_types
 from barque.oci.descriptor import Descriptor
 from barque.oci.digest import Digest
 from barque.oci.image import chain_ids
@@ -46,7 +46,8 @@ class Store:
             if slot is not None:
                 await slot.commit(UnpackResult(diff_id=diff_id))
             parent = chain_id
-        await self.db.write(lambda c: c.execute("INSERT INTO images VALUES (?, ?, '', 0)", (name, index.digest)))
+        row = (name, index.digest, go_json.encode(index))
+        await self.db.write(lambda c: c.execute("INSERT INTO images VALUES (?, ?, ?, 0)", row))
         return {"index": index, "manifest": manifest, "config": config, "layer": blobs[-1]}
 
     async def _json(self, lease: Lease, media_type: str, document: object) -> Descriptor:

@@ -42,7 +42,14 @@ def convert(tree: Any, kind: type[T]) -> T:
 
 def encode(value: Any) -> bytes:
     """Compact JSON, keys in declaration order."""
-    return msgspec.json.encode(value)
+    return msgspec.json.encode(value, enc_hook=_plain)
+
+
+def _plain(value: Any) -> Any:
+    """A digest is a string, which msgspec sees in exact strings only."""
+    if isinstance(value, str):
+        return str(value)
+    raise TypeError(f"{type(value).__name__} has no JSON form")
 
 
 @cache
