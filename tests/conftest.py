@@ -30,7 +30,7 @@ _skipped: set[str] = set()
 
 def pytest_configure(config: pytest.Config) -> None:
     # A command line that nobody told where the engine is would start one on the default paths.
-    os.environ["BARQUE_HOST"] = "unix:///nonexistent/barque.sock"
+    os.environ["DOCKER_HOST"] = "unix:///nonexistent/engine.sock"
     if config.option.basetemp is None:
         # Short, since sockets have paths of 107 bytes at most, and not shared, since pytest tidies up what it shares.
         config.option.basetemp = tempfile.mkdtemp(prefix="brq-")

@@ -15,7 +15,7 @@ from aiohttp import web
 
 from barque.api.app import build
 from barque.api.routes.images import routes
-from barque.composition_images import no_changes
+from barque.engine.commit import apply_changes
 from barque.engine.image_archives import ImageArchives
 from barque.engine.image_removal import ImageUser
 from barque.engine.images import ImageService
@@ -97,7 +97,7 @@ def archives(here: World, found: Site) -> ImageArchives:
     return ImageArchives(
         Saver(here.content, here.images, here.names),
         Loader(here.content, here.snapshots, here.leases, here.names, SubprocessWorkers(), here.slots),
-        Importer(here.made, here.snapshots, no_changes), found.collect, found.emit)
+        Importer(here.made, here.snapshots, apply_changes), found.collect, found.emit)
 
 
 @asynccontextmanager
