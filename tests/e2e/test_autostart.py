@@ -40,7 +40,7 @@ class Place:
         return ["nsenter", f"--mount=/proc/{self.holder.pid}/ns/mnt", "--", *words]
 
     def environment(self, **more: str) -> dict[str, str]:
-        return {"PATH": os.environ["PATH"], "HOME": "/nonexistent", **more}
+        return {"PATH": os.environ["PATH"], "HOME": "/dev/null", **more}
 
     def barque(self, *words: str, **environment: str) -> Done:
         done = subprocess.run(self.command(*BARQUE, *words), capture_output=True, text=True, check=False,

@@ -23,8 +23,9 @@ pytestmark = pytest.mark.skipif(int(version("setuptools").partition(".")[0]) < S
 
 
 def run(*command: str, cwd: str = "/") -> str:
+    # No home: pip asks rustc for its version, whose stand-in would make one.
     done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=cwd, timeout=PATIENCE,
-                          env={"PATH": os.environ["PATH"], "HOME": "/nonexistent"})
+                          env={"PATH": os.environ["PATH"], "HOME": "/dev/null"})
     assert done.returncode == 0, (command, done.stdout, done.stderr)
     return done.stdout
 

@@ -9,6 +9,7 @@ import pytest
 from barque.cli import table
 from barque.cli.command import Command
 from barque.cli.flags import Flag
+from barque.cli.help import command_help
 
 LINES = (Path(__file__).parent / "docker_commands.txt").read_text().splitlines()
 DOCKER = {path: set(flags.split(",")) - {""} for path, flags in (line.split(": ") if ": " in line
@@ -43,6 +44,9 @@ def test_flags_do_not_clash_and_every_text_is_there(path: str) -> None:
     assert len(names) == len(set(names))
     assert command.summary
     assert all(flag.help for flag in flags)
+    if not path.startswith("__"):
+        assert command_help(command, path, 80).startswith(f"Usage:  barque {path}")
+        assert command.examples
 
 
 def test_help_of_run_shows_usage_examples_and_options(capsys: pytest.CaptureFixture[str]) -> None:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 
+from barque.cli.errors import TemplateError
 from barque.cli.format.table import Row, label_getter, render
 from barque.cli.format.tabwriter import align
 from barque.cli.format.template import parse
 from barque.cli.format.types import typed
-from barque.cli.format.values import TemplateError
 
 DATA = {"A": "z", "B": [1, 2], "M": {"k": "v", "a.b": 3}, "L": [{"N": "n"}], "F": 1.5, "T": True, "Z": None, "E": []}
 
@@ -110,3 +110,14 @@ def test_fields_of_types_that_docker_knows(template: str, text: str) -> None:
 def test_fields_that_no_type_has_are_errors() -> None:
     with pytest.raises(TemplateError, match='map has no entry for key "Nope"'):
         parse("{{.State.Nope}}").execute(typed({"State": {}}, "Container"), strict=True)
+
+
+def test_plain_tables_are_what_the_engine_makes_of_them() -> None:
+    rows = [Row({"Name": "n", "Size": "1kB"}), Row({"Name": "long-name-here", "Size": "2kB"})]
+    headers = {"Name": "NAME", "Size": "SIZE"}
+    out: list[str] = []
+    render(rows, "table {{.Name}}\t{{.Size}}", "", headers, out.append)
+    render(rows, "table {{ .Name}}\t{{.Size }}", "", headers, out.append)
+    assert out[0] == out[1] == "NAME             SIZE\nn                1kB\nlong-name-here   2kB\n"
+    with pytest.raises(TemplateError, match="can't evaluate field Nope"):
+        render(rows, "table {{.Name}}\t{{.Nope}}", "", headers, out.append)

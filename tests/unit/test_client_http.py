@@ -173,3 +173,9 @@ def test_json() -> None:
     for bad in (b"", b"{", b"1 2", b"NaN", b"[" * 100_000):
         with pytest.raises(fastjson.BadJSON):
             fastjson.loads(bad)
+
+
+def test_a_socket_that_one_may_not_use_is_a_message_with_the_way_out() -> None:
+    text = str(Unreachable("unix:///run/barque/barque.sock", PermissionError(13, "Permission denied")))
+    assert text.startswith("permission denied while trying to connect to the Barque daemon socket at unix:///run/")
+    assert "group that owns the socket" in text

@@ -120,7 +120,8 @@ def execute(app: App, command: Command, path: str, words: list[str]) -> int:
         if not isinstance(error, OSError) or isinstance(error, BrokenPipeError) or app.debug:
             raise
         app.flush()
-        _complain(f"{error.filename}: {error.strerror}" if error.filename else str(error.strerror or error))
+        reason = (error.strerror or str(error)).lower()
+        _complain(f"open {error.filename}: {reason}" if error.filename else reason)
         return 1
 
 

@@ -37,7 +37,8 @@ class Unreachable(Exception):
         self.cause = cause
         self.url = url
         if isinstance(cause, PermissionError):
-            text = f"permission denied while trying to connect to the engine's socket at {url}: {cause.strerror}"
+            text = (f"permission denied while trying to connect to the Barque daemon socket at {url}: "
+                    "connect: permission denied (it takes root, or membership in the group that owns the socket)")
         elif isinstance(cause, (ConnectionRefusedError, FileNotFoundError)):
             text = f"Cannot connect to the Barque daemon at {url}. Is barqued running?"
         else:

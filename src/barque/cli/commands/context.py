@@ -36,7 +36,7 @@ def _environment_host(app: App) -> str:
     return given or default_host(app.environ, os.geteuid())
 
 
-def _describe(app: App, store: ContextStore, name: str) -> dict[str, Any]:
+def describe(app: App, store: ContextStore, name: str) -> dict[str, Any]:
     if name == DEFAULT:
         return {"Name": DEFAULT, "Metadata": {},
                 "Endpoints": {"docker": {"Host": _environment_host(app), "SkipTLSVerify": False}}, "TLSMaterial": {},
@@ -51,7 +51,7 @@ def _ls(app: App, values: Values) -> int:
     store, current = store_of(app), app.context_name
     rows = []
     for name in sorted({DEFAULT, *store.names()}):
-        document = _describe(app, store, name)
+        document = describe(app, store, name)
         description = "Current DOCKER_HOST based configuration" if name == DEFAULT else (
             document.get("Metadata", {}).get("Description", ""))
         endpoint = document.get("Endpoints", {}).get("docker", {})
@@ -121,7 +121,7 @@ def _create(app: App, values: Values) -> int:
 
 
 def _copy(app: App, store: ContextStore, source: str) -> tuple[dict[str, Any], dict[str, bytes]]:
-    return _describe(app, store, source), store.tls_contents(source) if source != DEFAULT else {}
+    return describe(app, store, source), store.tls_contents(source) if source != DEFAULT else {}
 
 
 def _endpoint(app: App, store: ContextStore, options: dict[str, str]) -> tuple[dict[str, Any], dict[str, bytes]]:
@@ -183,7 +183,7 @@ def _inspect(app: App, values: Values) -> int:
 
     def fetch(name: str) -> tuple[str, Any]:
         try:
-            return "Context", _describe(app, store, name)
+            return "Context", describe(app, store, name)
         except ContextError as error:
             raise CommandError(str(error)) from None
 

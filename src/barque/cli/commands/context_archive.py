@@ -7,7 +7,7 @@ import os
 import sys
 
 from barque.cli.command import Command
-from barque.cli.commands.context import store_of
+from barque.cli.commands.context import describe, store_of
 from barque.cli.errors import CommandError
 from barque.client import fastjson
 from barque.client.contexts import DEFAULT, TLS_NAMES, ContextError, check_name
@@ -33,9 +33,11 @@ def _export(app: App, values: Values) -> int:
     store = store_of(app)
     try:
         if name == DEFAULT:
-            raise ContextError('cannot export context "default": it is what the environment says')
-        check_name(name)
-        data = _pack(store.load(name), store.tls_contents(name))
+            described = describe(app, store, name)
+            data = _pack({key: described[key] for key in ("Name", "Metadata", "Endpoints")}, {})
+        else:
+            check_name(name)
+            data = _pack(store.load(name), store.tls_contents(name))
     except ContextError as error:
         raise CommandError(str(error)) from None
     if target == "-":

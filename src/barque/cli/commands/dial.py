@@ -48,4 +48,5 @@ def _dial(app: App, _: Values) -> int:
             write_all(1, data)
 
 
-DIAL = Command("system dial-stdio", "", "Connect standard input and output to the engine", _dial, most=0)
+DIAL = Command("system dial-stdio", "", "Connect standard input and output to the engine", _dial, most=0,
+               examples="ssh far.example barque system dial-stdio")

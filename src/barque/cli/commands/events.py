@@ -60,8 +60,8 @@ def _renderer(form: str) -> Any:
         from barque.client import fastjson
 
         return fastjson.dumps if form else _line
+    from barque.cli.errors import TemplateError
     from barque.cli.format.template import parse
-    from barque.cli.format.values import TemplateError
 
     try:
         template = parse(form)

@@ -52,9 +52,9 @@ def _version(app: App, values: Values) -> int:
 
 def templated(form: str, document: Any, type_name: str = "") -> str:
     """Raises :class:`CommandError` (64 where the template cannot be parsed)."""
+    from barque.cli.errors import TemplateError
     from barque.cli.format.template import parse
     from barque.cli.format.types import typed
-    from barque.cli.format.values import TemplateError
 
     try:
         template = parse(form)

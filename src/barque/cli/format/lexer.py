@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from barque.cli.format.values import TemplateError
+from barque.cli.errors import TemplateError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

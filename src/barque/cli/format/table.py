@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
+from barque.cli.errors import TemplateError
 from barque.cli.format.tabwriter import align
-from barque.cli.format.template import parse
-from barque.cli.format.values import TemplateError, to_json
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -40,6 +39,8 @@ class label_getter:  # noqa: N801 - used as a function in templates
 
 def compile_format(text: str) -> Template:
     """Parse a row format; the two-character escapes for tab and newline are what they stand for."""
+    from barque.cli.format.template import parse
+
     try:
         return parse(text.replace("\\t", "\t").replace("\\n", "\n"))
     except TemplateError as error:
@@ -64,11 +65,17 @@ def render(rows: Iterable[Row], form: str, table: str, headers: dict[str, str], 
     if form in ("", "table"):
         form = "table " + table
     if form == "json":
+        from barque.cli.format.values import to_json
+
         for row in rows:
             write(escape_html(to_json(row)) + "\n")
         return
     is_table = form.startswith("table")
     body = form.removeprefix("table").strip() if is_table else form
+    rows = list(rows)
+    if is_table and (lines := _plain_lines(body, rows, headers)) is not None:
+        write(align("\n".join(lines)) + "\n")
+        return
     template = compile_format(body)
     if not is_table:
         for row in rows:
@@ -82,6 +89,24 @@ def render(rows: Iterable[Row], form: str, table: str, headers: dict[str, str], 
     known = {**headers, "Label": label_header()}
     head = template.execute(known)
     write(align("\n".join([head, *lines])) + "\n")
+
+
+def _plain_lines(body: str, rows: list[Row], headers: dict[str, str]) -> list[str] | None:
+    """The lines of a table of fields alone, which the usual ones are; None where it takes the template engine."""
+    names = []
+    for cell in body.split("\t"):
+        name = cell[3:-2]
+        if cell[:3] != "{{." or cell[-2:] != "}}" or not name.isidentifier() or name not in headers:
+            return None
+        names.append(name)
+    lines = ["\t".join(headers[name] for name in names)]
+    for row in rows:
+        cells = [row.fields.get(name) for name in names]
+        texts = [cell for cell in cells if isinstance(cell, str)]
+        if len(texts) != len(cells):
+            return None
+        lines.append("\t".join(texts))
+    return lines
 
 
 class label_header:  # noqa: N801 - used as a function in templates

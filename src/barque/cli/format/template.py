@@ -6,8 +6,9 @@ with a ``fields`` dict (rows), whose missing fields are errors while a dict's mi
 
 from __future__ import annotations
 
+from barque.cli.errors import TemplateError
 from barque.cli.format.lexer import pieces, tokens
-from barque.cli.format.values import FUNCTIONS, MISSING, Document, TemplateError, show, truth
+from barque.cli.format.values import FUNCTIONS, MISSING, Document, show, truth
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

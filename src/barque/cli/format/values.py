@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
+from barque.cli.errors import TemplateError
 from barque.cli.format.units import quoted
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
-
-
-class TemplateError(Exception):
-    """A template that cannot be parsed or executed; the message is text/template's."""
 
 
 class Missing:
