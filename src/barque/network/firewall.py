@@ -89,6 +89,9 @@ table inet {table} {{
         {closed}
     }}
 }}
+"""
+
+_SPOOFING = """
 table bridge {table} {{
     set ports {{ type ifname; }}
     set macs {{ type ifname . ether_addr; }}
@@ -133,29 +136,34 @@ class FirewalledNetwork:
 
 
 def script(table: str, networks: Iterable[FirewalledNetwork], sandboxes: Iterable[Sandbox], *,
-           closed: Iterable[int], trusted: Container[str] = (), api_ports: Iterable[int] = ()) -> str:
+           closed: Iterable[int], trusted: Container[str] = (), api_ports: Iterable[int] = (),
+           spoofing: bool = True) -> str:
     """A transaction that replaces the tables as a whole, whatever they held.
 
     ``closed``: for these IP versions see the forward chain. ``trusted`` are ids of networks whose containers may use
-    any address. ``api_ports`` of this host are not for containers.
+    any address. ``api_ports`` of this host are not for containers. ``spoofing``: the kernel has rules for bridges, so
+    that containers can be kept to their own addresses.
     """
     guards = "".join(_CLOSED.format(family=f"ipv{version}") for version in closed)
-    parts = [*_emptied(table), _RULES.format(table=table, closed=guards)]
+    parts = [*_emptied(table, bridge=spoofing), _RULES.format(table=table, closed=guards)]
+    if spoofing:
+        parts.append(_SPOOFING.format(table=table))
     parts += [f"add element inet {table} api {{ {port} }}" for port in api_ports]
     parts += [line for network in networks for line in network_elements("add", table, network)]
     for sandbox in sandboxes:
         parts += port_elements("add", table, sandbox.endpoints, sandbox.ports)
-        parts += [line for endpoint in sandbox.endpoints if endpoint.network_id not in trusted
+        parts += [line for endpoint in sandbox.endpoints if spoofing and endpoint.network_id not in trusted
                   for line in endpoint_elements("add", table, endpoint)]
     return "\n".join(parts) + "\n"
 
 
-def _emptied(table: str) -> list[str]:
-    return [f"{verb} table {family} {table}" for family in ("inet", "bridge") for verb in ("add", "delete")]
+def _emptied(table: str, *, bridge: bool) -> list[str]:
+    return [f"{verb} table {family} {table}" for family in ("inet", *(["bridge"] if bridge else []))
+            for verb in ("add", "delete")]
 
 
-def removal(table: str) -> str:
-    return "\n".join(_emptied(table)) + "\n"
+def removal(table: str, *, spoofing: bool) -> str:
+    return "\n".join(_emptied(table, bridge=spoofing)) + "\n"
 
 
 def network_elements(verb: str, table: str, network: FirewalledNetwork) -> list[str]:

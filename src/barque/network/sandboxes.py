@@ -312,11 +312,11 @@ class Sandboxes:
     def _reserve(self, bindings: Iterable[PortBinding], name: str, endpoints: tuple[Endpoint, ...]
                  ) -> list[Reservation]:
         bindings = tuple(bindings)
-        if not bindings:
-            return []
+        if not bindings or not endpoints:
+            return []  # A container that was taken off all its networks has nothing to publish.
         endpoint = ports_endpoint(endpoints)
         if endpoint is None:
-            raise PortsWithoutNetwork(mode=endpoints[0].network_name if endpoints else "none")
+            raise PortsWithoutNetwork(mode=endpoints[0].network_name)
         network = self.networks.get(endpoint.network_id)
         outside = [item.host_ip for item in bindings if item.host_ip and not _is_loopback(item.host_ip)]
         if network.internal and outside:
