@@ -34,6 +34,7 @@ from barque.engine.volumes import Volumes
 from barque.network.model import DEFAULT_POOLS, AddressPool, NetworkSettings, Sandbox
 from barque.network.stack import Network
 from barque.runtime import cgroups
+from barque.store.boot import CleanUp, clean_up
 from barque.store.content import ContentStore
 from barque.store.db import Database, Documents
 from barque.store.layout import Layout
@@ -66,19 +67,6 @@ class VolumeUsers:
     def users_of(self, name: str) -> Sequence[str]:
         return [live.id for live in self._registry
                 if any(point.type == "volume" and point.name == name for point in live.container.mounts)]
-
-
-class ContainerLayers(Snapshots):
-    """Snapshots that can tell which containers have a writable layer."""
-
-    def __init__(self, layout: Layout, db: Database) -> None:
-        super().__init__(layout, db)
-        self._layers = db
-
-    async def container_ids(self) -> list[str]:
-        rows = await self._layers.read(lambda connection: connection.execute(
-            "SELECT key FROM snapshots WHERE kind = 'container'").fetchall())
-        return [row[0] for row in rows]
 
 
 @dataclass(frozen=True)
@@ -129,9 +117,13 @@ async def open_engine(stack: AsyncExitStack, config: Config, layout: Layout, zyg
     db = await Database.open(layout.database)
     stack.push_async_callback(db.close)
     leases = Leases(db)
-    await leases.expire_all()
     content = ContentStore(layout, db)
-    snapshots = ContainerLayers(layout, db)
+    snapshots = Snapshots(layout, db)
+    stack.push_async_callback(snapshots.wait_removed)
+    removed = await clean_up(layout, db, leases, snapshots)
+    if removed != CleanUp(0, 0, 0, 0):
+        log.info("dropped what a crash left: %d leases, %d downloads, %d blobs, %d layers", removed.leases,
+                 removed.ingests, removed.blobs, removed.snapshots)
     bus = EventBus()
     registry = Registry(Documents(db, "containers", Container))
     network = await Network.open(network_settings(config))
@@ -139,8 +131,8 @@ async def open_engine(stack: AsyncExitStack, config: Config, layout: Layout, zyg
     users = VolumeUsers(registry)
     volumes = Volumes(layout, db, supervisor, users, bus.emit)
     await volumes.clean()
-    images = open_images(stack, config, Stores(db, content, snapshots, leases), supervisor, registry, bus,
-                         proxies(environment))
+    images = await open_images(stack, config, Stores(db, content, snapshots, leases), supervisor,
+                               registry, bus, proxies(environment))
     context = Context(config=config, host=look_around(), registry=registry, images=images.resolver, snapshots=snapshots,
                       volumes=volumes, networks=network, supervisor=supervisor, emit=bus.emit,
                       containers_dir=layout.containers)

@@ -22,11 +22,13 @@ from barque.image.fetch import Limits, Puller
 from barque.image.names import ImageNames
 from barque.image.push import Pusher
 from barque.image.resolve import Images
+from barque.store.boot import clean_up
 from barque.store.content import ContentStore
 from barque.store.db import Database
 from barque.store.gc import collect
 from barque.store.leases import Leases
 from barque.store.snapshots import Snapshots
+from barque.store.verify import restore_torn
 from barque.supervise.client import Supervisor
 
 CERTIFICATES = "/etc/barque/certs.d"
@@ -59,9 +61,15 @@ class ImageUsers:
         return [ImageUser(live.id, live.facts.alive) for live in self._registry if live.container.image_id == image_id]
 
 
-def open_images(stack: AsyncExitStack, config: Config, stores: Stores, workers: Supervisor, registry: Registry,
-                bus: EventBus, proxies: dict[str, str]) -> ImageParts:
-    """``proxies``: "http", "https" and "no" as the environment has them; ``stack`` closes the connections."""
+async def open_images(stack: AsyncExitStack, config: Config, stores: Stores, workers: Supervisor, registry: Registry,
+                      bus: EventBus, proxies: dict[str, str]) -> ImageParts:
+    """Clean up after a crash, and open. Before anything is mounted.
+
+    ``proxies``: "http", "https" and "no" as the environment has them; ``stack`` closes the connections.
+    """
+    stack.push_async_callback(stores.snapshots.settler.wait)
+    await clean_up(stores.content.layout, stores.db, stores.leases, stores.snapshots)
+    await restore_torn(stores.db, stores.content, stores.snapshots, workers)
     hosts = HostConfig(
         mirrors=config.registry_mirrors, insecure=config.insecure_registries, certs_dir=CERTIFICATES,
         proxies={scheme: proxies[scheme] for scheme in ("http", "https") if proxies.get(scheme)},

@@ -9,7 +9,6 @@ from __future__ import annotations
 import fcntl
 import os
 import pty
-import re
 import select
 import shutil
 import signal
@@ -23,14 +22,14 @@ from pathlib import Path
 
 import pytest
 
-DOCKERD, DOCKER, BUSYBOX = shutil.which("dockerd"), shutil.which("docker"), shutil.which("busybox")
+from tests.cli_pair import DOCKER, ERRORS, ID, LISTS, RUNS, both, cases, words
+
+DOCKERD, BUSYBOX = shutil.which("dockerd"), shutil.which("busybox")
 pytestmark = [
     pytest.mark.root,
     pytest.mark.skipif(not (DOCKERD and DOCKER and BUSYBOX), reason="needs dockerd, docker and busybox"),
 ]
 APPLETS = ("sh", "echo", "cat", "true", "false", "sleep", "ls", "id", "env", "pwd", "head", "kill", "seq", "wc", "stty")
-Result = tuple[int, str, str]
-ID = re.compile(r"\b[0-9a-f]{64}\b")
 
 
 @pytest.fixture(scope="module")
@@ -76,47 +75,6 @@ def engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         notify.close()
 
 
-def both(host: str, words: list[str], stdin: bytes = b"") -> tuple[Result, Result]:
-    """What docker answered, in our name, and what we did. Ages tick between the two runs: then once more."""
-    for _ in range(4):
-        docker, ours = pair(host, words, stdin)
-        if docker == ours:
-            break
-    return docker, ours
-
-
-def pair(host: str, words: list[str], stdin: bytes) -> tuple[Result, Result]:
-    environ = {**os.environ, "DOCKER_HOST": host, "DOCKER_CONFIG": "/nonexistent"}
-    results = []
-    for command in ([str(DOCKER)], [sys.executable, "-m", "barque.cli.main"]):
-        done = subprocess.run([*command, *words], input=stdin, capture_output=True, env=environ, timeout=60,
-                              check=False)
-        texts = [text.decode().replace("docker", "barque") for text in (done.stdout, done.stderr)]
-        results.append((done.returncode, texts[0], texts[1]))
-    return results[0], results[1]
-
-
-LISTS = """
-ps|ps -a|ps -aq|ps -a --no-trunc|ps -as|ps --format json|ps -a --format {{.Names}}|ps --format {{.Foo}}|ps --format {{
-ps --format {{.ID|foo}}|ps --format table_{{.Names}}_{{.Label_"a"}}|ps --filter foo|ps --filter foo=bar|ps -n 1|ps -l -q
-images|images -q|images --digests|images --format json|images --no-trunc|network ls|network ls --format json|volume ls
-volume ls --format json|system df|system df --format json|history busybox|history --no-trunc -H=false busybox
-inspect w1|inspect w1 w2|inspect nope|inspect -f {{.State.Status}} w1 nope|inspect -f {{.State.Nope}} w1
-inspect -f {{json_.Config}} w1|inspect -f {{.State.Health}} w1|inspect --type foo w1|inspect --type volume w1
-inspect -f {{range_$k,$v_:=_.Config.Labels}}{{$k}}={{$v}}{{end}} w1|inspect -f {{.Id}}{{ w1
-image inspect busybox|image inspect nope|network inspect bridge|network inspect nope|volume inspect nope
-container inspect nope|port w1|port w1 80|port w1 9000/udp|port w1 81|diff w2|context show
-version --format {{.Server.Version}}
-info --format {{.Driver}}|events --since 0 --until 0|stats --no-stream w2
-"""
-ERRORS = """
-kill nope|stop nope|start nope|rm nope|rm -f nope|logs nope|rename w1 w2|exec nope x|attach nope|attach w2|exec w2 ls
-top w2|unpause w2|wait nope|rmi nope|rmi -f nope|tag busybox BB|tag nope x|update w1|history nope|export nope
-commit nope
-network rm bridge|network rm nope|network connect nope w1|network create|network create a b|volume rm nope
-volume rm -f nope|create --name w1 busybox|run --name w1 busybox|run BusyBox|run nope:x@y|run --rm busybox nope
-run --rm busybox /etc|cp nope:/x -|cp w1:/a w1:/b|cp a b|cp w1:/nope .
-"""
 USAGE = """
 foo|container foo|rm|ps x|port|tag a|port a b c|run|exec w1|ps --foo|ps -z|ps --last|run -|run -e|run --name|--foo
 run --rm=x busybox|run --ulimit nofile busybox|run --ulimit foo=1 busybox|run --ulimit nofile=3:2 busybox
@@ -137,24 +95,6 @@ run --memory-swappiness 300 busybox|run -it busybox sh|run -p 99999:1 busybox|ru
 run -p 1-3:80-81 busybox
 run -p 127.0.0.1:x:80 busybox|exec -w|-H a -H b ps
 """
-RUNS = """
-run --rm busybox echo hi|run --rm busybox sh -c echo_out;_echo_err_>&2;_exit_3|run --rm busybox false
-run --rm -i busybox cat|run --rm -h box -e A=1 -e B busybox env|run --rm -w /tmp busybox pwd|run --rm -u 5:6 busybox id
-run --rm --entrypoint echo busybox x y|run --rm --network none busybox true
-run --rm -a stderr busybox sh -c echo_x;_echo_y_>&2
-run --rm busybox sh -c kill_-9_$$|run --rm -i busybox wc -c|run --rm busybox seq 20000|exec w1 echo hi
-exec -i w1 cat|exec w1 sh -c exit_9|exec w1 nope|exec -w /tmp -e A=b w1 env|start -a w2|logs w2|wait w2
-"""
-
-
-def cases(text: str) -> list[str]:
-    return [case for line in text.strip().splitlines() for case in line.split("|") if case]
-
-
-def words(case: str) -> list[str]:
-    return [word.replace("_", " ") for word in case.split(" ")]
-
-
 @pytest.mark.parametrize("case", cases(LISTS.replace("{{.ID|foo}}", "{{.ID¦foo}}")))
 def test_lists_and_inspections(engine: str, case: str) -> None:
     docker, ours = both(engine, words(case.replace("¦", "|")))

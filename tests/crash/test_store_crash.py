@@ -31,6 +31,7 @@ BLOB_POINTS = [
     "content.before-row",
 ]
 LAYER_POINTS = ["snapshots.mend", "snapshots.before-sync", "snapshots.before-row", "snapshots.after-row"]
+SETTLE_POINTS = ["snapshots.before-settle"]
 OTHER_POINTS = ["snapshots.container", "snapshots.row-deleted", "gc.swept"]
 DATA = b"layer" * 1000
 DIGEST = Digest.of(DATA)
@@ -49,13 +50,15 @@ async def job(root: str) -> None:
         if slot is not None:
             async with slot:
                 Path(slot.fs, "file").write_bytes(DATA)
-                await slot.commit(UnpackResult(diff_id="sha256:diff", size=len(DATA)))
+                result = UnpackResult(diff_id="sha256:diff", size=len(DATA))
+                await snapshots.commit([(slot, result)], stored=True)
         [directory] = await snapshots.image_lower("sha256:chain")
         assert Path(directory, "file").read_bytes() == DATA
         await snapshots.create_container(lease, "c1", "sha256:chain")
         await snapshots.remove_container("c1")
     await collect(db, content, snapshots)
     await snapshots.wait_removed()
+    await snapshots.settler.wait()
     await db.close()
     layout.close()
 
@@ -73,7 +76,7 @@ async def look(root: str) -> list[str]:
     return [f"{item.kind} {item.subject}" for item in found]
 
 
-@pytest.mark.parametrize("point", BLOB_POINTS + LAYER_POINTS + OTHER_POINTS)
+@pytest.mark.parametrize("point", BLOB_POINTS + LAYER_POINTS + SETTLE_POINTS + OTHER_POINTS)
 def test_death_at_a_point(tmp_path: Path, point: str) -> None:
     root = str(tmp_path / "root")
     died = subprocess.run(

@@ -127,6 +127,7 @@ class EngineWorld:
     mirror: str
     process: subprocess.Popen[bytes] | None = None
     flags: list[str] = field(default_factory=list)
+    bip: str = "172.31.99.1/24"
 
     @property
     def socket(self) -> str:
@@ -141,7 +142,7 @@ class EngineWorld:
         command = [sys.executable, "-m", "barque.daemon", "--data-root", str(self.root / "data"), "--exec-root",
                    str(self.root / "run"), "-H", f"unix://{self.socket}", "--config-file",
                    str(self.root / "daemon.json"),
-                   "--registry-mirror", self.mirror, "--bip", "172.31.99.1/24", *self.flags]
+                   "--registry-mirror", self.mirror, "--bip", self.bip, *self.flags]
         (self.root / "daemon.json").write_text("{}")
         with open(self.root / "log", "ab") as log:
             self.process = subprocess.Popen(command, stdout=log, stderr=log, stdin=subprocess.DEVNULL)
@@ -182,25 +183,34 @@ class EngineWorld:
 
 
 @contextmanager
-def engine_world(root: Path) -> Iterator[EngineWorld]:
-    """A running engine with busybox pulled; at the end nothing of it may be left, and its log has no bug in it."""
+def busybox_registry(root: Path) -> Iterator[int]:
+    """A registry on the port of loopback that it gives, with library/busybox:latest in it."""
     port = free_port()
     program = "import sys; from barque.registry.server import main; sys.exit(main(sys.argv[1:]))"
     registry = subprocess.Popen([sys.executable, "-c", program, "--addr", f"127.0.0.1:{port}", "--root",
                                  str(root / "registry"), "--log-level", "error"])
-    world = EngineWorld(root, f"http://127.0.0.1:{port}")
     try:
         wait_listening(port)
         push_busybox(root, port)
-        world.start()
-        world.ok("pull", "-q", "busybox")
-        yield world
-        ids = world.ok("ps", "-aq").split()
-        if ids:
-            world.ok("rm", "-f", "-v", *ids)
-        assert "Traceback" not in world.log, world.log
+        yield port
     finally:
-        if world.process is not None and world.process.poll() is None:
-            world.end()
         registry.terminate()
         registry.wait(PATIENCE)
+
+
+@contextmanager
+def engine_world(root: Path, bip: str = EngineWorld.bip) -> Iterator[EngineWorld]:
+    """A running engine with busybox pulled; at the end nothing of it may be left, and its log has no bug in it."""
+    with busybox_registry(root) as port:
+        world = EngineWorld(root, f"http://127.0.0.1:{port}", bip=bip)
+        try:
+            world.start()
+            world.ok("pull", "-q", "busybox")
+            yield world
+            ids = world.ok("ps", "-aq").split()
+            if ids:
+                world.ok("rm", "-f", "-v", *ids)
+            assert "Traceback" not in world.log, world.log
+        finally:
+            if world.process is not None and world.process.poll() is None:
+                world.end()

@@ -17,8 +17,10 @@ from barque.store.db import Database
 from barque.store.fsck import Damage, check
 from barque.store.layout import Layout
 from barque.store.leases import Leases
+from barque.store.settling import boot_id
 from barque.store.snapshots import Snapshots
 from barque.store.tar.messages import UnpackRequest
+from barque.store.verify import restore_torn
 from barque.store.workers import SubprocessWorkers, unpack_layer
 from tests.kernel.unpacking import directory, file, hardlink, symlink, tar
 
@@ -96,3 +98,42 @@ async def test_damage_is_found_and_mended(image: Image, damage: str) -> None:
     assert await image.check(repair=False) == [Damage("layer-corrupt", CHAIN[index], detail)]
     assert await image.check(repair=True) == [Damage("layer-corrupt", CHAIN[index], detail, True)]
     assert await image.check(repair=False) == []
+
+
+async def unsynced(image: Image) -> list[str | None]:
+    return await image.db.read(lambda connection: [row[0] for row in connection.execute(
+        "SELECT unsynced FROM snapshots WHERE kind = 'layer' ORDER BY id")])
+
+
+async def test_layers_are_settled_after_the_commit(image: Image) -> None:
+    """A commit of stored layers returns before their sync; the mark of this boot goes with it."""
+    await image.db.write(lambda connection: connection.execute("UPDATE snapshots SET unsynced = ?", (boot_id(),)))
+    await restore_torn(image.db, image.content, image.snapshots, SubprocessWorkers())
+    await image.snapshots.settler.wait()
+    assert await unsynced(image) == [None, None]
+
+
+async def test_a_power_cut_tears_only_what_is_unpacked_again(image: Image) -> None:
+    """Layers with the mark of an earlier boot come back from their blobs, whatever became of their files."""
+    await image.db.write(lambda connection: connection.execute("UPDATE snapshots SET unsynced = 'an earlier boot'"))
+    directories = await image.snapshots.image_lower(CHAIN[1])
+    for directory_ in directories:
+        for path in Path(directory_).rglob("*"):
+            if path.is_file() and not path.is_symlink():
+                os.truncate(path, 0)
+    await restore_torn(image.db, image.content, image.snapshots, SubprocessWorkers())
+    assert await unsynced(image) == [None, None]
+    assert await image.check(False) == []
+    top, _ = await image.snapshots.image_lower(CHAIN[1])
+    assert Path(top, "bin/extra").read_bytes() == b"extra"
+    assert Path(top, "bin/hard").read_bytes() == b"tool"
+
+
+async def test_a_torn_layer_without_its_blob_stays_marked(image: Image, caplog: pytest.LogCaptureFixture) -> None:
+    await image.db.write(lambda connection: connection.execute("UPDATE snapshots SET unsynced = 'an earlier boot'"))
+    for info in await image.content.walk():
+        if info.media_type == media_types.OCI_LAYER:
+            await image.content.delete(info.digest)
+    await restore_torn(image.db, image.content, image.snapshots, SubprocessWorkers())
+    assert await unsynced(image) == ["an earlier boot", "an earlier boot"]
+    assert "pull its image again" in caplog.text

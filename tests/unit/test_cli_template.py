@@ -7,6 +7,7 @@ import pytest
 from barque.cli.format.table import Row, label_getter, render
 from barque.cli.format.tabwriter import align
 from barque.cli.format.template import parse
+from barque.cli.format.types import typed
 from barque.cli.format.values import TemplateError
 
 DATA = {"A": "z", "B": [1, 2], "M": {"k": "v", "a.b": 3}, "L": [{"N": "n"}], "F": 1.5, "T": True, "Z": None, "E": []}
@@ -90,3 +91,22 @@ def test_columns_end_where_a_line_lacks_them() -> None:
 
 def test_wide_characters_take_two_columns() -> None:
     assert align("日本\tx\nab\ty") == "日本      x\nab        y"
+
+
+@pytest.mark.parametrize(("template", "text"), [
+    ("{{.ID}} {{.Id}} {{.Name}}|{{.State.Health}}|{{.State.Pid}}", "7 7 /n|<nil>|0"),
+    ("{{.HostConfig.DNS}} {{.HostConfig.NanoCPUs}} {{.HostConfig.Memory}}", "[1.1.1.1] 5 0"),
+    ("{{.GraphDriver.Data}}{{.NetworkSettings.IPAddress}}{{.Config.Labels}}", "map[]map[a:1 b:2]"),
+    ("{{json .Config.Labels}}{{range .Mounts}}{{.Name}}{{.Type}}{{end}}", '{"a":"1","b":"2"}bind'),
+    ("{{range .NetworkSettings.Networks}}{{.IPAddress}}/{{.Gateway}}{{end}}", "1.2.3.4/"),
+])
+def test_fields_of_types_that_docker_knows(template: str, text: str) -> None:
+    document = {"Id": "7", "Name": "/n", "State": {"Status": "running"}, "Mounts": [{"Type": "bind"}],
+                "HostConfig": {"Dns": ["1.1.1.1"], "NanoCpus": 5}, "Config": {"Labels": {"b": "2", "a": "1"}},
+                "NetworkSettings": {"Networks": {"bridge": {"IPAddress": "1.2.3.4"}}}}
+    assert parse(template).execute(typed(document, "Container"), strict=True) == text
+
+
+def test_fields_that_no_type_has_are_errors() -> None:
+    with pytest.raises(TemplateError, match='map has no entry for key "Nope"'):
+        parse("{{.State.Nope}}").execute(typed({"State": {}}, "Container"), strict=True)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import logging
+import os
 import secrets
 from collections.abc import Awaitable, Callable
 
@@ -43,10 +45,21 @@ async def errors(request: web.Request, handler: Handler) -> web.StreamResponse:
         return failure(error.status, error.reason)
     except (ConnectionResetError, BrokenPipeError):
         raise
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            return _bug(request, error)
+        text = os.strerror(error.errno).lower()
+        where = f"{error.filename}: " if isinstance(error.filename, str) else ""
+        log.error("%s %s: %s%s", request.method, request.path, where, text)
+        return _answer(request, 500, where + text)
     except Exception as error:
-        reference = secrets.token_hex(4)
-        log.exception("%s %s failed (%s)", request.method, request.path, reference)
-        return _answer(request, 500, f"{type(error).__name__}: {error} (see the log, {reference})")
+        return _bug(request, error)
+
+
+def _bug(request: web.Request, error: Exception) -> web.StreamResponse:
+    reference = secrets.token_hex(4)
+    log.error("%s %s failed (%s)", request.method, request.path, reference, exc_info=error)
+    return _answer(request, 500, f"{type(error).__name__}: {error} (see the log, {reference})")
 
 
 def _answer(request: web.Request, status: int, message: str) -> web.StreamResponse:

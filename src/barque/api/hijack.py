@@ -17,6 +17,8 @@ another.
 from __future__ import annotations
 
 import asyncio
+import http
+import logging
 import re
 from collections.abc import Callable
 from typing import Any, cast
@@ -25,6 +27,8 @@ from aiohttp import web
 from aiohttp.abc import AbstractStreamWriter
 from aiohttp.web_protocol import RequestHandler
 from aiohttp.web_server import Server
+
+log = logging.getLogger("barque.api")
 
 RAW = "application/vnd.docker.raw-stream"
 MULTIPLEXED = "application/vnd.docker.multiplexed-stream"
@@ -105,6 +109,16 @@ class HijackableHandler(RequestHandler):
         if self._holding and not isinstance(resp, Hijacked):
             self._release()
         return await super().finish_response(request, resp, start_time)
+
+    def handle_error(self, request: web.BaseRequest, status: int = 500, exc: BaseException | None = None,
+                     message: str | None = None) -> web.StreamResponse:
+        """What is no HTTP is the client's mistake: told in the words of Go's server, without a traceback in our log."""
+        if status >= 500:
+            return super().handle_error(request, status, exc, message)
+        log.debug("bad request: %s", message)
+        response = web.Response(status=status, text=f"{status} {http.HTTPStatus(status).phrase}")
+        response.force_close()
+        return response
 
     def _release(self) -> None:
         self._holding = False

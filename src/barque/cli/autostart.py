@@ -23,7 +23,6 @@ LOG = f"{STATE}/barqued.log"
 PIDFILE = "/run/barque/barqued.pid"
 #: Longest time that a daemon may take until it answers, seconds.
 DEADLINE = 30.0
-_PROGRAM = "import sys; from barque.daemon import main; sys.exit(main())"
 
 
 def start_daemon(app: App, endpoint: Endpoint) -> None:
@@ -49,8 +48,8 @@ def _start(app: App, endpoint: Endpoint, log: int) -> None:
         output = os.open(f"/proc/self/fd/{log}", os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC)
         try:
             process = subprocess.Popen(
-                [sys.executable, "-c", _PROGRAM, "--pidfile", PIDFILE], stdin=subprocess.DEVNULL, stdout=output,
-                stderr=output, start_new_session=True, cwd="/",
+                [sys.executable, "-P", "-m", "barque.daemon", "--pidfile", PIDFILE], stdin=subprocess.DEVNULL,
+                stdout=output, stderr=output, start_new_session=True, cwd="/",
                 env={**os.environ, "NOTIFY_SOCKET": f"{directory}/ready"})
         finally:
             os.close(output)

@@ -19,6 +19,7 @@ import msgspec
 
 from barque.engine import filters
 from barque.engine.filters import Filters
+from barque.engine.volume_mounts import unmount
 from barque.errors import Conflict, InvalidArgument, NotFound
 from barque.oci.mount import Mount
 from barque.store.db import Database, Documents
@@ -189,6 +190,7 @@ class Volumes:
         await asyncio.to_thread(self._delete, name)
 
     def _delete(self, name: str) -> None:
+        unmount(os.path.join(self._root, name, "_data"))  # or the deletion would reach what is mounted there
         waiting = _REMOVING + secrets.token_hex(8)
         root = os.open(self._root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
@@ -223,8 +225,10 @@ class Volumes:
         return removed, reclaimed
 
     async def size(self, name: str) -> int:
-        """Bytes of file contents; walks the volume."""
+        """Bytes of file contents; walks the volume. What the options name is not on this engine's disk: 0."""
         volume = await self.get(name)
+        if volume.backing is not None:
+            return 0
 
         def measure() -> int:
             fd = os.open(volume.mountpoint, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)

@@ -32,7 +32,7 @@ from barque.oci import media_types as mt
 from barque.oci.descriptor import Descriptor
 from barque.oci.digest import Digest
 from barque.oci.image import ImageConfig, chain_ids
-from barque.oci.manifest import Index, Manifest, media_type_of, parse
+from barque.oci.manifest import MAX_MANIFEST_SIZE, Index, Manifest, media_type_of, parse
 from barque.oci.platform import Platform, host
 from barque.oci.reference import Reference
 from barque.store.content import ContentStore
@@ -156,23 +156,44 @@ class Puller:
 
     async def _pull(self, repository: Repository, ref: Reference, platform: Platform | None,
                     report: Report) -> Pulled:
-        async with self._leases.hold(f"pull {ref}") as lease:
-            body, content_type, top = await repository.manifest(ref.selector)
-            report(Progress(status=f"Pulling from {ref.path}", id=str(ref.digest or ref.tag)))
-            remote = await self._choose(repository, body, content_type, top, platform)
-            image_id = remote.manifest.config.checked_digest
-            config = await self._config(repository, lease, remote.manifest.config)
-            known = any(row.id == image_id for row in await self._names.list())
-            await self._layers(repository, lease, remote.manifest, config, report, quiet=known)
-            await self._content.put(lease, remote.descriptor.media_type, remote.body)
-            target = with_id(_with_platform(remote.descriptor, config), image_id)
-            for layer in remote.manifest.layers:
-                await remember(self._content, layer.digest, ref)
-            updated = await self._names.point(_names_of(ref, remote.top), target)
-        report(Progress(status=f"Digest: {remote.top}"))
+        body, content_type, top = await repository.manifest(ref.selector)
+        report(Progress(status=f"Pulling from {ref.path}", id=str(ref.digest or ref.tag)))
+        remote = await self._choose(repository, body, content_type, top, platform)
+        names = _names_of(ref, top)
+        target = await self._current(names, remote)
+        updated = False
+        if target is None:
+            async with self._leases.hold(f"pull {ref}") as lease:
+                target = await self._fetch(repository, lease, remote, report)
+                await remember(self._content, [layer.digest for layer in remote.manifest.layers], ref)
+                updated = await self._names.point(names, target)
+        report(Progress(status=f"Digest: {top}"))
         status = "Downloaded newer image for" if updated else "Image is up to date for"
         report(Progress(status=f"Status: {status} {ref.familiar}"))
-        return Pulled(target, remote.top, updated)
+        return Pulled(target, top, updated)
+
+    async def _fetch(self, repository: Repository, lease: Lease, remote: _Remote, report: Report) -> Descriptor:
+        """Bring everything of the image here; returns what its names are to stand for."""
+        image_id = remote.manifest.config.checked_digest
+        config = await self._config(repository, lease, remote.manifest.config)
+        known = any(row.id == image_id for row in await self._names.list())
+        await self._layers(repository, lease, remote.manifest, config, report, quiet=known)
+        await self._content.put(lease, remote.descriptor.media_type, remote.body)
+        return with_id(_with_platform(remote.descriptor, config), image_id)
+
+    async def _current(self, names: list[str], remote: _Remote) -> Descriptor | None:
+        """What all the names stand for, if that is the remote image and nothing of it is missing here."""
+        found = [await self._names.get(name) for name in names]
+        target = found[0]
+        if target is None or target.digest != remote.descriptor.digest or found.count(target) != len(found):
+            return None
+        try:
+            data = await self._content.read(remote.manifest.config.digest, MAX_CONFIG)
+            chain = list(chain_ids(go_json.decode(data, ImageConfig).rootfs.diff_ids))
+            directories = await self._snapshots.image_lower(chain[-1] if chain else None)
+        except (NotFound, DataLoss):
+            return None
+        return target if all(map(os.path.isdir, directories)) else None
 
     async def _choose(self, repository: Repository, body: bytes, content_type: str, top: Digest,
                       platform: Platform | None) -> _Remote:
@@ -187,11 +208,20 @@ class Puller:
                 return _Remote(document, body, descriptor, top)
             entry = _matching(document, wanted)
             digest = entry.checked_digest
-            body, _, _ = await repository.manifest(digest)
+            body = await self._manifest(repository, digest)
             if len(body) != entry.size:
                 raise ManifestVerificationFailed(digest=digest)
             content_type = entry.media_type
         raise NoMatchingManifest(platform=wanted)
+
+    async def _manifest(self, repository: Repository, digest: Digest) -> bytes:
+        """From here if it was pulled before, and else from the registry."""
+        if await self._content.info(digest) is not None:
+            try:
+                return await self._content.read(digest, MAX_MANIFEST_SIZE)
+            except (NotFound, DataLoss):
+                pass  # lost, or corrupt and dropped
+        return (await repository.manifest(digest))[0]
 
     async def _config(self, repository: Repository, lease: Lease, descriptor: Descriptor) -> ImageConfig:
         if descriptor.media_type not in mt.CONFIGS:
@@ -241,7 +271,7 @@ class Puller:
                 bar.step("Pulling fs layer")
                 tasks.append(asyncio.create_task(self._layer(repository, lease, layer, slot, bar)))
             unpacked = await results(tasks)
-            await self._snapshots.commit(list(zip(slots, unpacked, strict=True)))
+            await self._snapshots.commit(list(zip(slots, unpacked, strict=True)), stored=True)
         finally:
             await stop(tasks)
             for slot in slots:

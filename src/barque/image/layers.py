@@ -27,10 +27,13 @@ _PUSH = 4 << 20
 
 
 class UnpackSlots:
-    """How many layers unpack at once: as many as there are processors, and two at least."""
+    """How many layers unpack at once: twice as many as there are processors.
+
+    With one each the last layer of an image would often run alone; so its longest layers all run from the beginning.
+    """
 
     def __init__(self) -> None:
-        count = max(2, os.cpu_count() or 1)
+        count = 2 * (os.cpu_count() or 1)
         self.free = asyncio.Semaphore(count)
         # Their own threads: one that feeds a worker sleeps in write(2) while the worker is busy.
         self.threads = ThreadPoolExecutor(count, thread_name_prefix="unpack")

@@ -164,8 +164,7 @@ class Pusher:
                   for layer, diff_id in zip(manifest.layers, config.rootfs.diff_ids, strict=True)]
         await _push(self._registry, ref, target.media_type, body, layers,
                     await self._item(manifest.config, "", ref), credentials, report)
-        for layer in manifest.layers:
-            await remember(self._content, layer.digest, ref)
+        await remember(self._content, [layer.digest for layer in manifest.layers], ref)
 
     async def _item(self, descriptor: Descriptor, label: str, ref: Reference) -> PushItem:
         info = await self._content.info(descriptor.digest)

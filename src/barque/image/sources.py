@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from barque.oci.reference import Reference
-from barque.store.content import BlobInfo, BlobNotFound, ContentStore
+from barque.store.content import BlobInfo, ContentStore
 
 #: ``host/path`` separated by spaces, newest first.
 _LABEL = "org.barque.sources"
@@ -12,18 +14,14 @@ _MAX_SOURCES = 8
 _MAX_ATTEMPTS = 3
 
 
-async def remember(content: ContentStore, digest: str, ref: Reference) -> None:
-    """Note that the repository of ``ref`` has the blob; nothing happens if it is not stored."""
-    info = await content.info(digest)
-    if info is None:
-        return
-    known = info.labels.get(_LABEL, "")
-    value = " ".join([ref.name, *(source for source in known.split() if source != ref.name)][:_MAX_SOURCES])
-    if known != value:
-        try:
-            await content.label(digest, _LABEL, value)
-        except BlobNotFound:
-            return  # collected in between
+async def remember(content: ContentStore, digests: Iterable[str], ref: Reference) -> None:
+    """Note that the repository of ``ref`` has these blobs; those that are not stored are passed over."""
+    def add(labels: dict[str, str]) -> dict[str, str]:
+        known = labels.get(_LABEL, "").split()
+        newest = [ref.name, *(source for source in known if source != ref.name)][:_MAX_SOURCES]
+        return {**labels, _LABEL: " ".join(newest)}
+
+    await content.relabel(digests, add)
 
 
 def neighbours(info: BlobInfo, ref: Reference) -> tuple[str, ...]:

@@ -65,6 +65,8 @@ def _fold(tree: Any, info: mi.Type, depth: int) -> Any:
             return {key: _fold(value, info.value_type, depth - 1) for key, value in tree.items()}
     elif isinstance(tree, list) and isinstance(info, (mi.ListType, mi.VarTupleType, mi.SetType, mi.FrozenSetType)):
         return [_fold(item, info.item_type, depth - 1) for item in tree]
+    elif type(tree) is int and not -1 << 63 <= tree < 1 << 64:
+        raise InvalidJSON(f"cannot unmarshal number {tree} into a 64 bit integer")
     return tree
 
 

@@ -9,7 +9,7 @@ import os
 import socket
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from functools import cache, partial
+from functools import partial
 from typing import NamedTuple
 
 import msgspec
@@ -17,15 +17,14 @@ import msgspec
 from barque.oci.mount import Mount
 from barque.oci.runtime_spec import OCI_VERSION, Linux, Resources, Spec
 from barque.runtime import hooks, init, plan, security, sync, validate
-from barque.runtime.cgroups import CgroupManager, host_layout
+from barque.runtime.birth import birthplace
+from barque.runtime.cgroups import CgroupManager, known_layout
 from barque.runtime.failure import RuntimeFailure
 from barque.runtime.payload import CWD_ANNOTATION, Payload, compile_filter
 from barque.runtime.step import Step
 from barque.sys import idmap, namespaces, process
 
 __all__ = ["CreateRequest", "Created", "RuntimeFailure", "Stdio", "create"]
-
-_layout = cache(host_layout)
 
 #: Entered by the caller for the moment of the fork; the child is born into them.
 _BORN_INTO = ("network", "ipc", "uts", "cgroup", "pid", "time")
@@ -111,17 +110,17 @@ def create(request: CreateRequest) -> Created:
             undo.callback(request.cgroup.destroy)
             request.cgroup.create()
             payload.warnings += request.cgroup.apply(_resources(linux))
-        steps, leaving = plan.build(spec, _root_path(request), request.rootfs, request.cgroup, _layout(),
+        steps, leaving = plan.build(spec, _root_path(request), request.rootfs, request.cgroup, known_layout(),
                                     make_cwd=spec.annotations.get(CWD_ANNOTATION) != "false")
         sources = undo.enter_context(_prepared(steps))
         order = init.Order(spec, payload, steps, leaving, request.stdio.fds, request.preserve_fds,
                            partial(state_document, request))
-        caller, child = _fork(request, linux, order)
+        caller, child, joins = _fork(request, linux, order)
         undo.callback(process.kill_and_reap, child)
         undo.callback(caller.close)
         sources.close()
         try:
-            _join(request, linux, payload, child.pid, caller)
+            _join(request, linux, payload, child.pid, caller, joins=joins)
         except RuntimeFailure:
             if process.ended(child.pidfd):
                 # It failed first, and has said why.
@@ -188,8 +187,9 @@ def _prepared(steps: Sequence[Step]) -> Iterator[_Sources]:
         sources.close()
 
 
-def _fork(request: CreateRequest, linux: Linux, order: init.Order) -> tuple[sync.CallerEnd, process.Clone]:
-    """Clone the child into its namespaces; it runs init and never comes back here."""
+def _fork(request: CreateRequest, linux: Linux, order: init.Order) \
+        -> tuple[sync.CallerEnd, process.Clone, bool]:
+    """Clone the child into its namespaces; it runs init and never comes back here. The last: it joins the cgroup."""
     kinds = {item.type: item.path for item in linux.namespaces}
     flags = 0
     for kind, path in kinds.items():
@@ -199,9 +199,7 @@ def _fork(request: CreateRequest, linux: Linux, order: init.Order) -> tuple[sync
     with ExitStack() as stack:
         stack.callback(child_socket.close)
         with _stage("namespaces"):
-            cgroup_fd = request.cgroup.open_for_clone()
-            if cgroup_fd is not None:
-                stack.callback(os.close, cgroup_fd)
+            place = stack.enter_context(birthplace(request.cgroup))
             joins = []
             for kind in _BORN_INTO:
                 if kinds.get(kind):
@@ -212,23 +210,25 @@ def _fork(request: CreateRequest, linux: Linux, order: init.Order) -> tuple[sync
             if kinds.get("time") == "":
                 offsets = {clock: (value.secs, value.nanosecs) for clock, value in linux.time_offsets.items()}
                 stack.enter_context(namespaces.new_time(offsets))
-            child = process.clone(flags, cgroup_fd)
+            child = place.clone(flags)
         if child is None:
             caller_socket.close()
-            init.run(order, sync.ChildEnd(child_socket, request.gate))
-    return sync.CallerEnd(caller_socket), child
+            init.run(order, sync.ChildEnd(child_socket, request.gate), place)
+    return sync.CallerEnd(caller_socket), child, place.complete
 
 
-def _join(request: CreateRequest, linux: Linux, payload: Payload, pid: int, caller: sync.CallerEnd) -> None:
-    """What only the caller can do for the child: id maps, cgroup, OOM score."""
+def _join(request: CreateRequest, linux: Linux, payload: Payload, pid: int, caller: sync.CallerEnd, *,
+          joins: bool) -> None:
+    """What only the caller can do for the child: id maps, OOM score, and the cgroup if it does not join by itself."""
     if any(item.type == "user" for item in linux.namespaces):
         with _stage("user namespace"):
             maps = [[(item.container_id, item.host_id, item.size) for item in side]
                     for side in (linux.uid_mappings, linux.gid_mappings)]
             idmap.write_maps(pid, *maps)
         caller.go()
-    with _stage("cgroup"):
-        request.cgroup.add(pid)
+    if not joins:
+        with _stage("cgroup"):
+            request.cgroup.add(pid)
     payload.warnings += adjust_oom_score(pid, payload.process.oom_score_adj)
     caller.go()
 

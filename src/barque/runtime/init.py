@@ -9,6 +9,7 @@ from typing import NamedTuple, NoReturn
 
 from barque.oci.runtime_spec import Hook, Hooks, Spec
 from barque.runtime import hooks
+from barque.runtime.birth import Birthplace
 from barque.runtime.failure import RuntimeFailure
 from barque.runtime.payload import Payload
 from barque.runtime.step import Context, Step
@@ -49,10 +50,13 @@ class Progress:
     stage = "init"
 
 
-def run(order: Order, channel: ChildEnd) -> NoReturn:
+def run(order: Order, channel: ChildEnd, place: Birthplace) -> NoReturn:
     """Become the container's first process; a failure is told to the caller and ends the process."""
     progress = Progress()
     try:
+        progress.stage = "cgroup"
+        place.enter()
+        progress.stage = "init"
         _init(order, channel, progress)
     except BaseException as error:
         # Whatever it was: the child must never return into the caller's code.

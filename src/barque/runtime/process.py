@@ -9,6 +9,7 @@ from typing import NamedTuple, NoReturn
 
 from barque.oci.runtime_spec import Linux, Process, Spec
 from barque.runtime import init, sync, validate
+from barque.runtime.birth import Birthplace, birthplace
 from barque.runtime.cgroups import CgroupManager
 from barque.runtime.create import Stdio, adjust_oom_score
 from barque.runtime.devices import open_terminal
@@ -54,15 +55,10 @@ def exec_process(target: Target, spec: Process, stdio: Stdio, *, preserve_fds: i
     with ExitStack() as undo:
         undo.callback(caller.close)
         with child_socket:
-            child = _fork(target, payload, stdio, preserve_fds, sync.ChildEnd(child_socket), caller)
+            child, joins = _fork(target, payload, stdio, preserve_fds, sync.ChildEnd(child_socket), caller)
         undo.callback(process.kill_and_reap, child)
-        try:
-            target.cgroup.add(child.pid, beside=target.pid)
-        except OSError as error:
-            if process.ended(child.pidfd):
-                # It failed first, and has said why.
-                caller.wait_ready()
-            raise _dying(target, "cgroup", error) from None
+        if not joins:
+            _join(target, child, caller)
         payload.warnings += adjust_oom_score(child.pid, spec.oom_score_adj)
         caller.go()
         # Nobody decides anything between the two: the order to start may wait in the socket.
@@ -76,6 +72,16 @@ def exec_process(target: Target, spec: Process, stdio: Stdio, *, preserve_fds: i
     return Executed(child.pid, child.pidfd, console, warnings)
 
 
+def _join(target: Target, child: process.Clone, caller: sync.CallerEnd) -> None:
+    try:
+        target.cgroup.add(child.pid, beside=target.pid)
+    except OSError as error:
+        if process.ended(child.pidfd):
+            # It failed first, and has said why.
+            caller.wait_ready()
+        raise _dying(target, "cgroup", error) from None
+
+
 def _dying(target: Target, stage: str, error: OSError) -> RuntimeFailure:
     if error.errno in (errno.ENOMEM, errno.ESRCH) and process.ended(target.pidfd):
         return RuntimeFailure("enter", errno=errno.ESRCH, detail="cannot exec in a stopped container")
@@ -83,22 +89,33 @@ def _dying(target: Target, stage: str, error: OSError) -> RuntimeFailure:
 
 
 def _fork(target: Target, payload: Payload, stdio: Stdio, preserve_fds: int, channel: sync.ChildEnd,
-          caller: sync.CallerEnd) -> process.Clone:
+          caller: sync.CallerEnd) -> tuple[process.Clone, bool]:
+    """The child, and whether it joins the cgroup by itself."""
     try:
-        with namespaces.visiting([("pid", target.pidfd)]):
-            child = process.clone(0)
+        with birthplace(target.cgroup) as place, namespaces.visiting([("pid", target.pidfd)]):
+            try:
+                child, joins = place.clone(0), place.complete
+            except OSError as error:
+                if error.errno not in (errno.EBUSY, errno.EOPNOTSUPP):
+                    raise
+                # On version 2 a container that has made cgroups of its own has its processes further down.
+                place = Birthplace(None, [])
+                child, joins = place.clone(0), False
             if child is None:
                 caller.close()
-                _run(target, payload, stdio, preserve_fds, channel)
+                _run(target, payload, stdio, preserve_fds, channel, place)
     except OSError as error:
         raise _dying(target, "enter", error) from None
-    return child
+    return child, joins
 
 
-def _run(target: Target, payload: Payload, stdio: Stdio, preserve_fds: int, channel: sync.ChildEnd) -> NoReturn:
+def _run(target: Target, payload: Payload, stdio: Stdio, preserve_fds: int, channel: sync.ChildEnd,
+         place: Birthplace) -> NoReturn:
     """The child's side; ends in the program or, after telling the failure, in exit."""
     progress = init.Progress()
     try:
+        progress.stage = "cgroup"
+        place.enter()
         _enter(target, payload, stdio, preserve_fds, channel, progress)
     except BaseException as error:
         # Whatever it was: the child must never return into the caller's code.

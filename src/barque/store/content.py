@@ -11,6 +11,7 @@ import logging
 import os
 import sqlite3
 import time
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import BinaryIO
 
@@ -52,7 +53,7 @@ class BlobInfo:
 
 class ContentStore:
     def __init__(self, layout: Layout, db: Database) -> None:
-        self._layout = layout
+        self.layout = layout
         self._db = db
         self._locks = KeyedLocks()
 
@@ -65,7 +66,7 @@ class ContentStore:
     def path(self, digest: str) -> str:
         """Where the bytes are or would be; raises InvalidDigest."""
         checked = Digest.parse(digest)
-        return os.path.join(self._layout.blobs, checked.algorithm, checked.hex)
+        return os.path.join(self.layout.blobs, checked.algorithm, checked.hex)
 
     def open(self, digest: str) -> BinaryIO:
         """The bytes, not verified again: whoever unpacks them checks the digest of what comes out.
@@ -129,7 +130,7 @@ class ContentStore:
         try:
             exists = await self._usable(digest, expected.size)
             os.makedirs(os.path.dirname(target), mode=0o700, exist_ok=True)
-            ingest = Ingest(expected, os.path.join(self._layout.ingest, f"{digest.algorithm}-{digest.hex}"), target,
+            ingest = Ingest(expected, os.path.join(self.layout.ingest, f"{digest.algorithm}-{digest.hex}"), target,
                             exists, lambda descriptor: self._record(lease, descriptor),
                             lambda: self._locks.release(digest))
             await ingest.start()
@@ -212,6 +213,22 @@ class ContentStore:
                                (msgspec.json.encode(labels).decode(), digest))
 
         await self._db.write(update)
+
+    async def relabel(self, digests: Iterable[str], change: Callable[[dict[str, str]], dict[str, str]]) -> None:
+        """Let ``change`` make new labels of the old ones of each of these blobs; passes over what is not stored."""
+        wanted = tuple(digests)
+
+        def pending(connection: sqlite3.Connection) -> list[tuple[str, str]]:
+            found = []
+            for digest in wanted:
+                row = connection.execute("SELECT * FROM blobs WHERE digest = ?", (digest,)).fetchone()
+                if row is not None and (labels := change(_info(row).labels)) != _info(row).labels:
+                    found.append((msgspec.json.encode(labels).decode(), digest))
+            return found
+
+        if await self._db.read(pending):
+            await self._db.write(lambda connection: connection.executemany(
+                "UPDATE blobs SET labels = ? WHERE digest = ?", pending(connection)))
 
 
 def _info(row: tuple[str, int, str, int, str]) -> BlobInfo:

@@ -7,6 +7,8 @@ interleave and none of them can await in the middle.
 from __future__ import annotations
 
 import asyncio
+import logging
+import os
 import sqlite3
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -14,14 +16,23 @@ from typing import Generic, TypeVar
 
 import msgspec
 
-from barque.errors import Conflict, DataLoss
+from barque.errors import Conflict, DataLoss, Internal
 from barque.store.schema import migrate
 
 T = TypeVar("T")
 
+log = logging.getLogger("barque.store.db")
+#: Pages in the log before its content moves into the database. Fewer than are reserved, or the log would grow.
+_CHECKPOINT = 256
+_RESERVED = 384
+
 
 class BrokenDatabase(DataLoss):
     text = "database {path}: {reason}"
+
+
+class DiskFull(Internal):
+    text = "database: no space left on device"
 
 
 class Database:
@@ -50,13 +61,20 @@ class Database:
             raise
         return database
 
-    async def write(self, fn: Callable[[sqlite3.Connection], T]) -> T:
+    async def write(self, fn: Callable[[sqlite3.Connection], T], *, durable: bool = True) -> T:
         """Run ``fn`` in one transaction on the writer thread; on return it is durable. An exception rolls it back.
 
-        Cancelling the caller does not cancel the transaction: it happens whole or not at all.
+        Without ``durable`` it survives the end of this process, but a power cut only once a later durable transaction,
+        or :meth:`sync`, has returned: an fsync takes longer than all else. The order is kept either way.
+        Small changes succeed on a full disk too (:func:`_reserve`); others raise :class:`DiskFull`. Cancelling the
+        caller does not cancel the transaction: it happens whole or not at all.
         """
         return await asyncio.get_running_loop().run_in_executor(
-            self._writer, _transaction, self._write_connection, "BEGIN IMMEDIATE", fn)
+            self._writer, _transaction if durable else _fast_transaction, self._write_connection, "BEGIN IMMEDIATE", fn)
+
+    async def sync(self) -> None:
+        """Make durable what was written before."""
+        await asyncio.to_thread(_sync, f"{self.path}-wal")
 
     async def read(self, fn: Callable[[sqlite3.Connection], T]) -> T:
         """Run ``fn`` on the reader thread over one consistent state, which has all writes that have returned."""
@@ -79,7 +97,9 @@ def _connect(path: str, writer: bool) -> sqlite3.Connection:
             # FULL: fsync of the log at each commit. NORMAL would lose the last transactions in a power cut.
             connection.execute("PRAGMA synchronous = FULL")
             connection.execute("PRAGMA foreign_keys = ON")
+            connection.execute(f"PRAGMA wal_autocheckpoint = {_CHECKPOINT}")
             migrate(connection)
+            _reserve(connection)
         else:
             connection.execute("PRAGMA query_only = ON")
     except BaseException:
@@ -88,14 +108,49 @@ def _connect(path: str, writer: bool) -> sqlite3.Connection:
     return connection
 
 
+def _fast_transaction(connection: sqlite3.Connection, begin: str, fn: Callable[[sqlite3.Connection], T]) -> T:
+    connection.execute("PRAGMA synchronous = NORMAL")
+    try:
+        return _transaction(connection, begin, fn)
+    finally:
+        connection.execute("PRAGMA synchronous = FULL")
+
+
+def _sync(path: str) -> None:
+    """Of the log alone: sqlite's locks are on the other files, and closing a descriptor of those would drop them."""
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fdatasync(fd)
+    finally:
+        os.close(fd)
+
+
+def _reserve(connection: sqlite3.Connection) -> None:
+    """Have room on the disk for the changes that make room: to remove something is a transaction too.
+
+    The log keeps the blocks that it had once, and pages of a dropped table stay with the database. Both last until it
+    is closed, so that this is done at each start.
+    """
+    size, = connection.execute("PRAGMA page_size").fetchone()
+    try:
+        connection.execute("CREATE TABLE IF NOT EXISTS reserve (room BLOB)")
+        connection.execute("INSERT INTO reserve VALUES (zeroblob(?))", (_RESERVED * size,))
+        connection.execute("PRAGMA wal_checkpoint(RESTART)")
+    except sqlite3.OperationalError as error:
+        log.warning("no room to reserve for the database: %s", error)
+    connection.execute("DROP TABLE IF EXISTS reserve")
+
+
 def _transaction(connection: sqlite3.Connection, begin: str, fn: Callable[[sqlite3.Connection], T]) -> T:
     connection.execute(begin)
     try:
         result = fn(connection)
         connection.execute("COMMIT")
-    except BaseException:
+    except BaseException as error:
         if connection.in_transaction:
             connection.execute("ROLLBACK")
+        if isinstance(error, sqlite3.OperationalError) and error.sqlite_errorcode == sqlite3.SQLITE_FULL:
+            raise DiskFull() from error
         raise
     return result
 
@@ -123,7 +178,7 @@ class Documents(Generic[T]):
         self._encode = msgspec.json.Encoder().encode
         self._decode = msgspec.json.Decoder(kind).decode
 
-    async def put(self, id: str, name: str | None, document: T) -> None:
+    async def put(self, id: str, name: str | None, document: T, *, durable: bool = True) -> None:
         """Insert or replace the document ``id``; raises :class:`NameTaken` where another one has the name."""
         data = self._encode(document)
 
@@ -136,17 +191,21 @@ class Documents(Generic[T]):
                 f"INSERT INTO {self._table} VALUES (?, ?, ?) ON CONFLICT (id) DO UPDATE "  # noqa: S608
                 "SET name = excluded.name, document = excluded.document", (id, name, data))
 
-        await self._db.write(put)
+        await self._db.write(put, durable=durable)
 
     async def get(self, id: str) -> T | None:
         row = await self._db.read(lambda connection: connection.execute(
             f"SELECT document FROM {self._table} WHERE id = ?", (id,)).fetchone())  # noqa: S608
         return self._decode(row[0]) if row else None
 
-    async def delete(self, id: str) -> None:
+    async def delete(self, id: str, *, durable: bool = True) -> None:
         """Remove the document; nothing happens where there is none."""
         await self._db.write(lambda connection: connection.execute(
-            f"DELETE FROM {self._table} WHERE id = ?", (id,)))  # noqa: S608
+            f"DELETE FROM {self._table} WHERE id = ?", (id,)), durable=durable)  # noqa: S608
+
+    async def sync(self) -> None:
+        """See :meth:`Database.sync`."""
+        await self._db.sync()
 
     async def all(self) -> list[tuple[str, T]]:
         """All documents with their ids, ordered by id."""

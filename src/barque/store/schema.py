@@ -37,6 +37,8 @@ MIGRATIONS: tuple[str, ...] = (
     CREATE TABLE networks (id TEXT PRIMARY KEY, name TEXT UNIQUE, document BLOB NOT NULL) WITHOUT ROWID;
     CREATE TABLE kv (key TEXT PRIMARY KEY, value BLOB NOT NULL) WITHOUT ROWID;
     """,
+    # The boot of the machine under which a layer was unpacked, until its files are known to be on the disk.
+    "ALTER TABLE snapshots ADD COLUMN unsynced TEXT",
 )
 
 

@@ -23,6 +23,7 @@ from barque.store.layout import Layout
 from barque.store.leases import Lease
 from barque.store.locks import KeyedLocks
 from barque.store.mend import inherit_root, mend
+from barque.store.settling import Settler, boot_id
 from barque.store.tar.messages import UnpackResult
 from barque.store.threads import to_the_end, uncut
 from barque.store.tree import disk_usage, remove_tree
@@ -114,6 +115,7 @@ class Snapshots:
         self._next = 0
         self._locks = KeyedLocks()
         self._removals: set[asyncio.Task[None]] = set()
+        self.settler = Settler(db, self.root)
         os.makedirs(os.path.join(self.root, EMPTY), mode=0o755, exist_ok=True)
 
     async def prepare_layer(self, lease: Lease, chain_id: str, parent_chain_id: str | None,
@@ -166,8 +168,11 @@ class Snapshots:
             os.chmod(self._path(number, name), 0o755)  # noqa: S103 - whatever the umask
         return number
 
-    async def commit(self, layers: Sequence[tuple[LayerSlot, UnpackResult]]) -> None:
-        """Commit several layers, bottom first, with one sync and in one transaction: all of them or none."""
+    async def commit(self, layers: Sequence[tuple[LayerSlot, UnpackResult]], *, stored: bool = False) -> None:
+        """Commit several layers, bottom first, with one sync and in one transaction: all of them or none.
+
+        ``stored``: the content store has their blobs, so that the sync may come after the return (store.settling).
+        """
         for slot, result in layers:
             if result.diff_id != slot.diff_id:
                 raise DiffIdMismatch(actual=result.diff_id, expected=slot.diff_id)
@@ -179,15 +184,17 @@ class Snapshots:
             sizes.append(result.size + await to_the_end(mend, slot.fs, lower, result))
             fresh[slot.chain_id] = slot, result
         hit("snapshots.before-sync")
-        await to_the_end(syncfs, self.root)
+        if not stored:
+            await to_the_end(syncfs, self.root)
         hit("snapshots.before-row")
-        rows = [(slot.number, slot.chain_id, slot.parent, slot.diff_id, size, time.time_ns(), result.cut)
+        mark = boot_id() if stored else None
+        rows = [(slot.number, slot.chain_id, slot.parent, slot.diff_id, size, time.time_ns(), result.cut, mark)
                 for (slot, result), size in zip(layers, sizes, strict=True)]
 
         def insert(connection: sqlite3.Connection) -> None:
             connection.executemany(
-                "INSERT INTO snapshots (id, key, kind, parent, diff_id, size, created, cut) "
-                "VALUES (?, ?, 'layer', ?, ?, ?, ?, ?)", rows)
+                "INSERT INTO snapshots (id, key, kind, parent, diff_id, size, created, cut, unsynced) "
+                "VALUES (?, ?, 'layer', ?, ?, ?, ?, ?, ?)", rows)
             for slot, _ in layers:
                 slot.lease.add(connection, "snapshot", slot.chain_id)
 
@@ -198,6 +205,8 @@ class Snapshots:
                 self._finish(slot)
 
         await uncut(record())  # a caller cancelled in the middle would abort slots that have their rows
+        if stored and layers:
+            self.settler.begin()
 
     async def _lower_with(self, slot: LayerSlot, fresh: dict[str | None, tuple[LayerSlot, UnpackResult]]) -> list[str]:
         """The directories below ``slot``, topmost first, of which some are about to be committed with it."""
@@ -241,7 +250,7 @@ class Snapshots:
         return directories
 
     async def create_container(self, lease: Lease | None, container_id: str, chain_id: str | None) -> Mount:
-        """Make the writable layer of a container over an image, or over nothing; durable on return.
+        """Make the writable layer of a container over an image, or over nothing; durable with the next row that is.
 
         Raises :class:`SnapshotExists`, :class:`NoSuchSnapshot`, :class:`BrokenChain`, OSError.
         """
@@ -250,7 +259,7 @@ class Snapshots:
         try:
             await to_the_end(self._complete_container, number, lower)
             await uncut(self._db.write(lambda connection: _insert_container(
-                connection, number, container_id, chain_id, lease)))
+                connection, number, container_id, chain_id, lease), durable=False))
         except BaseException:
             await uncut(self._db.write(lambda connection: connection.execute(
                 "DELETE FROM snapshots WHERE id = ?", (number,))))  # recorded, if the caller was cancelled meanwhile
@@ -336,7 +345,7 @@ class Snapshots:
 
         def swap(connection: sqlite3.Connection) -> list[int]:
             old = [row[0] for row in connection.execute("SELECT id FROM snapshots WHERE key = ?", (chain_id,))]
-            connection.execute("UPDATE snapshots SET id = ? WHERE key = ?", (number, chain_id))
+            connection.execute("UPDATE snapshots SET id = ?, unsynced = NULL WHERE key = ?", (number, chain_id))
             return old
 
         await self._remove_files(await self._db.write(swap))

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import logging
 import os
 import stat
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from barque.errors import BarqueError
 from barque.oci import media_types
-from barque.store.content import ContentStore
+from barque.store.content import BlobNotFound, ContentStore
 from barque.store.db import Database
 from barque.store.gc import references
 from barque.store.mend import mend
+from barque.store.settling import torn_layers
 from barque.store.snapshots import NoSuchSnapshot, Snapshots
 from barque.store.tar.messages import UnpackRequest
 from barque.store.threads import to_the_end
@@ -21,6 +24,7 @@ from barque.store.tree import walk
 from barque.store.workers import InvalidArchive, Workers, unpack_layer
 from barque.sys.xattr import get_all
 
+log = logging.getLogger("barque.store.verify")
 _BLOCK = 1 << 20
 
 
@@ -83,11 +87,7 @@ async def _compare(chain_id: str, source: _Source, content: ContentStore, snapsh
     number, fresh = await snapshots.scratch()
     kept = False
     try:
-        lower = await snapshots.image_lower(source.parent)
-        with content.open(source.digest) as blob:
-            result = await unpack_layer(workers, blob.fileno(), fresh,
-                                        UnpackRequest(source.compression, source.diff_id))
-        await to_the_end(mend, fresh, lower, result)
+        await _unpack_again(source, fresh, content, snapshots, workers)
         stored = (await snapshots.image_lower(chain_id))[0]
         different = await to_the_end(first_difference, stored, fresh)
         if different is None:
@@ -101,6 +101,42 @@ async def _compare(chain_id: str, source: _Source, content: ContentStore, snapsh
     finally:
         if not kept:
             await snapshots.remove_unrecorded([number])
+
+
+async def _unpack_again(source: _Source, target: str, content: ContentStore, snapshots: Snapshots,
+                        workers: Workers) -> None:
+    lower = await snapshots.image_lower(source.parent)
+    with content.open(source.digest) as blob:
+        result = await unpack_layer(workers, blob.fileno(), target, UnpackRequest(source.compression, source.diff_id))
+    await to_the_end(mend, target, lower, result)
+
+
+async def restore_torn(db: Database, content: ContentStore, snapshots: Snapshots, workers: Workers) -> None:
+    """At boot, before anything is mounted: unpack the layers again that a power cut may have torn (store.settling).
+
+    One that cannot be is named in the log, keeps its mark and is tried again at the next boot.
+    """
+    torn = await torn_layers(db)
+    if torn:
+        sources = await db.read(lambda connection: dict(_sources(connection.execute(
+            "SELECT digest, media_type FROM blobs").fetchall(), content)))
+        for chain_id in torn:
+            log.warning("the machine went down while layer %s was fresh: unpacking it again", chain_id)
+            await _restore(chain_id, sources.get(chain_id), content, snapshots, workers)
+    snapshots.settler.begin()
+
+
+async def _restore(chain_id: str, source: _Source | None, content: ContentStore, snapshots: Snapshots,
+                   workers: Workers) -> None:
+    number, fresh = await snapshots.scratch()
+    try:
+        if source is None:
+            raise BlobNotFound(digest=f"of layer {chain_id}")
+        await _unpack_again(source, fresh, content, snapshots, workers)
+        await snapshots.replace_layer(chain_id, number)
+    except (BarqueError, OSError) as error:
+        log.error("layer %s may be damaged, pull its image again: %s", chain_id, error)
+        await snapshots.remove_unrecorded([number])
 
 
 def first_difference(one: str, other: str) -> bytes | None:

@@ -159,7 +159,8 @@ def _offer(created: Created, request: CreateRequest, channel: socket.socket) -> 
 def _request(order: m.CreateOrder, spec: runtime_spec.Spec, fds: Fds) -> CreateRequest:
     path = spec.linux.cgroups_path if spec.linux is not None else ""
     return CreateRequest(id=order.id, bundle=order.bundle, spec=spec, rootfs=order.rootfs, stdio=Stdio(fds),
-                         cgroup=cgroups.manager(path or f"/barque/{order.id}", driver=order.cgroup_driver))
+                         cgroup=cgroups.manager(path or f"/barque/{order.id}", driver=order.cgroup_driver,
+                                                layout=cgroups.known_layout()))
 
 
 def decode_spec(data: bytes) -> runtime_spec.Spec:

@@ -84,7 +84,7 @@ class RunDir:
         return self._read("monitor.json", MonitorRecord)
 
     def write_exit(self, record: ExitRecord) -> None:
-        """Durable on return: whoever learns of the exit afterwards can rely on the file."""
+        """Whole, and there for whoever looks once this returns, even if every process of ours is killed then."""
         self._write("exit.json", record)
 
     def read_exit(self) -> ExitRecord | None:
@@ -113,19 +113,14 @@ class RunDir:
             _remove_directory(directory)
 
     def _write(self, name: str, record: msgspec.Struct) -> None:
+        """Without fsync: of a machine that goes down no container is left for the records to speak of."""
         temporary = f"{self.path}/{name}.tmp"
         fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
         try:
             os.write(fd, msgspec.json.encode(record))
-            os.fsync(fd)
         finally:
             os.close(fd)
         os.rename(temporary, f"{self.path}/{name}")
-        directory = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            os.fsync(directory)
-        finally:
-            os.close(directory)
 
     def _read(self, name: str, kind: type[T]) -> T | None:
         try:

@@ -14,7 +14,7 @@ import sys
 import tokenize
 
 from barque.store.tar import child as tar_child
-from barque.supervise import builtin, foreign, forkserver, monitor
+from barque.supervise import builtin, foreign, forkserver, monitor, warm
 from barque.supervise import messages as m
 from barque.supervise.backend import Backend
 from barque.supervise.forkserver import ZygoteHandle, spawn
@@ -33,6 +33,7 @@ def main(exec_root: str) -> None:
     def be_monitor(channel: socket.socket, _fds: list[int]) -> int:
         return monitor.run(channel, exec_root, backend_for)
 
+    warm.up()
     forkserver.serve({"monitor": be_monitor} | {
         name: forkserver.worker(run) for name, run in tar_child.WORKERS.items()})
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+from functools import cache
 
 from barque.sys.bpf import INSTRUCTION
 from barque.sys.libc import check, libc, number, syscall
@@ -70,6 +71,7 @@ def supports(action: int) -> bool:
     return True
 
 
+@cache
 def supports_flag(flag: int) -> bool:
     """Whether this kernel takes the filter flag; nothing is installed.
 

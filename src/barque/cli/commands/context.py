@@ -163,9 +163,9 @@ def _rm(app: App, values: Values) -> int:
 def _inspect(app: App, values: Values) -> int:
     store = _store(app)
 
-    def fetch(name: str) -> Any:
+    def fetch(name: str) -> tuple[str, Any]:
         try:
-            return _describe(app, store, name)
+            return "Context", _describe(app, store, name)
         except ContextError as error:
             raise CommandError(str(error)) from None
 

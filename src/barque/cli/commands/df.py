@@ -6,7 +6,7 @@ from barque.cli.command import Command
 from barque.cli.commands import container_rows, images, volume
 from barque.cli.commands.formats import format_flag, write_rows
 from barque.cli.flags import BOOL, Flag
-from barque.cli.format.table import Row
+from barque.cli.format.table import Row, escape_html
 from barque.cli.format.units import ago, human_size, parse_rfc3339, short_id
 
 TYPE_CHECKING = False
@@ -66,18 +66,22 @@ def _cache_row(item: dict[str, Any]) -> Row:
 
 
 def _verbose(app: App, usage: dict[str, Any], form: str) -> None:
-    stored = [row for item in usage.get("Images") or [] for row in images.rows_of(item, trunc=True, digests=False)[:1]]
-    containers = [container_rows.container_row({**item, "SizeRootFs": 0}, trunc=True)
+    trunc = form in ("", "table")
+    stored = [row for item in usage.get("Images") or [] for row in images.rows_of(item, trunc=trunc, digests=False)[:1]]
+    containers = [container_rows.container_row({**item, "SizeRootFs": 0}, trunc=trunc)
                   for item in usage.get("Containers") or []]
     volumes = [volume.volume_row(item) for item in usage.get("Volumes") or []]
     cache = [_cache_row(item) for item in usage.get("BuildCache") or []]
-    if form not in ("", "table"):
+    if not trunc:
+        for row in stored:
+            row.fields["Digest"] = ""
         from barque.cli.commands.version import templated
         from barque.cli.format.values import plain, to_json
 
         document = {"Images": stored, "Containers": containers, "Volumes": volumes, "BuildCache": cache}
         if form == "json":
-            app.line(to_json({key: [plain(row) for row in rows] for key, rows in document.items()}))
+            rows = {key: [plain(row) for row in rows] for key, rows in document.items()}
+            app.out(escape_html(to_json(rows)))
         else:
             app.out(templated(form, document))
         return

@@ -34,7 +34,7 @@ def _info(app: App, values: Values) -> int:
 
             app.line(fastjson.dumps(document))
         else:
-            app.line(templated(form, document))
+            app.line(templated(form, document, "Info"))
         if failure:
             raise CommandError(failure)
         return 0

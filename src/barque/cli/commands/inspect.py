@@ -7,7 +7,6 @@ from barque.cli.commands.formats import inspect_format_flag
 from barque.cli.commands.pull import platform_document
 from barque.cli.errors import CommandError
 from barque.cli.flags import BOOL, STRING, Flag
-from barque.cli.format.values import Document
 from barque.client.engine import ApiError
 
 TYPE_CHECKING = False
@@ -18,25 +17,13 @@ if TYPE_CHECKING:
     from barque.cli.app import App
     from barque.cli.flags import Values
 
-#: Fields that an engine leaves out where they are empty, which templates may nevertheless ask for.
-_ABSENT = {"State": ("Health",), "Config": ("Healthcheck", "StopTimeout")}
+    #: From a name to (the name of the type in docker's client, the document).
+    Fetch = Callable[[str], tuple[str, Any]]
 
-
-def _complete(item: Any) -> Any:
-    """A copy whose optional fields may be asked for, as those of docker's own types."""
-    if not isinstance(item, dict):
-        return item
-    out = dict(item)
-    for key, fields in _ABSENT.items():
-        if isinstance(out.get(key), dict):
-            out[key] = Document(out[key], fields)
-    return out
-
-
-def show(app: App, names: list[str], form: str, fetch: Callable[[str], Any]) -> int:
+def show(app: App, names: list[str], form: str, fetch: Fetch) -> int:
     """Print the objects named; failures come after what was found. A wrong template is exit code 64."""
     template = _template(form)
-    found: list[Any] = []
+    found: list[tuple[str, Any]] = []
     errors: list[str] = []
     for name in names:
         try:
@@ -50,7 +37,7 @@ def show(app: App, names: list[str], form: str, fetch: Callable[[str], Any]) -> 
 
         indent = None if form == "json" else 4
         separators = (",", ":") if form == "json" else (",", ": ")
-        app.line(json.dumps(found, indent=indent, separators=separators, ensure_ascii=False))
+        app.line(json.dumps([item for _, item in found], indent=indent, separators=separators, ensure_ascii=False))
     if errors:
         raise CommandError("\n".join(errors))
     return 0
@@ -68,37 +55,40 @@ def _template(form: str) -> Any:
         raise CommandError(f"template parsing error: {error}", 64) from None
 
 
-def _templated(app: App, template: Any, found: list[Any], errors: list[str]) -> None:
+def _templated(app: App, template: Any, found: list[tuple[str, Any]], errors: list[str]) -> None:
+    from barque.cli.format.types import typed
     from barque.cli.format.values import TemplateError
 
     shown = ""
-    for item in found:
+    for kind, item in found:
         try:
-            shown += template.execute(_complete(item), strict=True) + "\n"
+            shown += template.execute(typed(item, kind), strict=True) + "\n"
         except TemplateError as error:
             errors.append(f"template parsing error: {error}")
     app.out(shown or "\n")
 
 
-def _container(app: App, size: bool) -> Callable[[str], Any]:
-    return lambda name: app.engine.get(f"/containers/{name}/json", {"size": size or None})
+def _container(app: App, size: bool) -> Fetch:
+    return lambda name: ("Container", app.engine.get(f"/containers/{name}/json", {"size": size or None}))
 
 
-def _image(app: App, platform: str = "") -> Callable[[str], Any]:
+def _image(app: App, platform: str = "") -> Fetch:
     query = {"platform": platform_document(platform) if platform else None}
-    return lambda name: app.engine.get(f"/images/{name}/json", query)
+    return lambda name: ("Image", app.engine.get(f"/images/{name}/json", query))
 
 
-def _kinds(app: App, size: bool) -> dict[str, Callable[[str], Any]]:
-    def at(path: str) -> Callable[[str], Any]:
-        return lambda name: app.engine.get(f"/{path}/{name}")
+def _volume(app: App) -> Fetch:
+    return lambda name: ("Volume", app.engine.get(f"/volumes/{name}"))
 
-    return {"container": _container(app, size), "image": _image(app), "network": at("networks"),
-            "volume": at("volumes")}
+
+def _network(app: App, verbose: bool = False) -> Fetch:
+    query = {"verbose": verbose or None}
+    return lambda name: ("Network", app.engine.get(f"/networks/{name}", query))
 
 
 def _inspect(app: App, values: Values) -> int:
-    kinds = _kinds(app, values["size"])
+    kinds = {"container": _container(app, values["size"]), "image": _image(app), "network": _network(app),
+             "volume": _volume(app)}
     kind = values["type"]
     if "type" in values.changed and not kind:
         raise CommandError('type is empty: must be one of "config", "container", "image", "network", "node", "plugin", '
@@ -109,7 +99,7 @@ def _inspect(app: App, values: Values) -> int:
                                '"node", "plugin", "secret", "service", "task", "volume"')
         return show(app, values.arguments, values["format"], kinds[kind])
 
-    def fetch(name: str) -> Any:
+    def fetch(name: str) -> tuple[str, Any]:
         for get in kinds.values():
             try:
                 return get(name)
@@ -119,16 +109,6 @@ def _inspect(app: App, values: Values) -> int:
         raise CommandError(f"Error: No such object: {name}")
 
     return show(app, values.arguments, values["format"], fetch)
-
-
-def _simple(path: str) -> Callable[[App, Values], int]:
-    return lambda app, values: show(app, values.arguments, values["format"],
-                                    lambda name: app.engine.get(f"/{path}/{name}"))
-
-
-def _networks(app: App, values: Values) -> int:
-    query = {"verbose": values["verbose"] or None}
-    return show(app, values.arguments, values["format"], lambda name: app.engine.get(f"/networks/{name}", query))
 
 
 def _size_flag() -> Flag:
@@ -152,10 +132,13 @@ IMAGE = Command("image inspect", "[OPTIONS] IMAGE [IMAGE...]", "Display detailed
                                Flag("platform", "", STRING, "Platform of the image, where it has several")],
                 examples="barque image inspect --format '{{.Size}}' httpd")
 NETWORK = Command("network inspect", "[OPTIONS] NETWORK [NETWORK...]",
-                  "Display detailed information on one or more networks", _networks, least=1,
+                  "Display detailed information on one or more networks",
+                  lambda app, values: show(app, values.arguments, values["format"], _network(app, values["verbose"])),
+                  least=1,
                   flags=lambda: [inspect_format_flag(), Flag("verbose", "v", BOOL, "More for diagnostics")],
                   examples="barque network inspect bridge")
 VOLUME = Command("volume inspect", "[OPTIONS] VOLUME [VOLUME...]",
                  "Display detailed information on one or more volumes",
-                 _simple("volumes"), least=1, flags=lambda: [inspect_format_flag()],
+                 lambda app, values: show(app, values.arguments, values["format"], _volume(app)), least=1,
+                 flags=lambda: [inspect_format_flag()],
                  examples="barque volume inspect data")

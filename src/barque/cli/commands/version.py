@@ -42,7 +42,7 @@ def _version(app: App, values: Values) -> int:
 
         app.line(fastjson.dumps(document))
     elif form:
-        app.line(templated(form, document))
+        app.line(templated(form, document, "Version"))
     else:
         app.out(_text(document))
     if failure is not None:
@@ -50,9 +50,10 @@ def _version(app: App, values: Values) -> int:
     return 0
 
 
-def templated(form: str, document: Any) -> str:
+def templated(form: str, document: Any, type_name: str = "") -> str:
     """Raises :class:`CommandError` (64 where the template cannot be parsed)."""
     from barque.cli.format.template import parse
+    from barque.cli.format.types import typed
     from barque.cli.format.values import TemplateError
 
     try:
@@ -60,7 +61,7 @@ def templated(form: str, document: Any) -> str:
     except TemplateError as error:
         raise CommandError(f"template parsing error: {error}", 64) from None
     try:
-        return template.execute(document, strict=True)
+        return template.execute(typed(document, type_name), strict=True)
     except TemplateError as error:
         raise CommandError(str(error)) from None
 

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     from barque.cli.format.template import Template
 
-__all__ = ["Row", "TemplateError", "compile_format", "label_getter", "render"]
+__all__ = ["Row", "TemplateError", "compile_format", "escape_html", "label_getter", "render"]
 
 
 class Row:
@@ -53,7 +53,7 @@ def _executed(template: Template, row: Row) -> str:
         raise TemplateError(f"failed to execute template: {error}") from None
 
 
-def _escape_html(text: str) -> str:
+def escape_html(text: str) -> str:
     """As Go's json.Marshal writes the characters that matter in HTML."""
     return text.replace("&", "\\u0026").replace("<", "\\u003c").replace(">", "\\u003e")
 
@@ -65,7 +65,7 @@ def render(rows: Iterable[Row], form: str, table: str, headers: dict[str, str], 
         form = "table " + table
     if form == "json":
         for row in rows:
-            write(_escape_html(to_json(row)) + "\n")
+            write(escape_html(to_json(row)) + "\n")
         return
     is_table = form.startswith("table")
     body = form.removeprefix("table").strip() if is_table else form

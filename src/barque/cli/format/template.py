@@ -64,8 +64,8 @@ class _Run:
         if isinstance(value, dict):
             if name in value:
                 return value[name]
-            if isinstance(value, Document) and name in value.optional:
-                return None
+            if isinstance(value, Document) and name in value.hidden:
+                return value.hidden[name]
             if self.strict:
                 raise TemplateError(f'{where} map has no entry for key "{name}"')
             return MISSING

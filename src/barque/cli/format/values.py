@@ -25,11 +25,11 @@ MISSING = Missing()
 
 
 class Document(dict[str, object]):
-    """A map some of whose keys may be absent: those are nil, not an error."""
+    """A map in whose place docker has a struct: ``hidden`` are the fields that a template may ask for besides."""
 
-    def __init__(self, items: dict[str, object], optional: tuple[str, ...]) -> None:
+    def __init__(self, items: dict[str, object]) -> None:
         super().__init__(items)
-        self.optional = optional
+        self.hidden: dict[str, object] = {}
 
 
 def show(value: Any) -> str:

@@ -114,6 +114,7 @@ class Execs:
 
     async def _start(self, item: Exec, *, attached: bool, tty: bool,
                      console_size: tuple[int, int] | None) -> Streams | None:
+        self.check_start(item.id)
         monitor = item.live.monitor
         if monitor is None:
             raise machine.NotRunning(id=item.live.id)
@@ -122,9 +123,11 @@ class Execs:
         streams = None
         self._ctx.event(item.live, f"exec_start: {shlex.join(item.command)}", execID=item.id)
         try:
-            if order.attached:
-                streams = await monitor.attach(item.id, stdin=order.stdin, stdout=order.stdout, stderr=order.stderr)
-            item.pid = await monitor.exec(order)
+            with item.live.execs:
+                if order.attached:
+                    streams = await monitor.attach(item.id, stdin=order.stdin, stdout=order.stdout,
+                                                   stderr=order.stderr)
+                item.pid = await monitor.exec(order)
         except BaseException as error:
             if streams is not None:
                 streams[1].close()

@@ -8,7 +8,7 @@ import logging
 from collections.abc import Callable
 
 from barque.engine import clock
-from barque.engine.containers import machine
+from barque.engine.containers import machine, volume_use
 from barque.engine.containers.context import Context
 from barque.engine.containers.ports import Monitor
 from barque.engine.containers.registry import Live, Outcome
@@ -88,6 +88,7 @@ async def _free(ctx: Context, live: Live) -> None:
     container = live.container
     if not container.network_mode.startswith("container:"):
         await ctx.networks.teardown(container.id)
+    await volume_use.release(ctx, container)
     if container.host_config.ipc_mode == "shareable":
         unmount_shm(shm_dir(ctx, container.id))
 

@@ -113,8 +113,9 @@ async def _probe(ctx: Context, live: Live, command: list[str], timeout: float) -
     ctx.event(live, "exec_create: " + " ".join(command), execID=exec_id)
     writer = None
     try:
-        reader, writer = await monitor.attach(exec_id, stdin=False, stdout=True, stderr=True)
-        await monitor.exec(order)
+        with live.execs:
+            reader, writer = await monitor.attach(exec_id, stdin=False, stdout=True, stderr=True)
+            await monitor.exec(order)
         ctx.event(live, "exec_start: " + " ".join(command), execID=exec_id)
         try:
             async with asyncio.timeout(timeout):

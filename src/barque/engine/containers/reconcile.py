@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import os
 import shutil
@@ -12,6 +13,7 @@ from barque.engine.containers.context import Context
 from barque.engine.containers.machine import Status
 from barque.engine.containers.ports import Monitor
 from barque.engine.containers.registry import Live
+from barque.engine.volume_mounts import unmount
 from barque.errors import BarqueError
 from barque.network.model import Sandbox
 from barque.supervise.messages import ExitRecord
@@ -50,6 +52,9 @@ async def _take_over(ctx: Context, live: Live, monitor: Monitor) -> None:
         await ctx.registry.save(live)
         ctx.event(live, "start")
     live.monitor = monitor
+    for point in live.container.mounts:
+        if point.type == "volume":
+            ctx.volume_mounts.adopt(point.source, live.id)
     log.info("container %s: adopted, pid %d", live.id[:12], monitor.pid)
     exits.watch(ctx, live, monitor, start.restart_later)
     health.watch(ctx, live)
@@ -85,6 +90,9 @@ async def _record_end(ctx: Context, live: Live, record: ExitRecord | None) -> No
 
 async def settle(ctx: Context) -> None:
     """When everything stands: restart what its policy wants back, remove what was to go, drop what has no row."""
+    for source in {point.source for live in ctx.registry for point in live.container.mounts if point.type == "volume"}:
+        if not ctx.volume_mounts.used(source):
+            await asyncio.to_thread(unmount, source)
     for live in ctx.registry:
         status = live.facts.status
         if live.facts.alive:
@@ -101,12 +109,8 @@ async def settle(ctx: Context) -> None:
 
 
 async def _drop_strays(ctx: Context) -> None:
-    """Writable layers and directories of containers whose row is gone, or was never written."""
+    """Directories of containers whose row is gone, or was never written; the store has dropped their layers."""
     known = {live.id for live in ctx.registry}
-    for container_id in await ctx.snapshots.container_ids():
-        if container_id not in known:
-            log.info("dropping the writable layer of %s: no such container", container_id[:12])
-            await ctx.snapshots.remove_container(container_id)
     for name in os.listdir(ctx.containers_dir):
         if name not in known:
             shutil.rmtree(f"{ctx.containers_dir}/{name}", ignore_errors=True)

@@ -74,6 +74,30 @@ class PendingAttach:
             raise
 
 
+class ExecGate:
+    """Execs that are being started: a container is frozen only between them, or the monitor would wait for one of them
+    until it is thawed.
+    """
+
+    def __init__(self) -> None:
+        self._starting = 0
+        self._quiet = asyncio.Event()
+        self._quiet.set()
+
+    def __enter__(self) -> None:
+        self._starting += 1
+        self._quiet.clear()
+
+    def __exit__(self, *_: object) -> None:
+        self._starting -= 1
+        if not self._starting:
+            self._quiet.set()
+
+    async def wait_quiet(self) -> None:
+        """Until no exec is being started; the caller has seen to it that no more come."""
+        await self._quiet.wait()
+
+
 @dataclass(eq=False)
 class Live:
     """One container in memory. Take ``lock`` for every change of state; it is never held while waiting for an exit.
@@ -94,6 +118,7 @@ class Live:
     removed: bool = False
     keep: bool = False
     keep_down: bool = False
+    execs: ExecGate = field(default_factory=ExecGate)
 
     @property
     def id(self) -> str:
@@ -175,13 +200,20 @@ class Registry:
         """Make the present document durable."""
         await self._documents.put(live.id, live.container.name, live.container)
 
-    async def set_facts(self, live: Live, facts: Facts) -> None:
-        """Change the facts: visible at once (who looks sees the truth), durable on return."""
+    async def set_facts(self, live: Live, facts: Facts, *, durable: bool = True) -> None:
+        """Change the facts: visible at once (who looks sees the truth), stored on return.
+
+        Without ``durable`` a power cut may undo it until :meth:`sync` has returned.
+        """
         live.container.facts = facts
-        await self.save(live)
+        await self._documents.put(live.id, live.container.name, live.container, durable=durable)
+
+    async def sync(self) -> None:
+        await self._documents.sync()
 
     async def discard(self, live: Live) -> None:
-        await self._documents.delete(live.id)
+        """Forget the container; durable with the row of its writable layer, which goes next."""
+        await self._documents.delete(live.id, durable=False)
         self._by_id.pop(live.id, None)
         if self._by_name.get(live.container.name) == live.id:
             del self._by_name[live.container.name]

@@ -50,7 +50,9 @@ async def run(ctx: Context, live: Live) -> None:
     live.monitor = monitor
     live.container.sandbox = sandbox
     live.container.health = health.initial(live.container.config)
-    await ctx.registry.set_facts(live, machine.started(live.facts, monitor.pid, clock.now()))
+    # A power cut ends the process too: that it ran may reach the disk a little later than the client hears of it.
+    await ctx.registry.set_facts(live, machine.started(live.facts, monitor.pid, clock.now()), durable=False)
+    ctx.tasks.spawn(ctx.registry.sync(), f"sync {live.id[:12]}")
     hit("container.start.after-row")
     ctx.event(live, "start")
     exits.watch(ctx, live, monitor, restart_later)
@@ -62,6 +64,7 @@ async def _bring_up(ctx: Context, live: Live) -> tuple[Monitor, Sandbox | None]:
     async with AsyncExitStack() as undo:
         sandbox = await _setup_network(ctx, container, undo)
         files = _files(ctx, container, sandbox)
+        undo.push_async_callback(volume_use.release, ctx, container)
         volumes = await volume_use.prepare(ctx, container)
         if container.host_config.ipc_mode == "shareable":
             mount_shm(surroundings.shm_dir(ctx, container.id), container.host_config.shm_size)

@@ -128,8 +128,15 @@ async def pause(ctx: Context, ref: str) -> None:
             raise Conflict(f"Container {live.id} is already paused")
         if live.facts.status is not Status.RUNNING:
             raise machine.NotRunning(id=live.id)
-        await asyncio.to_thread(container_cgroup(live).freeze)
-        await ctx.registry.set_facts(live, machine.paused(live.facts))
+        cgroup = container_cgroup(live)
+        live.container.facts = machine.paused(live.facts)
+        try:
+            await live.execs.wait_quiet()
+            await asyncio.to_thread(cgroup.freeze)
+        except BaseException:
+            live.container.facts = machine.resumed(live.facts)
+            raise
+        await ctx.registry.save(live)
     ctx.event(live, "pause")
 
 

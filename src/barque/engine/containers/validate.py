@@ -22,6 +22,7 @@ from barque.engine.signals import parse_signal
 from barque.errors import InvalidArgument, NotFound, Unsupported
 
 MIN_MEMORY = 6 << 20
+_MAX_INT = (1 << 63) - 1
 #: Log drivers of ours.
 LOG_DRIVERS = ("json-file", "none")
 
@@ -193,9 +194,13 @@ def check(config: ContainerConfig, host: HostConfig, networking: NetworkingConfi
 
 def _apply(kind: str, value: msgspec.Struct) -> None:
     for field in msgspec.structs.fields(value):
+        item = getattr(value, field.name)
+        if type(item) is int and item > _MAX_INT:
+            raise InvalidArgument(f"invalid JSON: cannot unmarshal number {item} into Go struct field "
+                                  f"{kind}.{field.encode_name} of type int64")
         test = CHECKS[kind].get(field.encode_name)
         if test is not None:
-            test(getattr(value, field.name))
+            test(item)
 
 
 def _check_cpu(host: HostConfig, cpus: int) -> None:

@@ -46,7 +46,7 @@ async def remove_anonymous(ctx: Context, container: Container) -> None:
 async def prepare(ctx: Context, container: Container) -> dict[str, oci.Mount]:
     """Before the start: make missing sources of binds, fill new volumes from the image. Returns the mounts of volumes.
 
-    They are by destination: a directory of this host, or what the volume's options say is to be mounted.
+    They are by destination. On return volumes with options are mounted for this container; :func:`release` lets go.
     """
     result: dict[str, oci.Mount] = {}
     for point in container.mounts:
@@ -57,19 +57,19 @@ async def prepare(ctx: Context, container: Container) -> dict[str, oci.Mount]:
             if point.copy and container.chain_id:
                 await ctx.volumes.copy_up(point.name, await ctx.snapshots.image_mount(container.chain_id),
                                           point.destination)
-            result[point.destination] = _volume_mount(point, volume)
+            if volume.backing is not None:
+                await ctx.volume_mounts.mount(volume.backing, container.id)
+            source = _subpath(volume, point.subpath) if point.subpath else volume.mountpoint
+            options = ["rbind", *([] if point.rw else ["ro"]), "rprivate"]
+            result[point.destination] = oci.Mount(point.destination, "bind", source, options)
     return result
 
 
-def _volume_mount(point: MountPoint, volume: Volume) -> oci.Mount:
-    readonly = [] if point.rw else ["ro"]
-    backing = volume.backing
-    if backing is None:
-        source = _subpath(volume, point.subpath) if point.subpath else volume.mountpoint
-        return oci.Mount(point.destination, "bind", source, ["rbind", *readonly, "rprivate"])
-    if point.subpath:
-        raise InvalidArgument(f"volume {volume.name} is a mount of its own: a subpath of it is not supported")
-    return oci.Mount(point.destination, backing.type, backing.source, [*backing.options, *readonly])
+async def release(ctx: Context, container: Container) -> None:
+    """The container has ended: mounts of volumes that nobody else uses go away."""
+    for point in container.mounts:
+        if point.type == "volume" and ctx.volume_mounts.used(point.source):
+            await ctx.volume_mounts.release(point.source, container.id)
 
 
 def _check_bind(point: MountPoint) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Literal
 
 from barque.runtime.cgroups.base import UNIFIED, CgroupManager, InvalidResources, Layout, host_layout
@@ -11,7 +12,12 @@ from barque.runtime.cgroups.v2 import V2Manager
 
 Driver = Literal["cgroupfs", "systemd"]
 
-__all__ = ["UNIFIED", "CgroupManager", "Driver", "InvalidResources", "Layout", "host_layout", "load", "manager"]
+__all__ = ["UNIFIED", "CgroupManager", "Driver", "InvalidResources", "Layout", "host_layout", "known_layout", "load",
+           "manager"]
+
+#: The host's layout as it was at the first call, for a process that stays in its own cgroup: hierarchies do not come
+#: and go while containers are made.
+known_layout = cache(host_layout)
 
 
 def manager(cgroups_path: str, *, driver: Driver = "cgroupfs", layout: Layout | None = None) -> CgroupManager:

@@ -146,7 +146,16 @@ class CgroupManager(Protocol):
         """
 
     def open_for_clone(self) -> int | None:
-        """A directory fd for clone3's CLONE_INTO_CGROUP on pure version 2, else ``None``. The caller closes it."""
+        """A version 2 directory fd for clone3's CLONE_INTO_CGROUP, ``None`` without one. The caller closes it."""
+
+    def open_for_self(self) -> list[int]:
+        """What a new single-threaded process writes ``0`` to, to be where its clone could not put it (version 1).
+
+        To move another process, or a whole one, the kernel waits for an RCU grace period (cgroup_threadgroup_rwsem),
+        which takes longer than all else that a start does; a thread that moves itself by ``tasks`` spares it that
+        (cgroup_procs_write_start). Where this is empty and there is no fd for clone either, :meth:`add` is the way.
+        The caller closes them.
+        """
 
     def freeze(self) -> None:
         """Stop all processes; returns when they stand still."""
@@ -220,6 +229,10 @@ def write_unless_gone(directory: str, name: str, value: str | int) -> None:
     except OSError as error:
         if error.errno not in (_ENOENT, _ENODEV):
             raise
+
+
+def open_directory(path: str) -> int:
+    return os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
 
 
 def exists(directory: str, name: str) -> bool:

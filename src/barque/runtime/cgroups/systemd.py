@@ -216,7 +216,11 @@ class SystemdManager:
             raise SystemdFailed(5, f"systemd's job for {self._unit} ended with {result!r}")
 
     def open_for_clone(self) -> int | None:
-        return self._files.open_for_clone() if self._exists() else None
+        """systemd is told of the process, and moves it."""
+        return None
+
+    def open_for_self(self) -> list[int]:
+        return []
 
     def freeze(self) -> None:
         self._files.freeze()

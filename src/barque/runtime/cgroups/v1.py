@@ -16,6 +16,7 @@ from barque.runtime.cgroups.base import (
     UNIFIED,
     Layout,
     exists,
+    open_directory,
     pairs,
     processes,
     read,
@@ -67,7 +68,20 @@ class V1Manager:
             write(path, "cgroup.procs", pid)
 
     def open_for_clone(self) -> int | None:
-        return None
+        """For the unified half of a hybrid host."""
+        return open_directory(self._unified) if self._unified is not None else None
+
+    def open_for_self(self) -> list[int]:
+        found: list[int] = []
+        try:
+            for _, path in self._unique():
+                if path != self._unified:
+                    found.append(os.open(os.path.join(path, "tasks"), os.O_WRONLY | os.O_CLOEXEC))
+        except OSError:
+            for fd in found:
+                os.close(fd)
+            raise
+        return found
 
     def freeze(self) -> None:
         if self._unified is not None and exists(self._unified, "cgroup.freeze"):

@@ -11,6 +11,7 @@ from barque.runtime.cgroups.base import (
     UNIFIED,
     Hierarchy,
     exists,
+    open_directory,
     own_cgroup,
     pairs,
     processes,
@@ -72,7 +73,10 @@ class V2Manager:
         return path
 
     def open_for_clone(self) -> int | None:
-        return os.open(self._path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        return open_directory(self._path)
+
+    def open_for_self(self) -> list[int]:
+        return []
 
     def freeze(self) -> None:
         write(self._path, "cgroup.freeze", 1)

@@ -36,6 +36,7 @@ _MAX_TIME = (1 << 63) - 1  # nanoseconds; what Go can hold, and docker sets the 
 _MAX_ID = (1 << 32) - 2    # the last id means "unchanged" to chown(2)
 _MAX_MAJOR, _MAX_MINOR = (1 << 12) - 1, (1 << 20) - 1
 _WRITEBACK = 8 << 20  # bytes of a big file after which the disk is told to begin
+_SMALL = 64 << 10     # bytes of a file that are rather copied once more than handed on as a view
 _DEFAULT_ACL = "system.posix_acl_default"
 _DEVICES = {CHAR: stat.S_IFCHR, BLOCK_DEVICE: stat.S_IFBLK, FIFO: stat.S_IFIFO}
 
@@ -126,7 +127,7 @@ class Extractor:
             elif entry.data >= _WRITEBACK:
                 _copy_big(stream, fd, entry.data)
             elif entry.data:
-                stream.copy(entry.data, lambda view: os.write(fd, view))
+                _copy_small(stream, fd, entry.data)
             self.size += entry.size
             if self.size > self._limits.size:
                 raise Refused(f"archive has more than {self._limits.size} bytes")
@@ -280,6 +281,16 @@ def _exists(dir_fd: int, name: bytes) -> bool:
 
 def _same(source_fd: int, source: bytes, dir_fd: int, name: bytes) -> bool:
     return os.path.samestat(os.lstat(source, dir_fd=source_fd), os.lstat(name, dir_fd=dir_fd))
+
+
+def _copy_small(stream: Stream, fd: int, size: int) -> None:
+    data = stream.whole(size) if size <= _SMALL else None
+    if data is None:
+        stream.copy(size, lambda view: os.write(fd, view))
+        return
+    written = os.write(fd, data)
+    while written < size:
+        written += os.write(fd, data[written:])
 
 
 def _copy_big(stream: Stream, fd: int, size: int) -> None:

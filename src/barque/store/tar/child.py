@@ -13,9 +13,11 @@ import fcntl
 import os
 import sys
 from collections.abc import Callable
+from hashlib import sha256
 
 from barque.store.confine import confine
 from barque.store.copyup import run_copyup
+from barque.store.tar.ahead import ahead, hashed
 from barque.store.tar.apply import Extractor
 from barque.store.tar.compress import BadStream, open_stream
 from barque.store.tar.errors import TarError
@@ -55,15 +57,21 @@ def unpack(request: UnpackRequest, source: int, root: int) -> UnpackResult:
         fcntl.fcntl(source, fcntl.F_SETPIPE_SZ, _READ)
     except OSError:
         pass  # a file, or more than this user may have: smaller reads then
-    stream = Stream(open_stream(request.compression, lambda: os.read(source, _READ)))
+    state = sha256()
+    plain = open_stream(request.compression, lambda: os.read(source, _READ))
+    blocks = ahead(hashed(plain, state.update))
+    stream = Stream(blocks)
     extractor = Extractor(root, request.limits, request.whiteouts)
     try:
         extractor.run(stream)
-        diff_id = "sha256:" + stream.drain()
+        stream.drain()
+        diff_id = f"sha256:{state.hexdigest()}"
     except (TarError, BadStream) as error:
         return UnpackResult(error=WorkerError("invalid", str(error), "unpack"))
     except OSError as error:
         return UnpackResult(error=_system(error, "unpack"))
+    finally:
+        blocks.close()
     if request.expected_diff_id and diff_id != request.expected_diff_id:
         return UnpackResult(diff_id=diff_id, error=WorkerError(
             "invalid", f"layers from manifest don't match image configuration: diff id {diff_id} is not "
@@ -93,4 +101,5 @@ def main(arguments: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    # Not sys.exit: a thread that still reads would be ended with pthread_exit, which loads a library from the old root.
+    os._exit(main(sys.argv[1:]))

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import errno
 import os
+import resource
 import stat
 from dataclasses import dataclass
 
@@ -18,8 +19,8 @@ from barque.store.tree import remove_tree
 OPAQUE = "trusted.overlay.opaque"
 _PATH_MAX = 4096
 _MAX_LINKS = 40
-#: Descriptors kept open at most; beyond it all but the current one are closed.
-_KEPT = 256
+#: Descriptors kept open at most (fewer where fewer are allowed); beyond it all but the current one are closed.
+_KEPT = 768
 _OPEN = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _IMPLICIT_MODE = 0o755
 
@@ -40,6 +41,7 @@ class Directories:
         self._real: dict[bytes, Directory] = {}
         self._spelled: dict[bytes, Directory] = {}
         self._making = True
+        self._most = min(_KEPT, resource.getrlimit(resource.RLIMIT_NOFILE)[0] * 3 // 4)
 
     def close(self) -> None:
         self.forget()
@@ -124,7 +126,7 @@ class Directories:
         return os.open(name, _OPEN, dir_fd=current.fd)
 
     def _keep(self, directory: Directory, parent: Directory) -> Directory:
-        if len(self._real) >= _KEPT:
+        if len(self._real) >= self._most:
             self.forget(keep=parent)
         self._real[directory.path] = directory
         return directory
