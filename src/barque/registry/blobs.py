@@ -62,11 +62,11 @@ class BlobRoutes:
 
 
 def _wanted(request: web.Request, blob: Blob, headers: dict[str, str]) -> tuple[int, int, int]:
-    """Status, begin and end of the part that a Range header asks for (RFC 9110, 14.2); several parts: the whole."""
+    """Status, begin and end of the part that a Range header asks for (RFC 9110, 14.2); several parts are refused."""
     try:
         wanted = request.http_range
     except ValueError:
-        return 200, 0, blob.size
+        raise RegistryError("RANGE_INVALID", headers={hdrs.CONTENT_RANGE: f"bytes */{blob.size}"}) from None
     if wanted.start is None and wanted.stop is None:
         return 200, 0, blob.size
     begin, end, _ = wanted.indices(blob.size)

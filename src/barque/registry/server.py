@@ -21,6 +21,7 @@ from barque.registry.check import check
 from barque.registry.collect import collect
 from barque.registry.config import Auth, Config, Tls, changed, load, seconds
 from barque.registry.storage.base import Storage
+from barque.sys.malloc import keep_large_buffers
 
 logger = logging.getLogger("barque.registry")
 
@@ -147,6 +148,7 @@ def main(argv: list[str]) -> int:
         argv = ["serve", *argv]
     options = _parser().parse_args(argv)
     log.configure(options.log_level)
+    keep_large_buffers(8 << 20)
     failpoints.arm(os.environ.get("BARQUE_FAILPOINTS", ""))
     try:
         return asyncio.run(_run(options))

@@ -37,13 +37,13 @@ async def receive(request: web.Request, upload: Upload) -> None:
             if size >= _BATCH:
                 if writing is not None:
                     await writing
-                writing = asyncio.create_task(upload.write(b"".join(batch)))
+                writing = asyncio.create_task(upload.write(batch))
                 batch, size = [], 0
     finally:
         if writing is not None:
             await writing
         if batch:
-            await upload.write(b"".join(batch))
+            await upload.write(batch)
 
 
 def _expected_range(request: web.Request) -> tuple[int, int] | None:

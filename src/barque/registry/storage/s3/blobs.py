@@ -65,6 +65,11 @@ class S3Blobs:
                     url=self._s3.url(key) if self._redirect else "")
 
     async def link(self, repository: str, digest: Digest, size: int) -> None:
+        """Hold a content that is there and young. No collection of the repository takes old links away meanwhile."""
+        async with self._locks.shared(f"repository/{repository}"):
+            await self._put_links(repository, digest, size)
+
+    async def _put_links(self, repository: str, digest: Digest, size: int) -> None:
         await self._s3.put(self._link(repository, digest), b"")
         await self._s3.put(self._held(repository, digest), msgspec.json.encode(_Held(size)))
         await self._s3.put(f"index/{repository}", b"")
@@ -73,13 +78,12 @@ class S3Blobs:
         """Hold a content that is there already; False if it is not, or is just being collected."""
         if await self._s3.head(self.content(digest)) is None:
             return False
-        await self._s3.put(self._link(repository, digest), b"")
+        await self.link(repository, digest, size)
         # A collection that looked before the link was there holds the lock now; one that looks later sees the link.
         await self._locks.wait(CONTENTS)
         if await self._s3.head(self.content(digest)) is None:
-            await self._s3.delete(self._link(repository, digest))
+            await self.delete(repository, digest)
             return False
-        await self.link(repository, digest, size)
         return True
 
     async def mount(self, repository: str, digest: Digest, source: str | None) -> bool:
