@@ -34,7 +34,7 @@ print(sorted(os.listdir(os.open(".", os.O_RDONLY, dir_fd=view_by_string(sys.argv
 def small_disk(tmp_path: Path) -> Iterator[Path]:
     path = tmp_path / "small"
     path.mkdir()
-    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", path], check=True)
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=6m", "tmpfs", path], check=True)
     yield path
     subprocess.run(["umount", path], check=True)
 
@@ -43,7 +43,7 @@ async def test_space_comes_back_after_a_full_disk(small_disk: Path) -> None:
     layout = Layout.open(str(small_disk / "root"))
     db = await Database.open(layout.database)
     content = ContentStore(layout, db)
-    data = b"x" * (4 << 20)
+    data = b"x" * (8 << 20)
     wanted = Descriptor(media_type="", digest="sha256:" + hashlib.sha256(data).hexdigest(), size=len(data))
     async with Leases(db).hold("test") as lease:
         with pytest.raises(WriteFailed, match=r"^write .*: no space left on device$"):
@@ -61,7 +61,7 @@ def test_failed_replacement_leaves_the_old_file(small_disk: Path) -> None:
     atomic_write(str(path), b"old", 0o640)
     assert stat.S_IMODE(path.stat().st_mode) == 0o640
     with pytest.raises(OSError, match="No space left"):
-        atomic_write(str(path), b"x" * (4 << 20))
+        atomic_write(str(path), b"x" * (8 << 20))
     assert path.read_bytes() == b"old"
     atomic_write(str(path), b"new", durable=False)
     assert path.read_bytes() == b"new"

@@ -174,10 +174,17 @@ class Puller:
         image_id = remote.manifest.config.checked_digest
         config = await self._config(repository, lease, remote.manifest.config)
         known = any(row.id == image_id for row in await self._names.list())
-        await self._layers(repository, lease, remote.manifest, config, report, quiet=known)
+        documents = asyncio.create_task(self._documents(lease, remote))  # their syncs take place meanwhile
+        try:
+            await self._layers(repository, lease, remote.manifest, config, report, quiet=known)
+            return with_id(_with_platform(remote.descriptor, config), image_id, await documents)
+        finally:
+            await stop([documents])
+
+    async def _documents(self, lease: Lease, remote: _Remote) -> str:
+        """Store manifest and index; returns the digest of the index, or ""."""
         await self._content.put(lease, remote.descriptor.media_type, remote.body)
-        index = (await self._content.put(lease, remote.index_type, remote.index)).digest if remote.index else ""
-        return with_id(_with_platform(remote.descriptor, config), image_id, index)
+        return (await self._content.put(lease, remote.index_type, remote.index)).digest if remote.index else ""
 
     async def _current(self, names: list[str], remote: _Remote) -> Descriptor | None:
         """What all the names stand for, if that is the remote image and nothing of it is missing here."""

@@ -170,7 +170,8 @@ class ContentStore:
                                (descriptor.digest, descriptor.size, descriptor.media_type, time.time_ns()))
             lease.add(connection, "blob", descriptor.digest)
 
-        await self._db.write(insert)
+        # Durable with the name that refers to it: until then a power cut makes the file garbage.
+        await self._db.write(insert, durable=False)
 
     async def put(self, lease: Lease, media_type: str, data: bytes) -> Descriptor:
         """Store ``data`` whole and return its descriptor; nothing happens to a blob that is there already."""
@@ -256,7 +257,7 @@ class ContentStore:
 
         if await self._db.read(pending):
             await self._db.write(lambda connection: connection.executemany(
-                "UPDATE blobs SET labels = ? WHERE digest = ?", pending(connection)))
+                "UPDATE blobs SET labels = ? WHERE digest = ?", pending(connection)), durable=False)
 
 
 def _move_durably(path: str, target: str) -> None:

@@ -138,7 +138,10 @@ def _reserve(connection: sqlite3.Connection) -> None:
         connection.execute("PRAGMA wal_checkpoint(RESTART)")
     except sqlite3.OperationalError as error:
         log.warning("no room to reserve for the database: %s", error)
-    connection.execute("DROP TABLE IF EXISTS reserve")
+    try:
+        connection.execute("DROP TABLE IF EXISTS reserve")
+    except sqlite3.OperationalError as error:
+        log.warning("the reserve of the database stays a table until the next start: %s", error)
 
 
 def _transaction(connection: sqlite3.Connection, begin: str, fn: Callable[[sqlite3.Connection], T]) -> T:

@@ -79,7 +79,8 @@ def _mark(connection: sqlite3.Connection, content: ContentStore, pinned: Iterabl
         "SELECT digest FROM images UNION SELECT item FROM lease_items WHERE kind = 'blob' "
         "UNION SELECT layer FROM build_cache WHERE layer != ''")]
     pending.extend(pinned)
-    pending += [digest for (text,) in connection.execute("SELECT descriptor FROM images")
+    pending += [digest for (text,) in connection.execute(
+                    "SELECT descriptor FROM images WHERE instr(descriptor, ?)", (KEEP,))
                 for digest in msgspec.json.decode(text, type=Descriptor).annotations.get(KEEP, "").split()]
     blobs: set[str] = set()
     keys = {row[0] for row in connection.execute("SELECT item FROM lease_items WHERE kind = 'snapshot'")}

@@ -108,7 +108,9 @@ class Ingest:
             self._unsent = 0
 
     async def commit(self) -> Descriptor:
-        """Verify and store; on return the blob survives a power cut. A failed verification drops the bytes.
+        """Verify and store; the blob survives a power cut from the next durable transaction on.
+
+        A failed verification drops the bytes.
 
         Raises :class:`DigestMismatch`, :class:`SizeMismatch`, :class:`WriteFailed`.
         """

@@ -33,15 +33,18 @@ class Leases:
 
     @asynccontextmanager
     async def hold(self, why: str) -> AsyncIterator[Lease]:
-        """A lease for the time of the block; ``why`` is for people who look at the database."""
+        """A lease for the time of the block; ``why`` is for people who look at the database.
+
+        Not durable: no lease outlives the daemon anyway.
+        """
         lease = Lease(secrets.token_hex(16), why)
         try:
             await uncut(self._db.write(lambda connection: connection.execute(
-                "INSERT INTO leases VALUES (?, ?, ?)", (lease.id, why, time.time_ns()))))
+                "INSERT INTO leases VALUES (?, ?, ?)", (lease.id, why, time.time_ns())), durable=False))
             yield lease
         finally:
             await uncut(self._db.write(lambda connection: connection.execute(
-                "DELETE FROM leases WHERE id = ?", (lease.id,))))
+                "DELETE FROM leases WHERE id = ?", (lease.id,)), durable=False))
 
     async def expire_all(self) -> int:
         """At boot: drop the leases of the daemon before; returns how many there were."""

@@ -64,7 +64,7 @@ class Settler:
             # The mark stays: the kernel tells of a failed write only once, so no later sync may take it away.
             log.error("layers in %s may not survive a crash of the machine: %s", self._root, error)
             return
-        await self._db.write(lambda connection: _unmark(connection, numbers))
+        await self._db.write(lambda connection: _unmark(connection, numbers), durable=False)
 
 
 def _unmark(connection: sqlite3.Connection, numbers: Sequence[int]) -> None:

@@ -148,7 +148,7 @@ class Snapshots:
             lease.add(connection, "snapshot", chain_id)
             return True
 
-        return await self._db.write(hold)
+        return await self._db.write(hold, durable=False)
 
     def _path(self, number: int, *names: str) -> str:
         return os.path.join(self.root, str(number), *names)
@@ -170,7 +170,8 @@ class Snapshots:
     async def commit(self, layers: Sequence[tuple[LayerSlot, UnpackResult]], *, stored: bool = False) -> None:
         """Commit several layers, bottom first, with one sync and in one transaction: all of them or none.
 
-        ``stored``: the content store has their blobs, so that the sync may come after the return (store.settling).
+        ``stored``: the content store has their blobs, so that the sync may come after the return (store.settling);
+        the rows are durable with the next durable transaction, such as the one that names the image.
         """
         for slot, result in layers:
             if result.diff_id != slot.diff_id:
@@ -198,7 +199,7 @@ class Snapshots:
                 slot.lease.add(connection, "snapshot", slot.chain_id)
 
         async def record() -> None:
-            await self._db.write(insert)
+            await self._db.write(insert, durable=not stored)
             hit("snapshots.after-row")
             for slot, _ in layers:
                 self._finish(slot)
