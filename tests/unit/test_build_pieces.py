@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
+
 import pytest
 
 from barque.build import comments, plan
@@ -10,11 +12,12 @@ from barque.build.dockerfile.errors import SyntaxProblem
 from barque.build.dockerfile.instructions import Argument
 from barque.build.dockerfile.parser import parse, parse_one
 from barque.build.output import Transcript
+from barque.build.ports import STDERR, STDOUT, StepExit
 from barque.build.remote import GitAddress, parse_git
 from barque.build.state import State
 from barque.build.steps import config
 from barque.build.steps.files import is_git, is_http
-from barque.build.steps.run import command_of
+from barque.build.steps.run import Command, CommandFailed, command_of, follow
 from barque.errors import InvalidArgument
 from barque.oci.image import Healthcheck
 from barque.oci.patterns import BadPattern, Patterns, go_match, has_wildcards, read_ignore_file
@@ -170,6 +173,36 @@ def test_commands_with_heredocs() -> None:
     assert command("RUN cat <<E\na\nE") == ("/bin/sh", "-c", "cat <<E\na\nE", "")
     assert command("RUN <<E\n#!/bin/x\na\nE") == ("/dev/pipes/E", "#!/bin/x\na\n")
     assert command("RUN [\"a\", \"b\"]") == ("a", "b", "")
+
+
+class Finished:
+    """A step that has said these pieces and ended with ``code``."""
+
+    id = "c" * 64
+    mount_points = ()
+
+    def __init__(self, pieces: list[tuple[int, bytes]], code: int) -> None:
+        self._pieces = pieces
+        self._code = code
+
+    async def output(self) -> AsyncIterator[tuple[int, bytes]]:
+        for piece in self._pieces:
+            yield piece
+
+    async def wait(self) -> StepExit:
+        return StepExit(self._code)
+
+
+async def test_output_of_steps_is_whole_characters() -> None:
+    sent: list[object] = []
+    channel = Transcript(sent.append).channel()
+    whole = "é".encode()
+    pieces = [(STDOUT, b"a" + whole[:1]), (STDERR, b"e"), (STDOUT, whole[1:]), (STDOUT, b"\xff")]
+    await follow(Finished(pieces, 0), channel, Command(("x",), ("x",)))
+    assert sent == [{"stream": "a"}, {"stream": "\x1b[91me\x1b[0m"}, {"stream": "é"}, {"stream": "\ufffd"}]
+    with pytest.raises(CommandFailed, match="The command 'sh -c x' returned a non-zero code: 4") as caught:
+        await follow(Finished([], 4), channel, Command(("sh", "-c", "x"), ("sh", "-c", "x")))
+    assert caught.value.code == 4
 
 
 def test_remote_sources() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -9,7 +10,7 @@ from barque.build.dockerfile.heredoc import Heredoc
 from barque.build.dockerfile.instructions import Run
 from barque.build.options import BuildOptions
 from barque.build.output import Channel
-from barque.build.ports import STDERR, BindMount, RunningStep, RunOrder, TmpfsMount
+from barque.build.ports import STDERR, STDOUT, BindMount, RunningStep, RunOrder, TmpfsMount
 from barque.build.state import State
 from barque.errors import InvalidArgument, PermissionDenied
 
@@ -93,8 +94,12 @@ def order_for(state: State, step: Run, command: Command, arguments: Sequence[str
 
 async def follow(running: RunningStep, channel: Channel, command: Command) -> None:
     """Pass the output on until the end; raises :class:`CommandFailed` where it did not end well."""
+    # A character may be cut in two by the pieces in which output comes.
+    decoders = {stream: codecs.getincrementaldecoder("utf-8")("replace") for stream in (STDOUT, STDERR)}
     async for stream, data in running.output():
-        text = data.decode("utf-8", "replace")
+        text = decoders[stream].decode(data)
+        if not text:
+            continue
         if stream == STDERR:
             channel.error_text(text)
         else:
