@@ -121,3 +121,37 @@ def test_swarm_is_answered_as_by_a_node_without_one(world: EngineWorld) -> None:
         assert b"This node is not a swarm manager." in answer
     assert call(world, "POST", "/v1.45/swarm/leave?force=1") == (503, b'{"message":"This node is not part of a swarm"}')
     assert json.loads(call(world, "GET", "/v1.45/plugins")[1]) == []
+
+
+def test_legacy_links(world: EngineWorld) -> None:
+    """Names and variables on the default bridge, as tools from before networks expect them."""
+    world.ok("run", "-d", "--name", "db", "--expose", "5432", "-e", "VERSION=9", "busybox", "sleep", "1000")
+    address = world.inspect("db", "{{.NetworkSettings.IPAddress}}")
+    world.ok("run", "-d", "--name", "app", "--link", "db:store", "busybox", "sleep", "1000")
+    pid = world.inspect("app", "{{.State.Pid}}")
+    with open(f"/proc/{pid}/environ", encoding="ascii") as file:
+        variables = file.read().split("\0")
+    assert {"STORE_NAME=/app/store", f"STORE_PORT=tcp://{address}:5432", f"STORE_PORT_5432_TCP_ADDR={address}",
+            "STORE_ENV_VERSION=9"} <= set(variables)
+    assert f"{address}\tstore" in world.ok("exec", "app", "cat", "/etc/hosts")
+    world.ok("rm", "--link", "app/store")
+    assert world.inspect("app", "{{.HostConfig.Links}}") == "[]"
+    assert world.docker("rm", "--link", "app/store").code == 1
+    world.ok("rm", "-f", "app", "db")
+
+
+def test_disk_usage_in_both_shapes(world: EngineWorld) -> None:
+    world.ok("run", "--name", "user", "-v", "used:/v", "busybox", "sh", "-c", "head -c 5000 /dev/zero > /f; cp /f /v")
+    world.ok("volume", "create", "unused")
+    old = json.loads(call(world, "GET", "/v1.51/system/df")[1])
+    new = json.loads(call(world, "GET", "/v1.52/system/df")[1])
+    assert new["ContainerUsage"] == {"ActiveCount": 0, "TotalCount": 1, "Reclaimable": 5000, "TotalSize": 5000}
+    assert new["VolumeUsage"]["ActiveCount"] == 1
+    assert new["VolumeUsage"]["TotalCount"] == len(old["Volumes"])
+    assert new["ImageUsage"]["TotalSize"] == old["LayersSize"]
+    assert new["ImageUsage"]["Reclaimable"] == 0
+    verbose = json.loads(call(world, "GET", "/v1.52/system/df?type=volume&verbose=1")[1])
+    assert list(verbose) == ["VolumeUsage"]
+    assert {item["Name"] for item in verbose["VolumeUsage"]["Items"]} >= {"used", "unused"}
+    world.ok("rm", "-v", "user")
+    world.ok("volume", "rm", "used", "unused")
