@@ -49,6 +49,7 @@ class ImageParts:
     resolver: Images
     service: ImageService
     routes: list[web.RouteDef]
+    transport: Transport
 
 
 class ImageUsers:
@@ -61,6 +62,14 @@ class ImageUsers:
         return [ImageUser(live.id, live.facts.alive) for live in self._registry if live.container.image_id == image_id]
 
 
+def registry_hosts(config: Config, proxies: dict[str, str]) -> HostConfig:
+    """Which registries may be reached how."""
+    return HostConfig(
+        mirrors=config.registry_mirrors, insecure=config.insecure_registries, certs_dir=CERTIFICATES,
+        proxies={scheme: proxies[scheme] for scheme in ("http", "https") if proxies.get(scheme)},
+        no_proxy=tuple(filter(None, proxies.get("no", "").split(","))))
+
+
 async def open_images(stack: AsyncExitStack, config: Config, stores: Stores, workers: Supervisor, registry: Registry,
                       bus: EventBus, proxies: dict[str, str]) -> ImageParts:
     """Clean up after a crash, and open. Before anything is mounted.
@@ -70,11 +79,7 @@ async def open_images(stack: AsyncExitStack, config: Config, stores: Stores, wor
     stack.push_async_callback(stores.snapshots.settler.wait)
     await clean_up(stores.content.layout, stores.db, stores.leases, stores.snapshots)
     await restore_torn(stores.db, stores.content, stores.snapshots, workers)
-    hosts = HostConfig(
-        mirrors=config.registry_mirrors, insecure=config.insecure_registries, certs_dir=CERTIFICATES,
-        proxies={scheme: proxies[scheme] for scheme in ("http", "https") if proxies.get(scheme)},
-        no_proxy=tuple(filter(None, proxies.get("no", "").split(","))))
-    transport = Transport(hosts)
+    transport = Transport(registry_hosts(config, proxies))
     stack.push_async_callback(transport.close)
     names = ImageNames(stores.db)
     resolver = Images(names, stores.content, stores.snapshots)
@@ -84,4 +89,4 @@ async def open_images(stack: AsyncExitStack, config: Config, stores: Stores, wor
     pusher = Pusher(stores.content, names, transport)
     service = ImageService(resolver, names, stores.snapshots, puller, pusher, ImageUsers(registry),
                            partial(collect, stores.db, stores.content, stores.snapshots), bus.emit)
-    return ImageParts(resolver, service, image_routes.routes(service, partial(login, transport)))
+    return ImageParts(resolver, service, image_routes.routes(service, partial(login, transport)), transport)

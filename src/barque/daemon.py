@@ -15,6 +15,7 @@ import sys
 from collections.abc import Mapping
 from contextlib import AsyncExitStack
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 from barque import failpoints
 from barque import log as logs
@@ -23,6 +24,9 @@ from barque.daemon_options import BadOption, CommandLine, combine, parse_flags, 
 from barque.errors import BarqueError
 from barque.store.layout import Layout
 from barque.supervise.forkserver import ZygoteHandle, spawn
+
+if TYPE_CHECKING:
+    from barque.composition import Engine
 
 log = logging.getLogger("barque.daemon")
 
@@ -105,11 +109,12 @@ async def _serve(config: Config, line: CommandLine, layout: Layout, zygote: Zygo
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, _stop, stop, number)
-    loop.add_signal_handler(signal.SIGHUP, _reload, line)
+    loop.add_signal_handler(signal.SIGHUP, log.info, "not up yet: nothing to reload")
     async with AsyncExitStack() as stack:
         from barque import composition
 
         engine = await composition.open_engine(stack, config, layout, zygote, os.environ)
+        loop.add_signal_handler(signal.SIGHUP, _reload, line, engine)
         log.info("API listen on %s", ", ".join(config.hosts))
         _notify(os.environ, "READY=1")
         await stop.wait()
@@ -126,15 +131,18 @@ def _stop(stop: asyncio.Event, number: int) -> None:
     stop.set()
 
 
-def _reload(line: CommandLine) -> None:
-    """SIGHUP: what can change while it runs is the log level; the rest needs a restart."""
+def _reload(line: CommandLine, engine: Engine) -> None:
+    """SIGHUP: read the file again, and take over what can change while containers run."""
     try:
         config = load(line)
     except BadOption as error:
         log.error("reload: %s", error)
         return
     logging.getLogger().setLevel(logs.LEVELS[config.log_level])
-    log.info("reloaded: log level %s; all other settings need a restart", config.log_level)
+    taken, left = engine.reload(config)
+    log.info("reloaded the configuration: %s", ", ".join(taken) or "nothing has changed")
+    if left:
+        log.warning("a restart is needed for: %s", ", ".join(left))
 
 
 def _notify(environment: Mapping[str, str], message: str) -> None:

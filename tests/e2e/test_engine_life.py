@@ -8,6 +8,7 @@ import json
 import os
 import signal
 import socket
+import time
 from collections.abc import Iterator
 
 import aiohttp
@@ -155,3 +156,21 @@ def test_disk_usage_in_both_shapes(world: EngineWorld) -> None:
     assert {item["Name"] for item in verbose["VolumeUsage"]["Items"]} >= {"used", "unused"}
     world.ok("rm", "-v", "user")
     world.ok("volume", "rm", "used", "unused")
+
+
+def test_reload(world: EngineWorld) -> None:
+    """Settings that can change do so without a restart, and the event says which; a broken file changes nothing."""
+    assert world.process is not None
+    (world.root / "daemon.json").write_text(json.dumps(
+        {"labels": ["a=b"], "insecure-registries": ["10.9.8.0/24"], "debug": True, "mtu": 1400}))
+    since = str(time.time())
+    world.process.send_signal(signal.SIGHUP)
+    wait_until(lambda: world.ok("info", "-f", "{{.Labels}}") == "[a=b]")
+    assert "10.9.8.0/24" in world.ok("info", "-f", "{{.RegistryConfig.InsecureRegistryCIDRs}}")
+    assert "a restart is needed for: mtu" in world.log
+    assert world.ok("events", "--since", since, "--until", str(time.time()), "--filter", "type=daemon", "--format",
+                    "{{.Action}}") == "reload"
+    (world.root / "daemon.json").write_text("{")
+    world.process.send_signal(signal.SIGHUP)
+    wait_until(lambda: "reload: unable to configure the daemon" in world.log)
+    assert world.ok("info", "-f", "{{.Labels}}") == "[a=b]"
