@@ -208,7 +208,8 @@ def _check_cpu(host: HostConfig, cpus: int) -> None:
         raise InvalidArgument("CPU cfs quota can not be less than 1ms (i.e. 1000)")
     for name, text in (("CPUs", host.cpuset_cpus), ("memory nodes", host.cpuset_mems)):
         if text and not re.fullmatch(r"\d+(-\d+)?(,\d+(-\d+)?)*", text, re.ASCII):
-            raise InvalidArgument(f"Invalid value {text} for cpuset {'cpus' if name == 'CPUs' else 'mems'}")
+            raise InvalidArgument(f"Invalid value {text} for cpuset {'cpus' if name == 'CPUs' else 'mems'}: invalid "
+                                  f"format: {text}")
 
 
 def _check_memory(host: HostConfig) -> None:
