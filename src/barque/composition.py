@@ -148,6 +148,8 @@ async def open_engine(stack: AsyncExitStack, config: Config, layout: Layout, zyg
         log.info("dropped what a crash left: %d leases, %d downloads, %d blobs, %d layers", removed.leases,
                  removed.ingests, removed.blobs, removed.snapshots)
     bus = EventBus()
+    bus.load(f"{layout.root}/events.json")
+    stack.callback(_save_events, bus, f"{layout.root}/events.json")
     registry = Registry(Documents(db, "containers", Container))
     network = await Network.open(network_settings(config))
     stack.push_async_callback(_close_network, network, registry)
@@ -172,6 +174,13 @@ async def open_engine(stack: AsyncExitStack, config: Config, layout: Layout, zyg
                              system_model.VolumeUsage(volumes, users), builds)]
     server = await serve(stack, context, others, sockets)
     return Engine(context, server, images, proxies(environment))
+
+
+def _save_events(bus: EventBus, path: str) -> None:
+    try:
+        bus.save(path)
+    except OSError as error:
+        log.warning("the events are forgotten: %s", error)
 
 
 async def _close_network(network: Network, registry: Registry) -> None:

@@ -174,3 +174,15 @@ def test_reload(world: EngineWorld) -> None:
     world.process.send_signal(signal.SIGHUP)
     wait_until(lambda: "reload: unable to configure the daemon" in world.log)
     assert world.ok("info", "-f", "{{.Labels}}") == "[a=b]"
+
+
+def test_events_are_remembered_over_a_restart(world: EngineWorld) -> None:
+    since = str(time.time())
+    world.ok("run", "--rm", "--name", "past", "busybox", "true")
+    assert world.end() == 0
+    world.start()
+    until = str(time.time())
+    world.ok("run", "--rm", "--name", "later", "busybox", "true")
+    told = world.ok("events", "--since", since, "--until", until, "--filter", "type=container", "--format",
+                    "{{.Action}} {{.Actor.Attributes.name}}").split("\n")
+    assert told == [f"{action} past" for action in ("create", "attach", "start", "die", "destroy")]
