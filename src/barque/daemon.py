@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import faulthandler
 import logging
 import os
 import signal
 import sys
+import time
 from collections.abc import Mapping
 from contextlib import AsyncExitStack
 from dataclasses import replace
@@ -115,6 +117,7 @@ async def _serve(config: Config, line: CommandLine, layout: Layout, zygote: Zygo
 
         engine = await composition.open_engine(stack, config, layout, zygote, os.environ)
         loop.add_signal_handler(signal.SIGHUP, _reload, line, engine)
+        loop.add_signal_handler(signal.SIGUSR1, _dump, config.exec_root)
         log.info("API listen on %s", ", ".join(config.hosts))
         _notify(os.environ, "READY=1")
         await stop.wait()
@@ -143,6 +146,18 @@ def _reload(line: CommandLine, engine: Engine) -> None:
     log.info("reloaded the configuration: %s", ", ".join(taken) or "nothing has changed")
     if left:
         log.warning("a restart is needed for: %s", ", ".join(left))
+
+
+def _dump(exec_root: str) -> None:
+    """SIGUSR1, as dockerd has it: what every task and thread is doing, into a file of the run root."""
+    path = f"{exec_root}/stacks-{time.time_ns()}.log"
+    with open(path, "w", encoding="utf-8") as file:
+        for task in sorted(asyncio.all_tasks(), key=lambda task: task.get_name()):
+            print(f"task {task.get_name()}: {task!r}", file=file)
+            task.print_stack(file=file)
+        file.flush()
+        faulthandler.dump_traceback(file)
+    log.info("stacks are in %s", path)
 
 
 def _notify(environment: Mapping[str, str], message: str) -> None:

@@ -186,3 +186,12 @@ def test_events_are_remembered_over_a_restart(world: EngineWorld) -> None:
     told = world.ok("events", "--since", since, "--until", until, "--filter", "type=container", "--format",
                     "{{.Action}} {{.Actor.Attributes.name}}").split("\n")
     assert told == [f"{action} past" for action in ("create", "attach", "start", "die", "destroy")]
+
+
+def test_debug_dump(world: EngineWorld) -> None:
+    assert world.process is not None
+    world.process.send_signal(signal.SIGUSR1)
+    wait_until(lambda: "stacks are in" in world.log)
+    (path,) = (world.root / "run").glob("stacks-*.log")
+    assert "task " in path.read_text()
+    assert "most recent call first" in path.read_text()
