@@ -19,14 +19,14 @@ import time
 from contextlib import ExitStack
 from pathlib import Path
 
-from bench import engines, images
+from bench import engines, images, network
 from bench.scenarios import SCENARIOS, Images, Scenario
 
 CLONE_NEWNS = 0x00020000
 CLONE_NEWNET = 0x40000000
 REGISTRY = "127.0.0.1:5055"
 DISK_BYTES = 12 << 30
-NEEDED = ("dockerd", "docker", "docker-registry", "skopeo", "mkfs.ext4", "ip")
+NEEDED = ("dockerd", "docker", "docker-registry", "skopeo", "mkfs.ext4", "ip", "iperf3", "nsenter")
 
 
 def _enter_namespaces() -> None:
@@ -100,7 +100,7 @@ def main() -> int:
     missing = [name for name in NEEDED if shutil.which(name) is None]
     if missing:
         print(f"nothing to compare with here: {', '.join(missing)} not found (Debian packages docker.io, "
-              "docker-registry, skopeo, e2fsprogs, iproute2)")
+              "docker-registry, skopeo, e2fsprogs, iproute2, iperf3)")
         return 0
     if os.geteuid() != 0:
         print("the engines need root: sudo make bench", file=sys.stderr)
@@ -117,7 +117,7 @@ def main() -> int:
             stack.callback(engine.remove_all)
             engine.docker("pull", "-q", made.small)
         print(f"{'median of each':32} {'barque':>9} {'dockerd':>9} {'':3} {'ratio':>6} {'goal':>7}      min-max")
-        for scenario in SCENARIOS:
+        for scenario in [*SCENARIOS, *network.SCENARIOS]:
             if options.only in scenario.name:
                 _compare(scenario, pair, made, options.scale)
     return 0

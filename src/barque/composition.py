@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import os
+import socket
 from collections.abc import Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, fields, replace
@@ -104,11 +105,20 @@ class Engine:
             await shutdown.stop_all(self.context, self.context.config.shutdown_timeout)
 
 
-def network_settings(config: Config) -> NetworkSettings:
+def api_ports(config: Config, sockets: Sequence[Listener]) -> tuple[int, ...]:
+    """TCP ports where whoever comes is let in: not for containers. With client certificates all may try."""
+    if config.tls.verify:
+        return ()
+    return tuple(sorted({listener.sock.getsockname()[1] for listener in sockets
+                         if listener.sock.family in (socket.AF_INET, socket.AF_INET6)}))
+
+
+def network_settings(config: Config, guarded: tuple[int, ...]) -> NetworkSettings:
     pools = tuple(AddressPool(pool.base, pool.size) for pool in config.default_address_pools) or DEFAULT_POOLS
     publish = config.default_bind_ip if config.default_bind_ip not in ("", "0.0.0.0") else None
     return NetworkSettings(exec_root=config.exec_root, bip=config.bip or None, fixed_cidr=config.fixed_cidr or None,
-                           mtu=config.mtu, pools=pools, publish_ip=publish)
+                           mtu=config.mtu, pools=pools, publish_ip=publish, icc=config.icc,
+                           obey_input=config.publish_obey_input, api_ports=guarded)
 
 
 def _swap_limit(layout: cgroups.Layout) -> bool:
@@ -151,7 +161,7 @@ async def open_engine(stack: AsyncExitStack, config: Config, layout: Layout, zyg
     bus.load(f"{layout.root}/events.json")
     stack.callback(_save_events, bus, f"{layout.root}/events.json")
     registry = Registry(Documents(db, "containers", Container))
-    network = await Network.open(network_settings(config))
+    network = await Network.open(network_settings(config, api_ports(config, sockets)))
     stack.push_async_callback(_close_network, network, registry)
     users = VolumeUsers(registry)
     volumes = Volumes(layout, db, supervisor, users, bus.emit)

@@ -61,6 +61,8 @@ class Config:
 
     bip: str = ""
     mtu: int = 0
+    icc: bool = True
+    publish_obey_input: bool = False
     fixed_cidr: str = ""
     default_gateway: str = ""
     default_address_pools: tuple[Pool, ...] = ()

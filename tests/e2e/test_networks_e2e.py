@@ -116,6 +116,10 @@ def test_ports_of_a_running_container_and_its_life_after_kill_9(world: EngineWor
     assert fetch(world, "asker", "later") == "later"
     world.ok("rename", "later", "renamed")
     assert fetch(world, "asker", "renamed") == "later" and lookup(world, "asker", "later") == ""
+    world.ok("network", "disconnect", "edit", "edited")
+    world.ok("restart", "-t", "0", "edited")
+    assert world.ok("exec", "edited", "ls", "/sys/class/net") == "lo"
+    world.ok("network", "connect", "edit", "edited")
     world.ok("restart", "-t", "0", "edited")
     assert fetch(world, "asker", "edited") == "edited" and page(8092).endswith(b"edited\n")
 

@@ -308,6 +308,19 @@ async def test_ports_can_obey_the_hosts_input_rules(network: Network, servers: S
         run("nft", "delete table inet foreign")
 
 
+async def test_containers_do_not_reach_the_engines_api(tmp_path: Path, servers: Servers) -> None:
+    async with engine(tmp_path / "exec", api_ports=(2375,)) as network:
+        made = await network.create_network(spec("a"))
+        for sandbox in (await on(network, 1, to(made)), await network.setup(request(2))):
+            servers.start(None, "tcp", 2376)
+            assert ask("tcp", sandbox.endpoints[0].gateway, 2376, within=sandbox).startswith("hello")
+            servers.start(None, "tcp", 2375)
+            assert ask("tcp", "127.0.0.1", 2375).startswith("hello")
+            with pytest.raises(subprocess.CalledProcessError):
+                ask("tcp", sandbox.endpoints[0].gateway, 2375, within=sandbox, timeout=1)
+            servers.stop()
+
+
 async def test_macvlan_interfaces_on_a_link_of_the_host(network: Network) -> None:
     run("ip", "link", "add", "nic0", "type", "veth", "peer", "lan0")
     try:

@@ -52,8 +52,8 @@ def opened(path: str) -> Iterator[Slot]:
         os.close(fd)
 
 
-def make_slot(host: Netlink, network: KernelNetwork | None) -> Slot:
-    """A new namespace with ``lo`` up and, given a ``network``, an interface on it that is down and has no address."""
+def make_slot(host: Netlink, mtu: int | None) -> Slot:
+    """A new namespace with ``lo`` up and, given an ``mtu``, a veth that is down and on no bridge yet."""
     with contextlib.ExitStack() as undo:
         with netns.fresh() as fd:
             undo.callback(os.close, fd)
@@ -63,8 +63,8 @@ def make_slot(host: Netlink, network: KernelNetwork | None) -> Slot:
             inside.request(rtnetlink.set_link(loopback.index, up=True))
             _interface_settings()
         slot = Slot(fd, inside)
-        if network is not None:
-            slot.ready = plug(host, slot, network, _FIRST)
+        if mtu is not None:
+            slot.ready = _veth(host, slot, _FIRST, mtu)
         undo.pop_all()
         return slot
 
@@ -78,20 +78,28 @@ def _interface_settings() -> None:
         write_sysctl("net/ipv6/conf/default/accept_ra", "0")
 
 
-def plug(host: Netlink, slot: Slot, network: KernelNetwork, name: str) -> Interface:
-    """An interface ``name`` on ``network``, down, without addresses."""
-    if network.driver == "macvlan":
-        host.request(rtnetlink.new_macvlan(name, parent=network.link.index, mode=network.macvlan_mode, netns=slot.fd,
-                                           mtu=network.mtu))
-        port = ""
-    else:
-        port = new_veth_name()
-        host.request(rtnetlink.new_veth(port, master=network.link.index, mtu=network.mtu, peer=name,
-                                        peer_netns=slot.fd),
-                     *([] if network.icc else [rtnetlink.set_isolated(port)]))
+def _veth(host: Netlink, slot: Slot, name: str, mtu: int) -> Interface:
+    port = new_veth_name()
+    host.request(rtnetlink.new_veth(port, mtu=mtu, peer=name, peer_netns=slot.fd))
+    return _found(slot, name, port)
+
+
+def _found(slot: Slot, name: str, port: str) -> Interface:
     link = slot.netlink.link(name)
     assert link is not None
     return Interface(link.index, name, port)
+
+
+def plug(host: Netlink, slot: Slot, network: KernelNetwork, name: str) -> Interface:
+    """An interface ``name`` on ``network``, down, without addresses; the slot's own veth if it has one ready."""
+    if network.driver == "macvlan":
+        host.request(rtnetlink.new_macvlan(name, parent=network.link.index, mode=network.macvlan_mode, netns=slot.fd,
+                                           mtu=network.mtu))
+        return _found(slot, name, "")
+    interface, slot.ready = slot.ready or _veth(host, slot, name, network.mtu), None
+    host.request(rtnetlink.set_port(interface.port, network.link.index),
+                 *([] if network.icc else [rtnetlink.set_isolated(interface.port)]))
+    return interface
 
 
 def unplug(host: Netlink, slot: Slot, endpoint: Endpoint) -> None:
@@ -150,22 +158,24 @@ def free_name(endpoints: Iterable[Endpoint]) -> str:
 
 
 class WarmPool:
-    """Up to ``size`` slots on one network. Blocking, for one thread."""
+    """Up to ``size`` slots for networks with one ``mtu``. Blocking, for one thread."""
 
-    def __init__(self, network: KernelNetwork, size: int) -> None:
-        self.network = network
+    def __init__(self, mtu: int, size: int) -> None:
+        self._mtu = mtu
         self._size = size
         self._ready: collections.deque[Slot] = collections.deque()
 
-    def take(self, host: Netlink) -> Slot:
-        """A slot, at once if one is ready."""
-        return self._ready.popleft() if self._ready else make_slot(host, self.network)
+    def take(self, host: Netlink, network: KernelNetwork | None) -> Slot:
+        """A slot for a container whose first network is ``network``, at once if one is ready."""
+        if network is None or network.driver != "bridge" or network.mtu != self._mtu:
+            return make_slot(host, None)
+        return self._ready.popleft() if self._ready else make_slot(host, self._mtu)
 
     def lacks(self) -> bool:
         return len(self._ready) < self._size
 
     def add_one(self, host: Netlink) -> None:
-        self._ready.append(make_slot(host, self.network))
+        self._ready.append(make_slot(host, self._mtu))
 
     def clear(self) -> None:
         while self._ready:

@@ -20,6 +20,7 @@ ANY4, ANY6 = "0.0.0.0", "::"
 #   loopback services (CVE-2020-8558). Raw priority comes before conntrack turns an answer's address back into
 #   127.0.0.1, so what has such an address here was forged. From an internal network only its own subnet can be
 #   reached, whatever routes a container sets.
+# "input": who reaches the engine's API has the host; containers get it with credentials, or by its socket.
 # "forward": a container is reached from outside only through a published port; "within" are the pairs that may talk
 #   (what goes from port to port inside a bridge comes by here only with br_netfilter; else port isolation decides).
 # "postrouting": 127.0.0.1 must not leave the host; and an answer between neighbours on one bridge must come back
@@ -28,6 +29,7 @@ ANY4, ANY6 = "0.0.0.0", "::"
 _RULES = """
 table inet {table} {{
     set bridges {{ type ifname; }}
+    set api {{ type inet_service; }}
     set internal {{ type ifname; }}
     set within {{ type ifname . ifname; }}
     set own4 {{ type ifname . ipv4_addr; flags interval; }}
@@ -71,6 +73,10 @@ table inet {table} {{
         iifname @internal meta pkttype host meta nfproto ipv4 iifname . ip daddr != @own4 drop
         iifname @internal meta pkttype host ip6 daddr != fe80::/10 iifname . ip6 daddr != @own6 drop
     }}
+    chain input {{
+        type filter hook input priority filter; policy accept;
+        iifname @bridges tcp dport @api drop
+    }}
     chain forward {{
         type filter hook forward priority filter; policy accept;
         iifname . oifname @within accept
@@ -83,6 +89,9 @@ table inet {table} {{
         {closed}
     }}
 }}
+"""
+
+_SPOOFING = """
 table bridge {table} {{
     set ports {{ type ifname; }}
     set macs {{ type ifname . ether_addr; }}
@@ -127,28 +136,34 @@ class FirewalledNetwork:
 
 
 def script(table: str, networks: Iterable[FirewalledNetwork], sandboxes: Iterable[Sandbox], *,
-           closed: Iterable[int], trusted: Container[str] = ()) -> str:
+           closed: Iterable[int], trusted: Container[str] = (), api_ports: Iterable[int] = (),
+           spoofing: bool = True) -> str:
     """A transaction that replaces the tables as a whole, whatever they held.
 
     ``closed``: for these IP versions see the forward chain. ``trusted`` are ids of networks whose containers may use
-    any address.
+    any address. ``api_ports`` of this host are not for containers. ``spoofing``: the kernel has rules for bridges, so
+    that containers can be kept to their own addresses.
     """
     guards = "".join(_CLOSED.format(family=f"ipv{version}") for version in closed)
-    parts = [*_emptied(table), _RULES.format(table=table, closed=guards)]
+    parts = [*_emptied(table, bridge=spoofing), _RULES.format(table=table, closed=guards)]
+    if spoofing:
+        parts.append(_SPOOFING.format(table=table))
+    parts += [f"add element inet {table} api {{ {port} }}" for port in api_ports]
     parts += [line for network in networks for line in network_elements("add", table, network)]
     for sandbox in sandboxes:
         parts += port_elements("add", table, sandbox.endpoints, sandbox.ports)
-        parts += [line for endpoint in sandbox.endpoints if endpoint.network_id not in trusted
+        parts += [line for endpoint in sandbox.endpoints if spoofing and endpoint.network_id not in trusted
                   for line in endpoint_elements("add", table, endpoint)]
     return "\n".join(parts) + "\n"
 
 
-def _emptied(table: str) -> list[str]:
-    return [f"{verb} table {family} {table}" for family in ("inet", "bridge") for verb in ("add", "delete")]
+def _emptied(table: str, *, bridge: bool) -> list[str]:
+    return [f"{verb} table {family} {table}" for family in ("inet", *(["bridge"] if bridge else []))
+            for verb in ("add", "delete")]
 
 
-def removal(table: str) -> str:
-    return "\n".join(_emptied(table)) + "\n"
+def removal(table: str, *, spoofing: bool) -> str:
+    return "\n".join(_emptied(table, bridge=spoofing)) + "\n"
 
 
 def network_elements(verb: str, table: str, network: FirewalledNetwork) -> list[str]:

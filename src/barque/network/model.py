@@ -31,7 +31,8 @@ class NetworkSettings(msgspec.Struct, frozen=True, kw_only=True):
     ``bip`` is the bridge's own address with its prefix ("172.30.0.1/16"), None takes a subnet out of ``pools``.
     ``mtu`` 0 means that of the link with the default route. ``publish_ip`` None publishes on all IPv4 and all IPv6
     addresses ("0.0.0.0" means IPv4 alone). ``obey_input``: published ports are relayed, not translated, so that the
-    host's INPUT rules decide about them. ``warm`` namespaces are kept ready for the next containers.
+    host's INPUT rules decide about them. ``api_ports`` are TCP ports of this host that containers must not reach.
+    ``warm`` namespaces are kept ready for the next containers.
     """
 
     exec_root: str
@@ -45,6 +46,7 @@ class NetworkSettings(msgspec.Struct, frozen=True, kw_only=True):
     masquerade: bool = True
     ip_forward: bool = True
     obey_input: bool = False
+    api_ports: tuple[int, ...] = ()
     warm: int = 2
 
     @property

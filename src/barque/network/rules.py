@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from barque.network import firewall, forwarding
 from barque.network.bridge import KernelNetwork
-from barque.network.model import Sandbox
+from barque.network.model import NetworkSettings, Sandbox
 from barque.network.networks import Networks
 from barque.sys.nft import Nftables, NftablesError
 
@@ -17,11 +17,13 @@ log = logging.getLogger(__name__)
 class Rules:
     """Rules for ``networks`` and the sandboxes of ``live``, which the caller keeps. Blocking, for one thread."""
 
-    def __init__(self, table: str, networks: Networks, live: Mapping[str, Sandbox]) -> None:
-        self._table = table
+    def __init__(self, settings: NetworkSettings, networks: Networks, live: Mapping[str, Sandbox]) -> None:
+        self._table = settings.table
+        self._api_ports = settings.api_ports
         self._networks = networks
         self._live = live
         self._nft = Nftables()
+        self._spoofing = self._knows_bridges()
         if not self._standing():
             # Existing ones may carry ports of running containers; rebuild() replaces them in one go.
             self.rebuild()
@@ -34,10 +36,11 @@ class Rules:
         networks = list(self._networks)
         self._nft.apply(firewall.script(
             self._table, [rules for network in networks if (rules := network.rules) is not None], self._live.values(),
-            closed=sorted(self._networks.closed), trusted={network.id for network in networks if network.trusted}))
+            closed=sorted(self._networks.closed), api_ports=self._api_ports, spoofing=self._spoofing,
+            trusted={network.id for network in networks if network.trusted}))
 
     def remove(self) -> None:
-        self._nft.apply(firewall.removal(self._table))
+        self._nft.apply(firewall.removal(self._table, spoofing=self._spoofing))
 
     def blockers(self) -> list[str]:
         return forwarding.blocking_chains(self._nft, self._table)
@@ -58,7 +61,7 @@ class Rules:
             return []
         lines = firewall.port_elements(verb, self._table, sandbox.endpoints, sandbox.ports)
         for endpoint in sandbox.endpoints:
-            if not self._trusted(endpoint.network_id):
+            if self._spoofing and not self._trusted(endpoint.network_id):
                 lines += firewall.endpoint_elements(verb, self._table, endpoint)
         return lines
 
@@ -81,7 +84,19 @@ class Rules:
 
     def _standing(self) -> bool:
         tables = {(item["table"]["family"], item["table"]["name"]) for item in self._listed("tables")}
-        return {("inet", self._table), ("bridge", self._table)} <= tables
+        return {("inet", self._table), *([("bridge", self._table)] if self._spoofing else [])} <= tables
+
+    def _knows_bridges(self) -> bool:
+        """Has the kernel rules for bridges (CONFIG_NF_TABLES_BRIDGE)? Else forged addresses cannot be dropped."""
+        probe = f"{self._table}-probe"
+        try:
+            self._nft.apply(f"add table bridge {probe}\nadd chain bridge {probe} c {{ type filter hook prerouting "
+                            f"priority -300; }}\ndelete table bridge {probe}")
+        except NftablesError as error:
+            log.warning("containers can send under addresses of others: this kernel has no firewall rules for "
+                        "bridges: %s", error)
+            return False
+        return True
 
     def _listed(self, what: str) -> Iterable[dict[str, dict[str, str]]]:
         return (item for item in self._nft.list(what) if "table" in item)

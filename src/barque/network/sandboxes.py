@@ -17,7 +17,7 @@ from msgspec.structs import replace
 from barque.errors import BarqueError, InvalidArgument
 from barque.network import bridge as bridges
 from barque.network.bridge import KernelNetwork
-from barque.network.endpoint import Slot, WarmPool, configure, free_name, make_slot, opened, plug, route, unplug
+from barque.network.endpoint import Slot, WarmPool, configure, free_name, opened, plug, route, unplug
 from barque.network.errors import (
     AlreadyConnected,
     NetworkInUse,
@@ -70,9 +70,9 @@ class Sandboxes:
             netns.share(self._pins)
             undo.callback(self._unshare)
             self.networks = Networks(settings, self._netlink, created)
-            self.rules = Rules(settings.table, self.networks, self._live)
+            self.rules = Rules(settings, self.networks, self._live)
             undo.callback(self.rules.close)
-            self._warm = WarmPool(self.networks.default, settings.warm)
+            self._warm = WarmPool(self.networks.default.mtu, settings.warm)
             self.keeper = KeeperClient(os.path.join(settings.exec_root, "ports.sock"))
             self.names = Names(os.path.join(settings.exec_root, "names.sock"), self.networks)
             self._ports = HostPorts(self.keeper)
@@ -262,8 +262,7 @@ class Sandboxes:
         if request.mode == "bridge" and not attachments:
             attachments = (Attachment(network_id=self.networks.default.id, mac=request.mac),)
         networks = [self.networks.get(attachment.network_id) for attachment in attachments]
-        warm = bool(networks) and networks[0] is self.networks.default
-        slot = self._warm.take(self._netlink) if warm else make_slot(self._netlink, None)
+        slot = self._warm.take(self._netlink, networks[0] if networks else None)
         with contextlib.ExitStack() as handle:
             # The slot's own handle goes in any case: from the pin on, the path keeps the namespace.
             handle.callback(slot.discard)
@@ -299,8 +298,7 @@ class Sandboxes:
             raise InvalidArgument(f"invalid MAC address: {attachment.mac}")
         four, six = network.take(attachment, undo)
         name = free_name(others)
-        interface = slot.ready if slot.ready is not None else plug(self._netlink, slot, network, name)
-        slot.ready = None
+        interface = plug(self._netlink, slot, network, name)
         gateway, gateway6 = network.gateways()
         endpoint = Endpoint(
             network_name=network.name, network_id=network.id, endpoint_id=secrets.token_hex(32), interface=name,
@@ -314,11 +312,11 @@ class Sandboxes:
     def _reserve(self, bindings: Iterable[PortBinding], name: str, endpoints: tuple[Endpoint, ...]
                  ) -> list[Reservation]:
         bindings = tuple(bindings)
-        if not bindings:
-            return []
+        if not bindings or not endpoints:
+            return []  # A container that was taken off all its networks has nothing to publish.
         endpoint = ports_endpoint(endpoints)
         if endpoint is None:
-            raise PortsWithoutNetwork(mode=endpoints[0].network_name if endpoints else "none")
+            raise PortsWithoutNetwork(mode=endpoints[0].network_name)
         network = self.networks.get(endpoint.network_id)
         outside = [item.host_ip for item in bindings if item.host_ip and not _is_loopback(item.host_ip)]
         if network.internal and outside:

@@ -110,13 +110,12 @@ def new_bridge(name: str, mac: str, mtu: int) -> Message:
     return Message(_NEWLINK, _CREATE | _EXCL, payload)
 
 
-def new_veth(name: str, *, master: int, mtu: int, peer: str, peer_netns: int) -> Message:
-    """A veth pair: ``name`` up and enslaved to link ``master``, ``peer`` down in the namespace of fd ``peer_netns``."""
+def new_veth(name: str, *, mtu: int, peer: str, peer_netns: int) -> Message:
+    """A veth pair, both ends down: ``name`` here, ``peer`` in the namespace of fd ``peer_netns``."""
     other = (_IFINFO.pack(0, 0, 0, 0, 0) + _text(_IFLA_IFNAME, peer) + _u32(_IFLA_MTU, mtu)
              + _u32(_IFLA_NET_NS_FD, peer_netns))
     data = _attribute(_IFLA_INFO_DATA, _attribute(_VETH_INFO_PEER, other))
-    payload = (_IFINFO.pack(0, 0, 0, _IFF_UP, _IFF_UP) + _text(_IFLA_IFNAME, name) + _u32(_IFLA_MTU, mtu)
-               + _u32(_IFLA_MASTER, master)
+    payload = (_IFINFO.pack(0, 0, 0, 0, 0) + _text(_IFLA_IFNAME, name) + _u32(_IFLA_MTU, mtu)
                + _attribute(_IFLA_LINKINFO, _text(_IFLA_INFO_KIND, "veth") + data))
     return Message(_NEWLINK, _CREATE | _EXCL, payload)
 
@@ -144,6 +143,12 @@ def set_alias(name: str, alias: str) -> Message:
     """Write ``alias`` on a link; the kernel takes none while it makes one."""
     return Message(_NEWLINK, 0, _IFINFO.pack(0, 0, 0, 0, 0) + _text(_IFLA_IFNAME, name)
                    + _attribute(_IFLA_IFALIAS, alias.encode()))
+
+
+def set_port(name: str, master: int) -> Message:
+    """Make link ``name`` a port of bridge ``master``, and set it up."""
+    return Message(_NEWLINK, 0, _IFINFO.pack(0, 0, 0, _IFF_UP, _IFF_UP) + _text(_IFLA_IFNAME, name)
+                   + _u32(_IFLA_MASTER, master))
 
 
 def set_hairpin(name: str) -> Message:

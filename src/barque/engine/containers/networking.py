@@ -122,7 +122,7 @@ def sandbox_request(ctx: Context, container: Container) -> SandboxRequest:
                             for name, settings in container.endpoints.items())
     options = host.dns_options or ctx.config.dns_opts
     return SandboxRequest(
-        container_id=container.id, mode="networks" if attachments else mode, name=container.name,
+        container_id=container.id, mode=mode if mode in _SHARED else "networks", name=container.name,
         hostname=container.config.hostname, attachments=attachments,
         ports=tuple(publish.publications(container.config, host)) if mode not in _SHARED else (),
         resolving=Resolving(servers=tuple(host.dns or ctx.config.dns),

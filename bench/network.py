@@ -1,0 +1,107 @@
+"""What is measured of networks: throughput and requests through published ports, and what a network costs `run`.
+
+iperf3 runs beside the container, inside its network namespace: images for benchmarks have no room for it. Requests are
+one connection each, as address translation has its price per connection.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import json
+import subprocess
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+
+from bench.engines import Engine
+from bench.scenarios import Images, Scenario
+
+_PORT = 18090
+_SECONDS = 2
+_CLIENTS = 4
+_REQUESTS = 1500
+_NETWORK = "bench-network"
+
+
+@contextlib.contextmanager
+def _published(engine: Engine, image: str, port: int, *command: str) -> Iterator[tuple[str, str]]:
+    """A container with ``port`` published on all addresses; yields its pid and its gateway, an address of the host."""
+    name = engine.docker("run", "-d", "-p", f"{_PORT}:{port}", image, *command)
+    try:
+        pid, gateway = engine.docker("inspect", "-f", "{{.State.Pid}} {{.NetworkSettings.Networks.bridge.Gateway}}",
+                                     name).split()
+        yield pid, gateway
+    finally:
+        engine.docker("rm", "-f", name)
+
+
+def _throughput(engine: Engine, images: Images, address: str) -> float:
+    """GB/s of one TCP connection from the host to a container."""
+    with _published(engine, images.small, 5201, "sleep", "1000") as (pid, gateway):
+        server = subprocess.Popen(["nsenter", "-n", "-t", pid, "iperf3", "-s", "-1", "--forceflush"], text=True,
+                                  stdout=subprocess.PIPE)
+        try:
+            assert server.stdout is not None
+            for line in server.stdout:
+                if "listening" in line:
+                    break
+            done = subprocess.run(["iperf3", "-c", address or gateway, "-p", str(_PORT), "-t", str(_SECONDS), "-J"],
+                                  check=True, capture_output=True, text=True)
+            return float(json.loads(done.stdout)["end"]["sum_received"]["bits_per_second"]) / 8e9
+        finally:
+            server.kill()
+            server.communicate()
+
+
+def loopback_throughput(engine: Engine, images: Images) -> float:
+    return _throughput(engine, images, "127.0.0.1")
+
+
+def address_throughput(engine: Engine, images: Images) -> float:
+    return _throughput(engine, images, "")
+
+
+def _ask(address: str, count: int) -> None:
+    for _ in range(count):
+        connection = http.client.HTTPConnection(address, _PORT, timeout=10)
+        connection.request("GET", "/")
+        assert connection.getresponse().read() == b"hello\n"
+        connection.close()
+
+
+def requests(engine: Engine, images: Images) -> float:
+    """Requests per second through a published port, each on a connection of its own."""
+    with _published(engine, images.web, 80, "httpd", "-f", "-p", "80", "-h", "/www") as (_, gateway):
+        while True:
+            try:
+                _ask(gateway, 1)
+                break
+            except OSError:
+                time.sleep(0.005)
+        began = time.perf_counter()
+        with ThreadPoolExecutor(_CLIENTS) as pool:
+            list(pool.map(lambda _: _ask(gateway, _REQUESTS // _CLIENTS), range(_CLIENTS)))
+        return _REQUESTS / (time.perf_counter() - began)
+
+
+def attach_cost(engine: Engine, images: Images) -> float:
+    """Milliseconds that the default bridge adds to `run`."""
+    def took(network: str) -> float:
+        return min(engine.timed("run", "--rm", "--network", network, images.small, "true") for _ in range(3))
+    return max(0.1, (took("bridge") - took("none")) * 1e3)
+
+
+def user_network(engine: Engine, images: Images) -> float:
+    if not engine.docker("network", "ls", "-q", "-f", f"name={_NETWORK}"):
+        engine.docker("network", "create", _NETWORK)
+    return engine.timed("run", "--rm", "--network", _NETWORK, images.small, "true")
+
+
+SCENARIOS = [
+    Scenario("TCP by 127.0.0.1", "GB", 1.00, loopback_throughput, more_is_better=True, runs=4),
+    Scenario("TCP by the host's address", "GB", 1.00, address_throughput, more_is_better=True, runs=4),
+    Scenario("HTTP by a published port", "/s", 1.00, requests, more_is_better=True, runs=4),
+    Scenario("bridge: added to run", "ms", 1.00, attach_cost, runs=4),
+    Scenario("run --rm, user-defined network", "s", 0.30, user_network, runs=6),
+]
