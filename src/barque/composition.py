@@ -10,7 +10,7 @@ import os
 import socket
 from collections.abc import Mapping, Sequence
 from contextlib import AsyncExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 
 from aiohttp import web
 
@@ -22,7 +22,7 @@ from barque.api.routes import commit as commit_routes
 from barque.api.routes import volumes as volume_routes
 from barque.api.server import ApiServer, tls_context
 from barque.composition_builds import committer, open_builds
-from barque.composition_images import Stores, open_images
+from barque.composition_images import ImageParts, Stores, open_images, registry_hosts
 from barque.config import Config
 from barque.engine import host as hosts
 from barque.engine import system as system_model
@@ -74,10 +74,29 @@ class VolumeUsers:
                 if any(point.type == "volume" and point.name == name for point in live.container.mounts)]
 
 
+#: What a reload changes; everything else needs a restart.
+RELOADABLE = frozenset({"labels", "debug", "log_level", "live_restore", "shutdown_timeout", "default_runtime",
+                        "runtimes", "insecure_registries", "registry_mirrors"})
+
+
 @dataclass(frozen=True)
 class Engine:
     context: Context
     server: ApiServer
+    images: ImageParts
+    proxies: dict[str, str]
+
+    def reload(self, config: Config) -> tuple[list[str], list[str]]:
+        """Take over what can change while containers run: the names of what did, and of what needs a restart."""
+        before = self.context.config
+        changed = sorted(item.name for item in fields(Config)
+                         if getattr(config, item.name) != getattr(before, item.name))
+        taken = [name for name in changed if name in RELOADABLE]
+        self.context.config = replace(before, **{name: getattr(config, name) for name in taken})
+        self.images.transport.hosts = registry_hosts(self.context.config, self.proxies)
+        self.context.emit("daemon", "reload", self.context.host.name, {
+            name.replace("_", "-"): str(getattr(config, name)) for name in taken})
+        return taken, [name for name in changed if name not in RELOADABLE]
 
     async def shut_down(self) -> None:
         """Take no more requests; stop the containers, unless they are to live on."""
@@ -140,6 +159,8 @@ async def open_engine(stack: AsyncExitStack, config: Config, layout: Layout, zyg
         log.info("dropped what a crash left: %d leases, %d downloads, %d blobs, %d layers", removed.leases,
                  removed.ingests, removed.blobs, removed.snapshots)
     bus = EventBus()
+    bus.load(f"{layout.root}/events.json")
+    stack.callback(_save_events, bus, f"{layout.root}/events.json")
     registry = Registry(Documents(db, "containers", Container))
     network = await Network.open(network_settings(config, api_ports(config, sockets)))
     stack.push_async_callback(_close_network, network, registry)
@@ -163,7 +184,14 @@ async def open_engine(stack: AsyncExitStack, config: Config, layout: Layout, zyg
               *system.routes(context, bus, load_id(f"{layout.root}/engine-id"), images.service,
                              system_model.VolumeUsage(volumes, users), builds)]
     server = await serve(stack, context, others, sockets)
-    return Engine(context, server)
+    return Engine(context, server, images, proxies(environment))
+
+
+def _save_events(bus: EventBus, path: str) -> None:
+    try:
+        bus.save(path)
+    except OSError as error:
+        log.warning("the events are forgotten: %s", error)
 
 
 async def _close_network(network: Network, registry: Registry) -> None:

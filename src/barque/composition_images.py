@@ -55,6 +55,7 @@ class ImageParts:
     resolver: Images
     service: ImageService
     routes: list[web.RouteDef]
+    transport: Transport
 
 
 class ImageUsers:
@@ -67,6 +68,14 @@ class ImageUsers:
         return [ImageUser(live.id, live.facts.alive) for live in self._registry if live.container.image_id == image_id]
 
 
+def registry_hosts(config: Config, proxies: dict[str, str]) -> HostConfig:
+    """Which registries may be reached how."""
+    return HostConfig(
+        mirrors=config.registry_mirrors, insecure=config.insecure_registries, certs_dir=CERTIFICATES,
+        proxies={scheme: proxies[scheme] for scheme in ("http", "https") if proxies.get(scheme)},
+        no_proxy=tuple(filter(None, proxies.get("no", "").split(","))))
+
+
 async def open_images(stack: AsyncExitStack, config: Config, stores: Stores, workers: Supervisor, registry: Registry,
                       bus: EventBus, proxies: dict[str, str]) -> ImageParts:
     """Unpack again what a power cut tore, and open. Before anything is mounted.
@@ -76,11 +85,7 @@ async def open_images(stack: AsyncExitStack, config: Config, stores: Stores, wor
     stack.push_async_callback(stores.snapshots.settler.wait)
     stack.push_async_callback(stores.snapshots.removals.close)
     await restore_torn(stores.db, stores.content, stores.snapshots, workers)
-    hosts = HostConfig(
-        mirrors=config.registry_mirrors, insecure=config.insecure_registries, certs_dir=CERTIFICATES,
-        proxies={scheme: proxies[scheme] for scheme in ("http", "https") if proxies.get(scheme)},
-        no_proxy=tuple(filter(None, proxies.get("no", "").split(","))))
-    transport = Transport(hosts)
+    transport = Transport(registry_hosts(config, proxies))
     stack.push_async_callback(transport.close)
     names = ImageNames(stores.db)
     resolver = Images(names, stores.content, stores.snapshots)
@@ -98,4 +103,4 @@ async def open_images(stack: AsyncExitStack, config: Config, stores: Stores, wor
         Saver(stores.content, resolver, names),
         Loader(stores.content, stores.snapshots, stores.leases, names, workers, slots),
         Importer(made, stores.snapshots, apply_changes), sweep, bus.emit)
-    return ImageParts(resolver, service, image_routes.routes(service, archives, partial(login, transport)))
+    return ImageParts(resolver, service, image_routes.routes(service, archives, partial(login, transport)), transport)

@@ -8,13 +8,16 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import faulthandler
 import logging
 import os
 import signal
 import sys
+import time
 from collections.abc import Mapping
 from contextlib import AsyncExitStack
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 from barque import failpoints
 from barque import log as logs
@@ -24,6 +27,9 @@ from barque.errors import BarqueError
 from barque.store.layout import Layout
 from barque.supervise.forkserver import ZygoteHandle, spawn
 from barque.sys import malloc
+
+if TYPE_CHECKING:
+    from barque.composition import Engine
 
 log = logging.getLogger("barque.daemon")
 
@@ -107,11 +113,13 @@ async def _serve(config: Config, line: CommandLine, layout: Layout, zygote: Zygo
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, _stop, stop, number)
-    loop.add_signal_handler(signal.SIGHUP, _reload, line)
+    loop.add_signal_handler(signal.SIGHUP, log.info, "not up yet: nothing to reload")
     async with AsyncExitStack() as stack:
         from barque import composition
 
         engine = await composition.open_engine(stack, config, layout, zygote, os.environ)
+        loop.add_signal_handler(signal.SIGHUP, _reload, line, engine)
+        loop.add_signal_handler(signal.SIGUSR1, _dump, config.exec_root)
         log.info("API listen on %s", ", ".join(config.hosts))
         malloc.trim()    # what the start needed for a moment
         _notify(os.environ, "READY=1")
@@ -129,15 +137,30 @@ def _stop(stop: asyncio.Event, number: int) -> None:
     stop.set()
 
 
-def _reload(line: CommandLine) -> None:
-    """SIGHUP: what can change while it runs is the log level; the rest needs a restart."""
+def _reload(line: CommandLine, engine: Engine) -> None:
+    """SIGHUP: read the file again, and take over what can change while containers run."""
     try:
         config = load(line)
     except BadOption as error:
         log.error("reload: %s", error)
         return
     logging.getLogger().setLevel(logs.LEVELS[config.log_level])
-    log.info("reloaded: log level %s; all other settings need a restart", config.log_level)
+    taken, left = engine.reload(config)
+    log.info("reloaded the configuration: %s", ", ".join(taken) or "nothing has changed")
+    if left:
+        log.warning("a restart is needed for: %s", ", ".join(left))
+
+
+def _dump(exec_root: str) -> None:
+    """SIGUSR1, as dockerd has it: what every task and thread is doing, into a file of the run root."""
+    path = f"{exec_root}/stacks-{time.time_ns()}.log"
+    with open(path, "w", encoding="utf-8") as file:
+        for task in sorted(asyncio.all_tasks(), key=lambda task: task.get_name()):
+            print(f"task {task.get_name()}: {task!r}", file=file)
+            task.print_stack(file=file)
+        file.flush()
+        faulthandler.dump_traceback(file)
+    log.info("stacks are in %s", path)
 
 
 def _notify(environment: Mapping[str, str], message: str) -> None:

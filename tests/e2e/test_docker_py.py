@@ -82,4 +82,5 @@ def test_the_engine_tells_of_itself(client: docker.DockerClient) -> None:
     assert client.version()["MinAPIVersion"] == "1.24"
     assert {"bridge", "host", "none"} <= {network.name for network in client.networks.list()}
     if client.api._version != "1.24":
-        assert client.df()["Images"]
+        usage = client.df()
+        assert usage["ImageUsage"]["TotalCount"] if "ImageUsage" in usage else usage["Images"]

@@ -8,6 +8,7 @@ import json
 import os
 import signal
 import socket
+import time
 from collections.abc import Iterator
 
 import aiohttp
@@ -121,3 +122,76 @@ def test_swarm_is_answered_as_by_a_node_without_one(world: EngineWorld) -> None:
         assert b"This node is not a swarm manager." in answer
     assert call(world, "POST", "/v1.45/swarm/leave?force=1") == (503, b'{"message":"This node is not part of a swarm"}')
     assert json.loads(call(world, "GET", "/v1.45/plugins")[1]) == []
+
+
+def test_legacy_links(world: EngineWorld) -> None:
+    """Names and variables on the default bridge, as tools from before networks expect them."""
+    world.ok("run", "-d", "--name", "db", "--expose", "5432", "-e", "VERSION=9", "busybox", "sleep", "1000")
+    address = world.inspect("db", "{{.NetworkSettings.IPAddress}}")
+    world.ok("run", "-d", "--name", "app", "--link", "db:store", "busybox", "sleep", "1000")
+    pid = world.inspect("app", "{{.State.Pid}}")
+    with open(f"/proc/{pid}/environ", encoding="ascii") as file:
+        variables = file.read().split("\0")
+    assert {"STORE_NAME=/app/store", f"STORE_PORT=tcp://{address}:5432", f"STORE_PORT_5432_TCP_ADDR={address}",
+            "STORE_ENV_VERSION=9"} <= set(variables)
+    assert f"{address}\tstore" in world.ok("exec", "app", "cat", "/etc/hosts")
+    world.ok("rm", "--link", "app/store")
+    assert world.inspect("app", "{{.HostConfig.Links}}") == "[]"
+    assert world.docker("rm", "--link", "app/store").code == 1
+    world.ok("rm", "-f", "app", "db")
+
+
+def test_disk_usage_in_both_shapes(world: EngineWorld) -> None:
+    world.ok("run", "--name", "user", "-v", "used:/v", "busybox", "sh", "-c", "head -c 5000 /dev/zero > /f; cp /f /v")
+    world.ok("volume", "create", "unused")
+    old = json.loads(call(world, "GET", "/v1.51/system/df")[1])
+    new = json.loads(call(world, "GET", "/v1.52/system/df")[1])
+    assert new["ContainerUsage"] == {"ActiveCount": 0, "TotalCount": 1, "Reclaimable": 5000, "TotalSize": 5000}
+    assert new["VolumeUsage"]["ActiveCount"] == 1
+    assert new["VolumeUsage"]["TotalCount"] == len(old["Volumes"])
+    assert new["ImageUsage"]["TotalSize"] == old["LayersSize"]
+    assert new["ImageUsage"]["Reclaimable"] == 0
+    verbose = json.loads(call(world, "GET", "/v1.52/system/df?type=volume&verbose=1")[1])
+    assert list(verbose) == ["VolumeUsage"]
+    assert {item["Name"] for item in verbose["VolumeUsage"]["Items"]} >= {"used", "unused"}
+    world.ok("rm", "-v", "user")
+    world.ok("volume", "rm", "used", "unused")
+
+
+def test_reload(world: EngineWorld) -> None:
+    """Settings that can change do so without a restart, and the event says which; a broken file changes nothing."""
+    assert world.process is not None
+    (world.root / "daemon.json").write_text(json.dumps(
+        {"labels": ["a=b"], "insecure-registries": ["10.9.8.0/24"], "debug": True, "mtu": 1400}))
+    since = str(time.time())
+    world.process.send_signal(signal.SIGHUP)
+    wait_until(lambda: world.ok("info", "-f", "{{.Labels}}") == "[a=b]")
+    assert "10.9.8.0/24" in world.ok("info", "-f", "{{.RegistryConfig.InsecureRegistryCIDRs}}")
+    assert "a restart is needed for: mtu" in world.log
+    assert world.ok("events", "--since", since, "--until", str(time.time()), "--filter", "type=daemon", "--format",
+                    "{{.Action}}") == "reload"
+    (world.root / "daemon.json").write_text("{")
+    world.process.send_signal(signal.SIGHUP)
+    wait_until(lambda: "reload: unable to configure the daemon" in world.log)
+    assert world.ok("info", "-f", "{{.Labels}}") == "[a=b]"
+
+
+def test_events_are_remembered_over_a_restart(world: EngineWorld) -> None:
+    since = str(time.time())
+    world.ok("run", "--rm", "--name", "past", "busybox", "true")
+    assert world.end() == 0
+    world.start()
+    until = str(time.time())
+    world.ok("run", "--rm", "--name", "later", "busybox", "true")
+    told = world.ok("events", "--since", since, "--until", until, "--filter", "type=container", "--format",
+                    "{{.Action}} {{.Actor.Attributes.name}}").split("\n")
+    assert told == [f"{action} past" for action in ("create", "attach", "start", "die", "destroy")]
+
+
+def test_debug_dump(world: EngineWorld) -> None:
+    assert world.process is not None
+    world.process.send_signal(signal.SIGUSR1)
+    wait_until(lambda: "stacks are in" in world.log)
+    (path,) = (world.root / "run").glob("stacks-*.log")
+    assert "task " in path.read_text()
+    assert "most recent call first" in path.read_text()

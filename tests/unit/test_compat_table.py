@@ -17,8 +17,8 @@ HERE = Path(__file__).parent
 PUBLISHED = [line for line in (HERE / "data" / "engine-api-1.55.txt").read_text().splitlines() if line[:1] != "#"]
 FIELDS = [line for line in PUBLISHED if " " not in line]
 OPERATIONS = [line for line in PUBLISHED if " " in line]
-ROWS = dict(re.findall(r"^\| ([A-Z][^|]*?) \| ([^|]+?) \|$", (HERE.parents[1] / "docs" / "compat.md").read_text(),
-                       re.MULTILINE))
+ROWS = dict(re.findall(r"^\| ([A-Z]\w+\.\w+|[A-Z]+ /[^|]*?) \| ([^|]+?) \|$",
+                       (HERE.parents[1] / "docs" / "compat.md").read_text(), re.MULTILINE))
 #: Values that stand for "something was asked for" in the fields that are refused as a whole.
 ASKED = {"Cgroup": "container:x", "StorageOpt": {"size": "1g"}, "CpuCount": 1, "CpuPercent": 1, "IOMaximumIOps": 1,
          "IOMaximumBandwidth": 1, "DriverOpts": {"a": "b"}, "DeviceRequests": [DeviceRequest(driver="nvidia")]}

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import time
 from collections import deque
 from collections.abc import AsyncIterator, Mapping
 from typing import Any
 
 from barque.engine.filters import Filters
+from barque.sys.fsync import atomic_write
 
 #: dockerd remembers as many.
 HISTORY = 256
@@ -48,6 +50,19 @@ class EventBus:
                 queue.put_nowait(None)
             else:
                 queue.put_nowait(event)
+
+    def load(self, path: str) -> None:
+        """Remember what an earlier daemon saved; a file that is missing or damaged is no loss."""
+        try:
+            with open(path, "rb") as file:
+                past = json.loads(file.read())
+        except (OSError, ValueError):
+            return
+        self._past.extend(event for event in past if isinstance(event, dict) and "timeNano" in event)
+
+    def save(self, path: str) -> None:
+        """For the next daemon. Raises OSError."""
+        atomic_write(path, json.dumps(list(self._past)).encode())
 
     async def stream(self, filters: Filters, since: int | None, until: int | None) -> AsyncIterator[Event]:
         """Events from ``since`` (only remembered ones; None: from now) to ``until`` (None: for ever), in

@@ -177,3 +177,34 @@ async def disk_usage(ctx: Context, images: Images, volumes: VolumeUsage, builds:
     if not kinds or "build-cache" in kinds:
         result["BuildCache"] = await builds.disk_usage()
     return result
+
+
+def usage_summaries(found: dict[str, Any], kinds: Sequence[str], *, verbose: bool) -> dict[str, Any]:
+    """What :func:`disk_usage` found in the shape of 1.52 and later: sums for each kind, entries only where asked."""
+    images, layers = found["Images"], found["LayersSize"]
+    used = sum(item["Size"] - max(item["SharedSize"], 0) for item in images if item["Containers"])
+    sizes = {"container": [(item["State"] in ("running", "paused", "restarting"), item.get("SizeRw") or 0)
+                           for item in found["Containers"]],
+             "volume": [(item["UsageData"]["RefCount"] > 0, max(item["UsageData"]["Size"], 0))
+                        for item in found["Volumes"]],
+             "build-cache": [(item["InUse"], item["Size"]) for item in found["BuildCache"]]}
+    result = {"ImageUsage": _sums(images, sum(1 for item in images if item["Containers"]), layers - used, layers)}
+    for kind, key, entries in (("container", "ContainerUsage", found["Containers"]),
+                               ("volume", "VolumeUsage", found["Volumes"]),
+                               ("build-cache", "BuildCacheUsage", found["BuildCache"])):
+        result[key] = _sums(entries, sum(active for active, _ in sizes[kind]),
+                            sum(size for active, size in sizes[kind] if not active),
+                            sum(size for _, size in sizes[kind]))
+    names = {"image": "ImageUsage", "container": "ContainerUsage", "volume": "VolumeUsage",
+             "build-cache": "BuildCacheUsage"}
+    for kind, key in names.items():
+        if kinds and kind not in kinds:
+            del result[key]
+        elif not verbose:
+            del result[key]["Items"]
+    return result
+
+
+def _sums(items: Sequence[Any], active: int, reclaimable: int, total: int) -> dict[str, Any]:
+    return {"ActiveCount": active, "TotalCount": len(items), "Reclaimable": reclaimable, "TotalSize": total,
+            "Items": items}

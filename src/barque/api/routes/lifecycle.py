@@ -80,7 +80,7 @@ def _others(ctx: Context) -> list[web.RouteDef]:
         await attach.resize(ctx, request.match_info["id"], height, width)
         return web.Response(status=200)
 
-    return [web.post("/containers/{id}/rename", rename_container), web.delete("/containers/{id}", remove_container),
+    return [web.post("/containers/{id}/rename", rename_container), web.delete("/containers/{id:.+}", remove_container),
             web.post("/containers/{id}/wait", wait_container), web.post("/containers/{id}/resize", resize_container)]
 
 

@@ -43,7 +43,10 @@ def routes(ctx: Context, bus: EventBus, engine_id: str, images: system.Images, v
         for kind in kinds:
             if kind not in ("container", "image", "volume", "build-cache"):
                 raise InvalidArgument(f"unknown object type: {kind}")
-        return requests.json(await system.disk_usage(ctx, images, volumes, builds, kinds))
+        found = await system.disk_usage(ctx, images, volumes, builds, kinds)
+        if request["api_version"] >= (1, 52):
+            found = system.usage_summaries(found, kinds, verbose=requests.flag(request, "verbose"))
+        return requests.json(found)
 
     async def plugins(_: web.Request) -> web.StreamResponse:
         return requests.json([])

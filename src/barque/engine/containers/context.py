@@ -65,8 +65,10 @@ def _log_failure(task: asyncio.Task[Any]) -> None:
         log.error("%s failed", task.get_name(), exc_info=error)
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(kw_only=True)
 class Context:
+    """Only ``config`` is ever replaced, by a reload: who keeps a part of it keeps what was so when it began."""
+
     config: Config
     host: Host
     registry: Registry

@@ -56,6 +56,7 @@ async def create(ctx: Context, name: str, config: ContainerConfig, host: HostCon
     log_options.check(host.log_config.config or {})
     points = mounts.collect(config, host, _inherited(ctx, host))
     _check_sources(points)
+    _check_driver(host.volume_driver, points)
     container_id = names.new_id()
     command = [*words(config.entrypoint), *words(config.cmd)]
     container = Container(
@@ -156,6 +157,12 @@ def _check_sources(points: Iterable[MountPoint]) -> None:
         if point.type == "bind" and not point.create_source and not os.path.lexists(point.source):
             raise InvalidArgument('invalid mount config for type "bind": bind source path does not exist: '
                                   + point.source)
+
+
+def _check_driver(name: str, points: Iterable[MountPoint]) -> None:
+    """Another driver than ours matters where a volume is to be made by it."""
+    if name not in ("", "local") and any(point.type == "volume" for point in points):
+        raise NotFound(f'error looking up volume plugin {name}: plugin "{name}" not found')
 
 
 def _with_hostname(ctx: Context, config: ContainerConfig, host: HostConfig, container_id: str) -> ContainerConfig:

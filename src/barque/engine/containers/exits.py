@@ -56,7 +56,7 @@ async def finish(ctx: Context, live: Live, record: ExitRecord, monitor: Monitor 
         gone = live.container.host_config.auto_remove and backoff is None and not live.keep
         # A container that goes away now needs no record of its end: its row is the next thing to go. The monitor's
         # record goes only after the engine's is there.
-        await asyncio.gather(_free(ctx, live), _let_go(monitor) if gone else ctx.registry.save(live))
+        await asyncio.gather(free(ctx, live), _let_go(monitor) if gone else ctx.registry.save(live))
         if not gone:
             await _let_go(monitor)
         if record.oom_killed:
@@ -93,7 +93,8 @@ def _duration(facts: machine.Facts) -> int:
     return max(0, clock.parse(facts.finished_at) - clock.parse(facts.started_at)) // 10**9
 
 
-async def _free(ctx: Context, live: Live) -> None:
+async def free(ctx: Context, live: Live) -> None:
+    """Give back what it had on this host while it ran."""
     container = live.container
     if not container.network_mode.startswith("container:"):
         await ctx.networks.teardown(container.id)

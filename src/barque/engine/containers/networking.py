@@ -18,7 +18,7 @@ from barque.engine.containers.options import (
     NetworkingConfig,
     PortBinding,
 )
-from barque.engine.containers.registry import Live
+from barque.engine.containers.registry import Live, NoSuchContainer
 from barque.engine.networks import find
 from barque.errors import Conflict, InvalidArgument, NotFound, PermissionDenied
 from barque.network.errors import AlreadyConnected, NotConnected, PortsWithoutNetwork
@@ -147,7 +147,10 @@ def _attachment(ctx: Context, container: Container, info: NetworkInfo, settings:
 def _link(ctx: Context, text: str) -> tuple[str, str]:
     """The name by which the container knows another one, and that one's own name."""
     target, _, alias = text.partition(":")
-    name = ctx.registry.find(target).container.name
+    try:
+        name = ctx.registry.find(target).container.name
+    except NoSuchContainer:
+        name = target  # it may come to be: names are looked up when somebody asks
     return alias or name, name
 
 
@@ -170,6 +173,31 @@ def linked_hosts(ctx: Context, container: Container) -> list[tuple[str, list[str
                                   f"{container.slashed}/{alias}")
         lines.append((address, list(dict.fromkeys((alias, other.config.hostname, other.name)))))
     return lines
+
+
+def link_environment(ctx: Context, container: Container) -> list[str]:
+    """The variables that docker's legacy links give: ``ALIAS_NAME``, ``ALIAS_PORT...`` and ``ALIAS_ENV_...``."""
+    result: list[str] = []
+    if _DEFAULT not in container.endpoints:
+        return result
+    for text in container.host_config.links or ():
+        target, _, alias = text.partition(":")
+        other = ctx.registry.find(target).container
+        alias = (alias or other.name).rpartition("/")[2]
+        prefix = alias.upper().replace("-", "_")
+        address = next((end.ipv4 for end in (other.sandbox.endpoints if other.sandbox else ())
+                        if end.network_name == _DEFAULT), "")
+        ports = sorted(map(publish.parse_port, other.config.exposed_ports or ()))
+        if ports:
+            result.append(f"{prefix}_PORT={ports[0][1]}://{address}:{ports[0][0]}")
+        for port, protocol in ports:
+            name = f"{prefix}_PORT_{port}_{protocol.upper()}"
+            result += [f"{name}={protocol}://{address}:{port}", f"{name}_ADDR={address}", f"{name}_PORT={port}",
+                       f"{name}_PROTO={protocol}"]
+        result.append(f"{prefix}_NAME={container.slashed}/{alias}")
+        result += [f"{prefix}_ENV_{item}" for item in other.config.env or () if item.partition("=")[0] not in
+                   ("HOME", "PATH")]
+    return result
 
 
 def tell(ctx: Context, sandbox: Sandbox, action: str) -> None:

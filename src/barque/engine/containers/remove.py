@@ -7,12 +7,14 @@ import logging
 import time
 from typing import Any
 
+import msgspec
+
 from barque.engine import clock, filters
 from barque.engine.containers import machine, stop
 from barque.engine.containers.context import Context
 from barque.engine.containers.registry import Live, Outcome
 from barque.engine.containers.removal import RemovalInProgress, StillRunning, remove_stopped
-from barque.errors import BarqueError, Conflict, InvalidArgument
+from barque.errors import BarqueError, Conflict, InvalidArgument, NotFound
 
 log = logging.getLogger("barque.engine")
 #: Beyond what SIGKILL needs on a loaded machine, something is stuck in the kernel.
@@ -24,14 +26,30 @@ class StillPaused(Conflict):
 
 
 async def remove(ctx: Context, ref: str, *, force: bool, volumes: bool, link: bool) -> None:
-    live = ctx.registry.find(ref)
     if link:
-        raise InvalidArgument(f"Conflict, cannot remove the default link name of the container: {ref}")
+        await ctx.tasks.shielded(_remove_link(ctx, ref), f"remove link {ref}")
+        return
+    live = ctx.registry.find(ref)
     status = live.facts.status
     if (live.facts.alive or status is machine.Status.RESTARTING) and not force:
         raise StillPaused(name=live.container.slashed) if status is machine.Status.PAUSED else StillRunning(
             name=live.container.slashed, state=status)
     await ctx.tasks.shielded(_remove(ctx, live, force=force, volumes=volumes), f"remove {live.id[:12]}")
+
+
+async def _remove_link(ctx: Context, ref: str) -> None:
+    """``parent/alias``: the parent no longer knows that name of another container; neither is removed."""
+    parent, slash, alias = ref.strip("/").partition("/")
+    if not slash:
+        raise InvalidArgument(f"Conflict, cannot remove the default link name of the container: {ref}")
+    live = ctx.registry.find(parent)
+    async with live.lock:
+        links = live.container.host_config.links or []
+        kept = [text for text in links if (text.partition(":")[2] or text).rpartition("/")[2] != alias]
+        if len(kept) == len(links):
+            raise NotFound(f"Could not get entity for {alias}")
+        live.container.host_config = msgspec.structs.replace(live.container.host_config, links=kept or None)
+        await ctx.registry.save(live)
 
 
 async def _remove(ctx: Context, live: Live, *, force: bool, volumes: bool) -> None:

@@ -62,7 +62,16 @@ async def run(ctx: Context, live: Live) -> None:
     live.container.sandbox = sandbox
     live.container.health = health.initial(live.container.config)
     # A power cut ends the process too: that it ran may reach the disk a little later than the client hears of it.
-    await ctx.registry.set_facts(live, machine.started(live.facts, monitor.pid, clock.now()), durable=False)
+    before = live.facts
+    try:
+        await ctx.registry.set_facts(live, machine.started(before, monitor.pid, clock.now()), durable=False)
+    except BaseException as error:
+        # It runs and nothing says so: nobody would hear of its end.
+        await _abandon(monitor)
+        live.monitor, live.container.facts = None, machine.start_failed(before, 128, str(error))
+        await exits.free(ctx, live)
+        live.container.sandbox = None
+        raise
     ctx.tasks.spawn(ctx.registry.sync(), f"sync {live.id[:12]}")
     hit("container.start.after-row")
     if sandbox is not None:

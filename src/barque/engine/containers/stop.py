@@ -23,7 +23,7 @@ class CannotKill(Conflict):
     text = "cannot kill container: {ref}: container {id} is not running"
 
 
-class NotPaused(Conflict):
+class NotPaused(Internal):
     text = "Container {id} is not paused"
 
 

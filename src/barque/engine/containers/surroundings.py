@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 from barque.engine import host as machine_host
-from barque.engine.containers import security, to_spec
+from barque.engine.containers import networking, security, to_spec
 from barque.engine.containers.context import Context
 from barque.engine.containers.machine import NotRunning
 from barque.engine.containers.model import Container
@@ -34,7 +34,8 @@ def build(ctx: Context, container: Container, files: Files | None, sandbox: Sand
                                          host.blkio_device_write_iops) for item in items or ()]
     paths = [item.path for item in host.blkio_weight_device or ()] + throttled
     return Surroundings(
-        files=files, volumes=volumes, hostname=container.config.hostname, all_capabilities=ctx.host.capabilities,
+        files=files, volumes=volumes, environment=tuple(networking.link_environment(ctx, container)),
+        hostname=container.config.hostname, all_capabilities=ctx.host.capabilities,
         seccomp=security.seccomp(host, ctx.config.seccomp_profile, capabilities), cgroups_path=cgroups_path(ctx,
                                                                                                             container),
         namespaces=joined, host_namespaces=shared, devices=tuple(_devices(host)),

@@ -45,7 +45,7 @@ class Surroundings:
     """What is known only when the container starts.
 
     ``namespaces``: type -> path for those that are joined; a type in ``host_namespaces`` is not unshared. ``block``
-    maps a device path to its (major, minor). ``seccomp`` is None for unconfined.
+    maps a device path to its (major, minor). ``seccomp`` is None for unconfined. ``environment`` is of linked ones.
     """
 
     files: Files | None
@@ -65,6 +65,7 @@ class Surroundings:
     no_new_privileges: bool = False
     default_shm_size: int = defaults.SHM_SIZE
     apparmor_profile: str = ""
+    environment: tuple[str, ...] = ()
 
 
 INIT_TARGET = "/sbin/docker-init"
@@ -85,12 +86,13 @@ def build(container: Container, around: Surroundings) -> oci.Spec:
 def _process(container: Container, around: Surroundings) -> oci.Process:
     host = container.host_config
     command = [container.path, *container.args]
+    variables = merge_env(list(around.environment), environment(container, around.hostname))
     if around.init_path:
         command = [INIT_TARGET, "--", *command]
     capabilities = capability_names(host, around.all_capabilities)
     return oci.Process(
         terminal=container.config.tty, console_size=_console(host.console_size), args=command,
-        env=environment(container, around.hostname), cwd=container.config.working_dir or "/",
+        env=variables, cwd=container.config.working_dir or "/",
         capabilities=oci.Capabilities(bounding=capabilities, effective=capabilities, permitted=capabilities),
         rlimits=_rlimits(host, around.ulimits), no_new_privileges=around.no_new_privileges,
         apparmor_profile=around.apparmor_profile, oom_score_adj=host.oom_score_adj or None)

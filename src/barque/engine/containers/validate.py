@@ -19,7 +19,7 @@ from barque.engine.containers.options import (
     NetworkingConfig,
 )
 from barque.engine.signals import parse_signal
-from barque.errors import InvalidArgument, NotFound, Unsupported
+from barque.errors import InvalidArgument, Unsupported
 
 MIN_MEMORY = 6 << 20
 _MAX_INT = (1 << 63) - 1
@@ -37,7 +37,7 @@ HONOURED: dict[str, frozenset[str]] = {
     "Sysctls", "Runtime", "MaskedPaths", "ReadonlyPaths", "CpuShares", "CgroupParent", "BlkioWeightDevice",
     "BlkioDeviceReadBps", "BlkioDeviceWriteBps", "BlkioDeviceReadIOps", "BlkioDeviceWriteIOps", "CpuPeriod",
     "CpuQuota", "CpuRealtimePeriod", "CpuRealtimeRuntime", "CpusetCpus", "CpusetMems", "Devices", "DeviceCgroupRules",
-    "OomKillDisable", "Init", "PidsLimit", "Ulimits", "Links"]),
+    "VolumeDriver", "OomKillDisable", "Init", "PidsLimit", "Ulimits", "Links"]),
     "EndpointSettings": frozenset(["IPAMConfig", "MacAddress", "Aliases", "GwPriority", "NetworkID", "EndpointID",
                                    "Gateway", "IPAddress", "IPPrefixLen", "IPv6Gateway", "GlobalIPv6Address",
     "GlobalIPv6PrefixLen", "DNSNames", "Links"]),
@@ -68,11 +68,6 @@ def _isolation(value: str) -> None:
 def _storage_opt(value: dict[str, str] | None) -> None:
     if value:
         raise InvalidArgument("--storage-opt is supported only for overlay over xfs with 'pquota' mount option")
-
-
-def _volume_driver(value: str) -> None:
-    if value not in ("", "local"):
-        raise NotFound(f'error looking up volume plugin {value}: plugin "{value}" not found')
 
 
 def _userns(value: str) -> None:
@@ -161,7 +156,7 @@ def _swappiness(value: int | None) -> None:
 CHECKS: dict[str, dict[str, Check]] = {
     "Config": {"StopSignal": _signal, "StopTimeout": _stop_timeout},
     "HostConfig": {
-        "LogConfig": _log, "RestartPolicy": _restart, "VolumeDriver": _volume_driver, "Mounts": _mounts,
+        "LogConfig": _log, "RestartPolicy": _restart, "Mounts": _mounts,
         "CgroupnsMode": _mode("cgroup namespace", "host", "private"), "IpcMode": _mode("IPC", "host", "private",
                                                                                        "shareable",
                                                                                     "none", container=True),
@@ -213,7 +208,8 @@ def _check_cpu(host: HostConfig, cpus: int) -> None:
         raise InvalidArgument("CPU cfs quota can not be less than 1ms (i.e. 1000)")
     for name, text in (("CPUs", host.cpuset_cpus), ("memory nodes", host.cpuset_mems)):
         if text and not re.fullmatch(r"\d+(-\d+)?(,\d+(-\d+)?)*", text, re.ASCII):
-            raise InvalidArgument(f"Invalid value {text} for cpuset {'cpus' if name == 'CPUs' else 'mems'}")
+            raise InvalidArgument(f"Invalid value {text} for cpuset {'cpus' if name == 'CPUs' else 'mems'}: invalid "
+                                  f"format: {text}")
 
 
 def _check_memory(host: HostConfig) -> None:
