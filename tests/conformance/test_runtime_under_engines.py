@@ -21,6 +21,8 @@ from pathlib import Path
 import pytest
 
 PATIENCE = 60
+#: Where the engines are to put their containers: their own default stays behind.
+CGROUP = f"barque-engines-{os.getpid()}"
 BUSYBOX = shutil.which("busybox")
 APPLETS = ("sh", "echo", "cat", "true", "sleep", "ls", "id", "tty", "stty", "mkdir", "hostname", "readlink", "kill",
            "touch", "sed")
@@ -86,7 +88,7 @@ def podman(directory: Path) -> Iterator[Engine]:
                str(directory / "tmp"), "--cgroup-manager", "cgroupfs", "--events-backend", "file", "--storage-driver",
                "vfs", "--runtime", runtime]
     # Its default limits are above what a process without CAP_SYS_RESOURCE may set.
-    engine = Engine(command, environment, ["--ulimit", "host"])
+    engine = Engine(command, environment, ["--ulimit", "host", "--cgroup-parent", f"/{CGROUP}"])
     write_rootfs(directory / "rootfs.tar")
     engine.ok("import", str(directory / "rootfs.tar"), "busybox")
     try:
@@ -94,6 +96,7 @@ def podman(directory: Path) -> Iterator[Engine]:
     finally:
         engine("rm", "-af", "-t", "0")
         engine("rmi", "-af")
+        remove_cgroup(CGROUP)
 
 
 def dockerd(directory: Path) -> Iterator[Engine]:
@@ -106,7 +109,7 @@ def dockerd(directory: Path) -> Iterator[Engine]:
         process = subprocess.Popen(
             ["unshare", "--net", "dockerd", "--data-root", str(directory / "root"), "--exec-root",
              str(directory / "exec"), "-H", host, "--pidfile", str(directory / "pid"), "--bip", "10.99.0.1/24",
-             "--cgroup-parent", f"/barque-test-{os.getpid()}", "--add-runtime", f"barque={runtime}"],
+             "--cgroup-parent", f"/{CGROUP}", "--add-runtime", f"barque={runtime}"],
             stdout=log, stderr=log, start_new_session=True,
             env={**os.environ, "NOTIFY_SOCKET": str(directory / "notify")})
     engine = Engine(["docker", "-H", host], {**os.environ, "DOCKER_CONFIG": str(directory / "none")},
@@ -124,7 +127,7 @@ def dockerd(directory: Path) -> Iterator[Engine]:
         process.send_signal(signal.SIGTERM)
         process.wait(PATIENCE)
         notify.close()
-        remove_cgroup(f"barque-test-{os.getpid()}")
+        remove_cgroup(CGROUP)
 
 
 def remove_cgroup(name: str) -> None:
@@ -132,7 +135,8 @@ def remove_cgroup(name: str) -> None:
     for tree in Path("/sys/fs/cgroup").iterdir():
         for path in (tree / name, Path("/sys/fs/cgroup") / name):
             if path.is_dir():
-                path.rmdir()
+                for below in [*(entry for entry in path.iterdir() if entry.is_dir()), path]:
+                    below.rmdir()
 
 
 ENGINES = {"podman": podman, "dockerd": dockerd}

@@ -11,9 +11,10 @@ import sys
 import threading
 import time
 
+import msgspec
 import pytest
 
-from barque.runtime import targets
+from barque.runtime import capabilities, seccomp_profile, targets
 from barque.runtime.failure import RuntimeFailure
 from barque.sys.libc import libc
 
@@ -238,3 +239,71 @@ def test_a_failure_says_what_and_where():
     failure = RuntimeFailure.of("mount x", OSError(13, "Permission denied in open_tree", "/x"))
     assert (failure.stage, failure.syscall, failure.errno, failure.path) == ("mount x", "open_tree", 13, "/x")
     assert RuntimeFailure.from_dict(failure.to_dict()).to_dict() == failure.to_dict()
+
+
+def test_no_way_to_a_release_agent(barque, bundle):
+    """CVE-2022-0492: a program of the host's is named in a cgroup hierarchy that the container mounts for itself."""
+    bundle.process["noNewPrivileges"] = False
+    bundle.linux["seccomp"] = msgspec.to_builtins(seccomp_profile.default_profile(frozenset(
+        bundle.process["capabilities"]["bounding"])))
+    attack = """
+for kind in cgroup cgroup2; do mkdir -p /tmp/$kind; mount -t $kind none /tmp/$kind && echo MOUNTED; done
+unshare -UrmC sh -c 'mount -t cgroup -o memory none /tmp && echo MOUNTED'
+unshare -Ur true && echo UNSHARED
+for file in $(find /sys/fs/cgroup -name release_agent -o -name notify_on_release -o -name cgroup.procs); do
+    (echo 1 > $file) 2>/dev/null && echo WRITTEN $file
+done
+exit 0
+"""
+    done = barque.run(bundle, "sh", "-c", attack)
+    assert (done.returncode, done.stdout) == (0, "")
+    assert "not permitted" in done.stderr
+
+
+def test_groups_and_capabilities_of_the_caller_do_not_come_along(runtime, bundle):
+    """CVE-2022-36109, CVE-2023-25173: supplementary groups; CVE-2022-24769: inheritable capabilities."""
+    bundle.process["user"] = {"uid": 1000, "gid": 1000}
+    bundle.save("grep", "-E", "^(Groups|CapInh|CapAmb|CapEff):", "/proc/self/status")
+    program = ["setpriv", "--groups", "4,27", "--inh-caps", "+net_raw", *runtime.base, "run", "--bundle",
+               str(bundle.path), "groups"]
+    done = subprocess.run(program, capture_output=True, text=True, check=True, timeout=30, stdin=subprocess.DEVNULL)
+    fields = {key: value.split() for key, _, value in (line.partition(":") for line in done.stdout.splitlines())}
+    assert fields == {"Groups": [], "CapInh": ["0" * 16], "CapAmb": ["0" * 16], "CapEff": ["0" * 16]}
+
+
+def test_capabilities_added_by_exec_do_not_outlive_a_change_of_user(barque, bundle):
+    """CVE-2022-29162: exec --cap made them inheritable."""
+    bundle.save("sleep", "1000")
+    barque.detached("run", "--detach", "--bundle", str(bundle.path), "caps")
+    text = barque.ok("exec", "--cap", "CAP_NET_RAW", "caps", "grep", "-E", "^Cap(Inh|Amb|Prm):", "/proc/self/status")
+    fields = {key: int(value, 16) for key, _, value in (line.partition(":") for line in text.splitlines())}
+    assert fields["CapInh"] == fields["CapAmb"] == 0
+    assert fields["CapPrm"] & 1 << 13
+
+
+def test_a_joining_process_cannot_be_looked_into(barque, bundle):
+    """CVE-2016-9962: the first process opens descriptors of one that has entered but not executed yet, and still holds
+    the host's. Root of the container, with all that docker gives it; CAP_SYS_PTRACE would let it do anything to others.
+    """
+    names = capabilities.docker_caps([], [])
+    bundle.process["capabilities"] = {"bounding": names, "permitted": names, "effective": names}
+    attack = """
+seen=
+while [ ! -e /stop ]; do
+    for p in /proc/[0-9]*; do
+        [ "${p#/proc/}" = 1 ] || [ -n "$(readlink $p/exe)" ] || seen=yes
+        for fd in $p/fd/*; do
+            case "$(readlink $fd)" in /proc/*|"") ;; /*) [ -d "$fd/" ] && echo FOUND $(readlink $fd);; esac
+        done
+    done
+done 2>/dev/null
+echo $seen
+"""
+    bundle.save("sh", "-c", attack)
+    container = subprocess.Popen([*barque.base, "run", "--bundle", str(bundle.path), "attack"], text=True,
+                                 stdin=subprocess.DEVNULL, stdout=subprocess.PIPE)
+    for _ in range(20):
+        barque("exec", "attack", "true")
+    (bundle.rootfs / "stop").touch()
+    answer, _ = container.communicate(timeout=30)
+    assert answer == "yes\n"

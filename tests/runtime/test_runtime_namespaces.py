@@ -98,7 +98,7 @@ def test_a_joined_mount_namespace_keeps_its_own_root(barque, bundle):
         share_mounts(bundle)
         assert barque.output(bundle, "ls", "/").split() == ["bin", "dev", "etc", "proc", "root", "tmp"]
         # Whoever was there before still has its own root and sees its files.
-        assert Path(f"/proc/{pid}/root/etc/passwd").read_text() == Path("/etc/passwd").read_text()
+        assert sorted(os.listdir(f"/proc/{pid}/root")) == sorted(os.listdir("/"))
 
 
 def map_to_user(bundle) -> None:

@@ -120,9 +120,10 @@ def create(request: CreateRequest) -> Created:
                                     no_pivot=request.no_pivot)
         if not any(item.type == "mount" and not item.path for item in linux.namespaces):
             undo.callback(rootfs.take_away, _root_path(request), rootfs.mount_at(_root_path(request)))
-        sources = undo.enter_context(_prepared(() if rootless else steps))
+        late = rootless or _reaches_the_host(linux)
+        sources = undo.enter_context(_prepared(() if late else steps))
         order = init.Order(spec, payload, steps, leaving, request.stdio.fds, request.preserve_fds,
-                           partial(state_document, request), rootless)
+                           partial(state_document, request), rootless, late)
         if rootless:
             prctl.set_dumpable(True)
         caller, child, joins = _fork(request, linux, order)
@@ -153,6 +154,12 @@ def create(request: CreateRequest) -> Created:
     take_listener = None if linux.seccomp is None else partial(
         listener.hand_over, linux.seccomp, child.pidfd, child.pid, state_document(request, "created", child.pid))
     return Created(child, caller, warnings, console, take_listener=take_listener, after_start=after_start)
+
+
+def _reaches_the_host(linux: Linux) -> bool:
+    """Whether the child finds the host's files as its maker does: same rights, and a copy of the same mounts."""
+    paths = {item.type: item.path for item in linux.namespaces}
+    return "user" not in paths and not paths.get("mount")
 
 
 def _resources(linux: Linux) -> Resources:

@@ -29,8 +29,9 @@ class Order(NamedTuple):
     stdio: tuple[int, int, int] | None
     preserve_fds: int
     hook_state: Callable[[str, int], bytes]
-    #: Nothing of the host's could be opened beforehand: the steps are prepared in the new namespaces.
     rootless: bool = False
+    #: The steps are not prepared yet: the child can do that itself, and then mounts are listed in the document's order.
+    late: bool = False
 
     @property
     def hooks(self) -> Hooks:
@@ -82,18 +83,13 @@ def _init(order: Order, channel: ChildEnd, at: Progress) -> None:
         if not order.rootless:
             channel.wait_go()
         become_namespace_root()
-    if order.rootless:
-        for step in order.steps:
-            at.stage = step.describe()
-            step.prepare()
-
-    _execute(order.steps, context, at)
+    _execute(order.steps, context, at, prepare=order.late)
     if order.outside_hooks:
         channel.namespaces()
         channel.wait_resume()
     at.stage = "hook createContainer"
     _run_hooks("createContainer", order.hooks.create_container, order, "creating")
-    _execute(order.leaving, context, at)
+    _execute(order.leaving, context, at, prepare=False)
 
     at.stage = "hostname"
     if order.spec.hostname:
@@ -121,9 +117,11 @@ def _run_hooks(stage: str, wanted: Sequence[Hook], order: Order, status: str) ->
         hooks.run(stage, wanted, order.hook_state(status, os.getpid()))
 
 
-def _execute(steps: Sequence[Step], context: Context, at: Progress) -> None:
+def _execute(steps: Sequence[Step], context: Context, at: Progress, *, prepare: bool) -> None:
     for step in steps:
         at.stage = step.describe()
+        if prepare:
+            step.prepare()
         step.execute(context)
 
 

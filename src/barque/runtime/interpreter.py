@@ -38,24 +38,22 @@ def is_safe() -> bool:
             return False
 
 
-def reexec_readonly(argv: Sequence[str]) -> NoReturn:
-    """Become a new interpreter on the read-only mount, with the arguments ``argv`` (``["-m", "package", ...]``).
+def reexec_readonly(module: str, argv: Sequence[str]) -> NoReturn:
+    """Become a new interpreter on the read-only mount that runs ``main()`` of ``module`` with the arguments ``argv``.
 
-    The same interpreter as far as Python can tell: ``sys.executable`` and the virtual environment are found through
-    ``argv[0]``. Descriptors that are inheritable stay open. Without CAP_SYS_ADMIN, which a mount needs, it is a sealed
-    copy in memory instead. Raises OSError.
+    The same interpreter as far as Python can tell: ``sys.executable`` is found through ``argv[0]``, and the module path
+    is handed over, which spares it the search for site-packages (-S). Descriptors that are inheritable stay open.
+    Without CAP_SYS_ADMIN, which a mount needs, it is a sealed copy in memory instead. Raises OSError.
     """
-    program = _program(argv)
+    command = f"import sys; sys.path[:] = {sys.path!r}; from {module} import main; sys.exit(main())"
+    program = process.Program([sys.executable, "-IS", "-c", command, *argv],
+                              [f"{key}={value}" for key, value in os.environ.items()])
     program.execveat(_sealed_copy() if os.geteuid() else readonly_copy())
 
 
 def hide() -> None:
     """Keep processes of the same user out of /proc/PID of this one; to be called first thing, since exec undoes it."""
     prctl.set_dumpable(False)
-
-
-def _program(argv: Sequence[str]) -> process.Program:
-    return process.Program([sys.executable, *argv], [f"{key}={value}" for key, value in os.environ.items()])
 
 
 def _sealed_copy() -> int:

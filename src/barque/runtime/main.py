@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 from collections.abc import Callable
-from datetime import UTC, datetime
 from importlib import import_module
 from typing import NamedTuple
 
@@ -111,7 +109,7 @@ def _dispatch(words: list[str], general: Parsed, log: _Log) -> int:
     options = flags.parse(general.rest[1:], command.flags, mixed=name not in ("exec", "ps"))
     _check_count(name, command, options)
     if command.enters and not interpreter.is_safe():
-        interpreter.reexec_readonly(["-I", "-m", "barque.runtime.main", *words])
+        interpreter.reexec_readonly("barque.runtime.main", words)
     interpreter.hide()
     invocation = Invocation(name, general.text("root") or default_root(), general.flag("systemd-cgroup"), options,
                             log.warning)
@@ -173,6 +171,10 @@ class _Log:
         self._write("warning", message)
 
     def _write(self, level: str, message: str) -> None:
+        # Half of a start's own imports, for what most commands never say.
+        import json
+        from datetime import UTC, datetime
+
         now = datetime.now(UTC).astimezone().isoformat(timespec="seconds")
         if self.json:
             line = json.dumps({"level": level, "msg": message, "time": now})

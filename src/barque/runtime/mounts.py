@@ -186,6 +186,13 @@ class CgroupBinds:
         return f"mount the container's cgroups on {self.destination}"
 
     def prepare(self) -> None:
+        try:
+            self._open()
+        except FileNotFoundError:
+            # systemd makes a cgroup when its first process joins: it is there when the steps are executed.
+            self.release()
+
+    def _open(self) -> None:
         for name, path in self.directories.items():
             self.sources.append((name, mounts.clone_tree(path)))
 
@@ -194,6 +201,8 @@ class CgroupBinds:
             os.close(self.sources.pop()[1])
 
     def execute(self, context: Context) -> None:
+        if not self.sources:
+            self._open()
         target = targets.ensure_directory(context.root, self.destination)
         attributes = _CGROUP_ATTRIBUTES | self.options.add
         if self.directories.keys() == {""}:

@@ -25,8 +25,9 @@ class Context:
 class Step(Protocol):
     """One thing to do to the child's namespaces.
 
-    ``prepare`` runs in the caller, before the fork: it opens what is the host's own (mount sources), which a process in
-    a user namespace may not reach. ``execute`` runs in the child. ``release`` drops in the caller what prepare opened.
+    ``prepare`` opens what is the host's own (mount sources). It runs in the caller, before the fork, where the child
+    may not reach that (in a user namespace, in other mounts), else in the child. ``execute`` runs in the child.
+    ``release`` drops in the caller what prepare opened.
     """
 
     def prepare(self) -> None: ...
