@@ -304,6 +304,23 @@ async def test_out_by_masquerade_in_by_published_port_only(network: Network, out
             ask("tcp", host, port, within=stranger, timeout=0.5)
 
 
+@pytest.mark.parametrize("others", [False, True], ids=["alone", "beside another firewall"])
+async def test_forwarding_is_given_back(tmp_path: Path, others: bool) -> None:
+    forwarding = Path("/proc/sys/net/ipv4/ip_forward")
+    before = forwarding.read_text()
+    forwarding.write_text("0")
+    try:
+        async with engine(tmp_path):
+            assert forwarding.read_text().strip() == "1"
+            if others:
+                run("nft", "add table ip other; add chain ip other f { type filter hook forward priority 0; }")
+        assert forwarding.read_text().strip() == ("1" if others else "0")
+    finally:
+        forwarding.write_text(before)
+        if others:
+            run("nft", "delete", "table", "ip", "other")
+
+
 async def test_turning_forwarding_on_makes_no_router(tmp_path: Path, servers: Servers) -> None:
     forwarding = Path("/proc/sys/net/ipv4/ip_forward")
     before = forwarding.read_text()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+from typing import Any
 
 from barque.network.bridge import write_sysctl
 from barque.sys.nft import Nftables, NftablesError
@@ -30,6 +31,21 @@ def ensure_forwarding(version: int, marker: str) -> bool:
     return os.path.exists(marker)
 
 
+def give_back(version: int, marker: str, nft: Nftables) -> None:
+    """Turn off again what :func:`ensure_forwarding` turned on: our rules, which kept this host from being a router, are
+    gone. Where somebody else filters forwarded traffic by now, they count on it, and it stays.
+    """
+    if not os.path.exists(marker):
+        return
+    others = [chain for chain in _forward_chains(nft) if chain["family"] in ("inet", "ip" if version == 4 else "ip6")]
+    if others:
+        log.info("%s stays on: %s uses it", _SWITCH[version].replace("/", "."),
+                 f"{others[0]['family']} {others[0]['table']}")
+    else:
+        write_sysctl(_SWITCH[version], "0")
+    os.unlink(marker)
+
+
 def _keep_router_advertisements() -> None:
     """A host that forwards takes no routes from routers (RFC 4861, 6.2.2): links that did so shall go on (value 2)."""
     for name in os.listdir("/proc/sys/net/ipv6/conf"):
@@ -45,11 +61,14 @@ def _read(path: str) -> str:
 
 def blocking_chains(nft: Nftables, own_table: str) -> list[str]:
     """Base chains of other tables that drop by default what is forwarded: containers are cut off behind them."""
+    return [f"{chain['family']} {chain['table']} {chain['name']}" for chain in _forward_chains(nft)
+            if chain.get("policy") == "drop" and chain["table"] != own_table
+            and chain["family"] in ("ip", "ip6", "inet")]
+
+
+def _forward_chains(nft: Nftables) -> list[dict[str, Any]]:
     try:
-        chains = [item["chain"] for item in nft.list("chains") if "chain" in item]
+        return [item["chain"] for item in nft.list("chains") if item.get("chain", {}).get("hook") == "forward"]
     except NftablesError as error:
         log.warning("cannot look for other firewalls: %s", error)
         return []
-    return [f"{chain['family']} {chain['table']} {chain['name']}" for chain in chains
-            if chain.get("hook") == "forward" and chain.get("policy") == "drop" and chain["table"] != own_table
-            and chain["family"] in ("ip", "ip6", "inet")]

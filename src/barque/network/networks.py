@@ -37,9 +37,13 @@ class Networks:
         self._specs: dict[str, NetworkSpec] = {}
         self._made: dict[str, KernelNetwork] = {}
         self.closed: set[int] = set()
-        if settings.ip_forward and forwarding.ensure_forwarding(4, os.path.join(settings.exec_root, "forwarding")):
+        if settings.ip_forward and forwarding.ensure_forwarding(4, self.forwarding_marker(4)):
             self.closed.add(4)
         self.default = self._default_bridge()
+
+    def forwarding_marker(self, version: int) -> str:
+        """The file that remembers, over restarts of the engine, that it was us who turned forwarding on."""
+        return os.path.join(self.settings.exec_root, "forwarding" if version == 4 else "forwarding6")
 
     def network_id(self, name: str) -> str:
         """64 hex digits that stay the same as long as the engine has its exec root."""
@@ -176,8 +180,7 @@ class Networks:
         alias = self.settings.owner + spec.id
         if spec.driver == "bridge":
             self._check_name(spec)
-            if spec.ipv6 is not None and forwarding.ensure_forwarding(
-                    6, os.path.join(self.settings.exec_root, "forwarding6")):
+            if spec.ipv6 is not None and forwarding.ensure_forwarding(6, self.forwarding_marker(6)):
                 self.closed.add(6)
             link = bridges.ensure_link(
                 self._netlink, spec.bridge,

@@ -40,7 +40,10 @@ class Rules:
             trusted={network.id for network in networks if network.trusted}))
 
     def remove(self) -> None:
+        """Take our tables away, and with them the right to have this host forward for us."""
         self._nft.apply(firewall.removal(self._table, spoofing=self._spoofing))
+        for version in sorted(self._networks.closed):
+            forwarding.give_back(version, self._networks.forwarding_marker(version), self._nft)
 
     def blockers(self) -> list[str]:
         return forwarding.blocking_chains(self._nft, self._table)
