@@ -44,6 +44,7 @@ from barque.store.ingest import DigestMismatch
 from barque.store.leases import Lease, Leases
 from barque.store.snapshots import LayerSlot, Snapshots
 from barque.store.tar.messages import UnpackResult
+from barque.store.threads import uncut
 from barque.store.workers import Workers
 
 #: Indexes within indexes are followed so deep.
@@ -174,7 +175,8 @@ class Puller:
         image_id = remote.manifest.config.checked_digest
         config = await self._config(repository, lease, remote.manifest.config)
         known = any(row.id == image_id for row in await self._names.list())
-        documents = asyncio.create_task(self._documents(lease, remote))  # their syncs take place meanwhile
+        # Their syncs take place meanwhile; whole even when a layer fails, so that no file is left without its row.
+        documents = asyncio.create_task(uncut(self._documents(lease, remote)))
         try:
             await self._layers(repository, lease, remote.manifest, config, report, quiet=known)
             return with_id(_with_platform(remote.descriptor, config), image_id, await documents)
