@@ -62,7 +62,8 @@ def invoke(program: list[str], host: str, words: list[str], stdin: bytes = b"") 
     environ = {**os.environ, "DOCKER_HOST": host, "DOCKER_CONFIG": "/nonexistent", "DOCKER_CLI_HINTS": "false"}
     done = subprocess.run([*program, *words], input=stdin, capture_output=True, env=environ, timeout=60, check=False)
     # An archive on standard output is no text; two of them are compared byte by byte all the same.
-    out, err = (text.decode(errors="surrogateescape").replace("docker", "barque") for text in (done.stdout, done.stderr))
+    out, err = (data.decode(errors="surrogateescape").replace("docker", "barque")
+                for data in (done.stdout, done.stderr))
     return done.returncode, out, err
 
 

@@ -59,6 +59,6 @@ def test_errors(world: EngineWorld, tmp_path: Path) -> None:
     for arguments, text in ((("save", "-o", str(tmp_path / "x"), "nope"), "No such image: nope:latest"),
                             (("load", "-i", str(tmp_path / "bad.tar")), "invalid archive"),
                             (("commit", "nope"), "No such container: nope"),
-                            (("import", "-c", "RUN x", str(tmp_path / "bad.tar")), "run is not a valid change command")):
+                            (("import", "-c", "RUN x", str(tmp_path / "bad.tar")), "is not a valid change command")):
         done = world.docker(*arguments)
         assert done.code == 1 and text in done.err
