@@ -41,9 +41,16 @@ def user_namespace(uids: Sequence[Range], gids: Sequence[Range]) -> int:
         os.read(wait, 1)
         os._exit(0)
     try:
-        write_maps(child.pid, uids, gids)
-        return os.open(f"/proc/{child.pid}/ns/user", os.O_RDONLY | os.O_CLOEXEC)
+        pid = _pid_in_proc(child.pidfd)
+        write_maps(pid, uids, gids)
+        return os.open(f"/proc/{pid}/ns/user", os.O_RDONLY | os.O_CLOEXEC)
     finally:
         os.close(wait)
         os.close(release)
         process.kill_and_reap(child)
+
+
+def _pid_in_proc(pidfd: int) -> int:
+    """The process's number in /proc, which may be of another PID namespace than the one that clone told it for."""
+    with open(f"/proc/self/fdinfo/{pidfd}") as info:
+        return next(int(line.split()[1]) for line in info if line.startswith("Pid:"))
