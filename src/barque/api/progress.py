@@ -4,22 +4,23 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from typing import Any
 
 import msgspec
 from aiohttp import web
 
 from barque.api.streams import begin
 from barque.errors import BarqueError
-from barque.image.progress import Progress, Report
 
 
-async def stream(request: web.Request, work: Callable[[Report], Awaitable[None]]) -> web.StreamResponse:
+async def stream(request: web.Request,
+                 work: Callable[[Callable[[Any], None]], Awaitable[object]]) -> web.StreamResponse:
     """Run ``work`` and send what it reports, a JSON document a line.
 
     A failure before the first report is an ordinary error answer, a later one the last line. The work is cancelled
     when the client goes away, as with dockerd.
     """
-    queue: asyncio.Queue[Progress | None] = asyncio.Queue()
+    queue: asyncio.Queue[object] = asyncio.Queue()
     task = asyncio.ensure_future(work(queue.put_nowait))
     task.add_done_callback(lambda _: queue.put_nowait(None))
     response: web.StreamResponse | None = None
@@ -41,12 +42,14 @@ async def stream(request: web.Request, work: Callable[[Report], Awaitable[None]]
 
 
 async def _finish(request: web.Request, response: web.StreamResponse | None,
-                  task: asyncio.Future[None]) -> web.StreamResponse:
+                  task: asyncio.Future[object]) -> web.StreamResponse:
     try:
         await task
     except BarqueError as error:
         if response is None:
             raise
-        line = {"errorDetail": {"message": error.message}, "error": error.message}
-        await response.write(msgspec.json.encode(line) + b"\r\n")
+        detail: dict[str, Any] = {"message": error.message}
+        if (code := error.fields.get("code")) is not None:
+            detail = {"code": code, **detail}
+        await response.write(msgspec.json.encode({"errorDetail": detail, "error": error.message}) + b"\r\n")
     return response or await begin(request)

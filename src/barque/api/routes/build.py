@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import base64
 import binascii
 from collections.abc import AsyncIterator, Mapping
@@ -11,12 +10,13 @@ from typing import Any, Protocol
 import msgspec
 from aiohttp import web
 
+from barque.api.progress import stream
 from barque.api.requests import flag, integer, json
 from barque.api.streams import begin
 from barque.build.options import BuildOptions, Limits
 from barque.build.output import Send
 from barque.engine import filters
-from barque.errors import BarqueError, InvalidArgument, Unsupported
+from barque.errors import InvalidArgument, Unsupported
 from barque.image.client.auth import Credentials, decode_body
 from barque.oci import go_json
 from barque.oci.platform import parse as parse_platform
@@ -56,25 +56,7 @@ class _Handlers:
         options = _options(request)
         if flag(request, "check"):
             return await self._check(request, options)
-        queue: asyncio.Queue[object] = asyncio.Queue()
-        task = asyncio.ensure_future(self._builds.build(options, _body(request), queue.put_nowait))
-        task.add_done_callback(lambda _: queue.put_nowait(None))
-        response: web.StreamResponse | None = None
-        try:
-            while (message := await queue.get()) is not None:
-                if response is None:
-                    response = await begin(request)
-                lines = [message]
-                while not queue.empty() and (more := queue.get_nowait()) is not None:
-                    lines.append(more)
-                await response.write(b"".join(msgspec.json.encode(line) + b"\r\n" for line in lines))
-                if task.done() and queue.empty():
-                    break
-            return await _finish(request, response, task)
-        finally:
-            if not task.done():
-                task.cancel()
-                await asyncio.gather(task, return_exceptions=True)
+        return await stream(request, lambda send: self._builds.build(options, _body(request), send))
 
     async def _check(self, request: web.Request, options: BuildOptions) -> web.StreamResponse:
         """Our own ``check=1``: the report as a stream whose last message says whether something was found."""
@@ -98,20 +80,6 @@ class _Handlers:
         if not request.query.get("id"):
             raise InvalidArgument("build ID not provided")
         return web.Response(status=204)
-
-
-async def _finish(request: web.Request, response: web.StreamResponse | None,
-                  task: asyncio.Future[str]) -> web.StreamResponse:
-    try:
-        await task
-    except BarqueError as error:
-        if response is None:
-            raise
-        detail: dict[str, Any] = {"message": error.message}
-        if (code := error.fields.get("code")) is not None:
-            detail = {"code": code, **detail}
-        await response.write(msgspec.json.encode({"errorDetail": detail, "error": error.message}) + b"\r\n")
-    return response or await begin(request)
 
 
 async def _body(request: web.Request) -> AsyncIterator[bytes]:
