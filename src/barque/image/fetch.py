@@ -175,13 +175,13 @@ class Puller:
         image_id = remote.manifest.config.checked_digest
         config = await self._config(repository, lease, remote.manifest.config)
         known = any(row.id == image_id for row in await self._names.list())
-        # Their syncs take place meanwhile; whole even when a layer fails, so that no file is left without its row.
-        documents = asyncio.create_task(uncut(self._documents(lease, remote)))
+        documents = asyncio.create_task(self._documents(lease, remote))  # their syncs take place meanwhile
         try:
             await self._layers(repository, lease, remote.manifest, config, report, quiet=known)
             return with_id(_with_platform(remote.descriptor, config), image_id, await documents)
         finally:
-            await stop([documents])
+            # Not cut off when a layer fails: a file would be left without its row.
+            await uncut(_ended(documents))
 
     async def _documents(self, lease: Lease, remote: _Remote) -> str:
         """Store manifest and index; returns the digest of the index, or ""."""
@@ -305,6 +305,11 @@ class Puller:
             finally:
                 await stop([unpacking])
                 os.close(source)
+
+
+async def _ended(task: asyncio.Task[str]) -> None:
+    await asyncio.wait([task])
+    task.exception()  # whoever wanted its result has it
 
 
 def _with_platform(descriptor: Descriptor, config: ImageConfig) -> Descriptor:
