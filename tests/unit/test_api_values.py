@@ -9,10 +9,11 @@ import pytest
 from barque.api.relay import DEFAULT_DETACH_KEYS, Escape, parse_detach_keys
 from barque.engine import clock, filters, names
 from barque.engine.containers import publish
-from barque.engine.containers.listing import human_duration, shlex_join
+from barque.engine.containers.listing import shlex_join
 from barque.engine.containers.options import ContainerConfig, HostConfig, PortBinding
 from barque.engine.signals import InvalidSignal, parse_signal
 from barque.errors import InvalidArgument
+from barque.oci.durations import human_duration
 
 
 def test_filters_in_both_forms() -> None:

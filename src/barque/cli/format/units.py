@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import time
 
+from barque.oci.durations import human_duration
+
 _DECIMAL = ("B", "kB", "MB", "GB", "TB", "PB", "EB", "ZB", "YB")
 _BINARY = ("B", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB", "ZiB", "YiB")
 _EXPONENTS = {"k": 1, "m": 2, "g": 3, "t": 4, "p": 5}
@@ -47,30 +49,6 @@ def ram_in_bytes(text: str) -> int:
     if suffix[0] not in _EXPONENTS or suffix[1:] not in ("", "b", "ib"):
         raise ValueError(f"invalid suffix: '{suffix}'")
     return int(value * 1024 ** _EXPONENTS[suffix[0]])
-
-
-def human_duration(seconds: float) -> str:
-    """``Less than a second``, ``About a minute``, ``3 weeks``: go-units' steps."""
-    whole = int(seconds)
-    if whole < 1:
-        return "Less than a second"
-    if whole == 1:
-        return "1 second"
-    if whole < 60:
-        return f"{whole} seconds"
-    minutes = int(seconds / 60)
-    if minutes == 1:
-        return "About a minute"
-    if minutes < 60:
-        return f"{minutes} minutes"
-    hours = int(seconds / 3600 + 0.5)
-    if hours == 1:
-        return "About an hour"
-    for limit, divisor, unit in ((48, 1, "hours"), (24 * 7 * 2, 24, "days"), (24 * 30 * 2, 24 * 7, "weeks"),
-                                 (24 * 365 * 2, 24 * 30, "months")):
-        if hours < limit:
-            return f"{hours // divisor} {unit}"
-    return f"{int(seconds / 3600) // 24 // 365} years"
 
 
 def ago(unix: float) -> str:

@@ -17,6 +17,7 @@ from barque.engine.containers.model import Container
 from barque.engine.containers.registry import Live
 from barque.engine.filters import Filters, InvalidFilterValue, match_labels
 from barque.errors import BarqueError
+from barque.oci.durations import human_duration
 
 KEYS = frozenset({"ancestor", "before", "since", "exited", "expose", "publish", "health", "id", "isolation", "is-task",
                   "label", "name", "network", "status", "volume"})
@@ -83,34 +84,6 @@ def status_text(container: Container) -> str:
 
 def _since(moment: str) -> str:
     return human_duration(max(0.0, (time.time_ns() - clock.parse(moment)) / 1e9))
-
-
-def human_duration(seconds: float) -> str:
-    """docker's rounding (units.HumanDuration)."""
-    if seconds < 1:
-        return "Less than a second"
-    whole = int(seconds)
-    if whole == 1:
-        return "1 second"
-    if whole < 60:
-        return f"{whole} seconds"
-    minutes = int(seconds / 60)
-    if minutes == 1:
-        return "About a minute"
-    if minutes < 60:
-        return f"{minutes} minutes"
-    hours = int(seconds / 3600 + 0.5)
-    if hours == 1:
-        return "About an hour"
-    if hours < 48:
-        return f"{hours} hours"
-    if hours < 24 * 7 * 2:
-        return f"{hours // 24} days"
-    if hours < 24 * 30 * 2:
-        return f"{hours // 24 // 7} weeks"
-    if hours < 24 * 365 * 2:
-        return f"{hours // 24 // 30} months"
-    return f"{int(seconds / 3600) // 24 // 365} years"
 
 
 Test = Callable[[Live], bool]
