@@ -9,12 +9,14 @@ from functools import partial
 
 from aiohttp import web
 
+from barque.api.routes import image_contents as content_routes
 from barque.api.routes import images as image_routes
 from barque.config import Config
 from barque.engine.commit import apply_changes
 from barque.engine.containers.registry import Registry
 from barque.engine.events import EventBus
 from barque.engine.image_archives import ImageArchives
+from barque.engine.image_attestations import Attestations
 from barque.engine.image_removal import ImageUser
 from barque.engine.images import ImageService
 from barque.image.client.hosts import HostConfig
@@ -103,4 +105,6 @@ async def open_images(stack: AsyncExitStack, config: Config, stores: Stores, wor
         Saver(stores.content, resolver, names),
         Loader(stores.content, stores.snapshots, stores.leases, names, workers, slots),
         Importer(made, stores.snapshots, apply_changes), sweep, bus.emit)
-    return ImageParts(resolver, service, image_routes.routes(service, archives, partial(login, transport)), transport)
+    routes = [*content_routes.routes(Attestations(resolver, stores.content)),
+              *image_routes.routes(service, archives, partial(login, transport))]
+    return ImageParts(resolver, service, routes, transport)

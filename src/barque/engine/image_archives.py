@@ -23,9 +23,9 @@ class ImageArchives:
         self._collect = collect
         self._emit = emit
 
-    async def plan(self, texts: Sequence[str], platform: Platform | None) -> Archive:
+    async def plan(self, texts: Sequence[str], platforms: Sequence[Platform]) -> Archive:
         """What ``GET /images/get`` will send. Raises NoSuchImage, NoSuchPlatform, DataLoss."""
-        archive = await self._saver.plan(texts, platform)
+        archive = await self._saver.plan(texts, platforms)
         for image_id in archive.image_ids:
             self._emit("image", "save", image_id, {"name": image_id})
         return archive
@@ -33,10 +33,10 @@ class ImageArchives:
     def save(self, archive: Archive) -> AsyncIterator[bytes]:
         return self._saver.stream(archive)
 
-    async def load(self, pieces: AsyncIterator[bytes], platform: Platform | None, report: Report) -> None:
+    async def load(self, pieces: AsyncIterator[bytes], platforms: Sequence[Platform], report: Report) -> None:
         """``POST /images/load``. Raises BadArchive and whatever is wrong with an image in it."""
         try:
-            loaded = await self._loader.load(pieces, platform, report)
+            loaded = await self._loader.load(pieces, platforms, report)
         except BaseException:
             await self._collect()
             raise

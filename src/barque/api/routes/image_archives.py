@@ -20,9 +20,9 @@ from barque.oci.reference import parse
 
 
 class ArchivesBackend(Protocol):
-    async def plan(self, texts: Sequence[str], platform: Platform | None) -> Archive: ...
+    async def plan(self, texts: Sequence[str], platforms: Sequence[Platform]) -> Archive: ...
     def save(self, archive: Archive) -> AsyncIterator[bytes]: ...
-    async def load(self, pieces: AsyncIterator[bytes], platform: Platform | None, report: Report) -> None: ...
+    async def load(self, pieces: AsyncIterator[bytes], platforms: Sequence[Platform], report: Report) -> None: ...
     async def bring_in(self, request: ImportRequest, pieces: AsyncIterator[bytes], report: Report) -> None: ...
 
 
@@ -43,7 +43,7 @@ class _Handlers:
         return await self._save(request, request.query.getall("names", []))
 
     async def _save(self, request: web.Request, names: Sequence[str]) -> web.StreamResponse:
-        archive = await self._archives.plan(names, _platform(request))
+        archive = await self._archives.plan(names, _platforms(request))
         response = web.StreamResponse(headers={"Content-Type": "application/x-tar"})
         response.content_length = archive.length
         await response.prepare(request)
@@ -52,7 +52,7 @@ class _Handlers:
         return response
 
     async def load(self, request: web.Request) -> web.StreamResponse:
-        platform = _platform(request)
+        wanted = _platforms(request)
         quiet = flag(request, "quiet")
 
         async def work(report: Report) -> None:
@@ -60,18 +60,18 @@ class _Handlers:
                 if line.stream or not quiet:
                     report(line)
 
-            await self._archives.load(request.content.iter_any(), platform, told)
+            await self._archives.load(request.content.iter_any(), wanted, told)
 
         return await stream(request, work)
 
 
-def _platform(request: web.Request) -> Platform | None:
-    """The one platform asked for (a JSON document, since API 1.48); raises InvalidArgument, Unsupported."""
+def _platforms(request: web.Request) -> list[Platform]:
+    """The platforms asked for (JSON documents, since API 1.48; several since 1.52); raises InvalidArgument."""
     version: tuple[int, int] = request["api_version"]
     texts = request.query.getall("platform", []) if version >= (1, 48) else []
-    if len(texts) > 1:
-        raise Unsupported("several platforms at once are not supported: an image is kept for one platform")
-    return go_json.decode(texts[0], Platform) if texts and texts[0] else None
+    if len(texts) > 1 and version < (1, 52):
+        raise InvalidArgument("multiple platform parameters are not supported")
+    return [go_json.decode(text, Platform) for text in texts if text]
 
 
 async def bring_in(request: web.Request, archives: ArchivesBackend) -> web.StreamResponse:
