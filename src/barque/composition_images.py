@@ -19,8 +19,10 @@ from barque.engine.image_archives import ImageArchives
 from barque.engine.image_attestations import Attestations
 from barque.engine.image_removal import ImageUser
 from barque.engine.images import ImageService
+from barque.image.client.download import download
 from barque.image.client.hosts import HostConfig
 from barque.image.client.login import login
+from barque.image.client.proxies import Proxies
 from barque.image.client.transport import Transport
 from barque.image.fetch import Limits, Puller
 from barque.image.imports import Importer
@@ -70,24 +72,28 @@ class ImageUsers:
         return [ImageUser(live.id, live.facts.alive) for live in self._registry if live.container.image_id == image_id]
 
 
-def registry_hosts(config: Config, proxies: dict[str, str]) -> HostConfig:
+def proxies_of(config: Config) -> Proxies:
+    """Raises InvalidProxy."""
+    return Proxies(config.http_proxy, config.https_proxy, config.no_proxy)
+
+
+def registry_hosts(config: Config) -> HostConfig:
     """Which registries may be reached how."""
     return HostConfig(
         mirrors=config.registry_mirrors, insecure=config.insecure_registries, certs_dir=CERTIFICATES,
-        proxies={scheme: proxies[scheme] for scheme in ("http", "https") if proxies.get(scheme)},
-        no_proxy=tuple(filter(None, proxies.get("no", "").split(","))))
+        proxies=proxies_of(config))
 
 
 async def open_images(stack: AsyncExitStack, config: Config, stores: Stores, workers: Supervisor, registry: Registry,
-                      bus: EventBus, proxies: dict[str, str]) -> ImageParts:
+                      bus: EventBus) -> ImageParts:
     """Unpack again what a power cut tore, and open. Before anything is mounted.
 
-    ``proxies``: "http", "https" and "no" as the environment has them; ``stack`` closes the connections.
+    ``stack`` closes the connections.
     """
     stack.push_async_callback(stores.snapshots.settler.wait)
     stack.push_async_callback(stores.snapshots.removals.close)
     await restore_torn(stores.db, stores.content, stores.snapshots, workers)
-    transport = Transport(registry_hosts(config, proxies))
+    transport = Transport(registry_hosts(config))
     stack.push_async_callback(transport.close)
     names = ImageNames(stores.db)
     resolver = Images(names, stores.content, stores.snapshots)
@@ -104,7 +110,7 @@ async def open_images(stack: AsyncExitStack, config: Config, stores: Stores, wor
     archives = ImageArchives(
         Saver(stores.content, resolver, names),
         Loader(stores.content, stores.snapshots, stores.leases, names, workers, slots),
-        Importer(made, stores.snapshots, apply_changes), sweep, bus.emit)
+        Importer(made, stores.snapshots, apply_changes), partial(download, transport), sweep, bus.emit)
     routes = [*content_routes.routes(Attestations(resolver, stores.content)),
               *image_routes.routes(service, archives, partial(login, transport))]
     return ImageParts(resolver, service, routes, transport)

@@ -6,6 +6,7 @@ import asyncio
 import json
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from barque.engine.image_attestations import Attestations
 from barque.engine.image_removal import ImageUser
 from barque.engine.images import ImageService
 from barque.image.client.auth import Credentials
+from barque.image.client.download import download
 from barque.image.client.login import login
 from barque.image.imports import Importer
 from barque.image.load import Loader
@@ -75,7 +77,8 @@ def archives(here: World, found: Site) -> ImageArchives:
     return ImageArchives(
         Saver(here.content, here.images, here.names),
         Loader(here.content, here.snapshots, here.leases, here.names, SubprocessWorkers(), here.slots),
-        Importer(here.made, here.snapshots, apply_changes), found.collect, found.emit)
+        Importer(here.made, here.snapshots, apply_changes), partial(download, here.transport), found.collect,
+        found.emit)
 
 
 @asynccontextmanager

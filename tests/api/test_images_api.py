@@ -62,7 +62,8 @@ async def test_errors_before_and_within_the_stream(site: Site) -> None:
 @pytest.mark.parametrize(("params", "status", "text"), [
     ({"fromImage": "UPPER", "tag": "x"}, 400, "must be lowercase"),
     ({"fromImage": "scratch", "tag": "latest"}, 403, "'scratch' is a reserved name"),
-    ({"fromSrc": "http://127.0.0.1:1/x.tar"}, 501, "download it and import the file"),
+    ({"fromSrc": "http://127.0.0.1:1/x.tar"}, 500, "connection refused"),
+    ({"fromSrc": "ftp://127.0.0.1:1/x.tar"}, 400, "is not an address to import from"),
     ({"fromImage": "a", "platform": "windows/x/y/z"}, 400, "unknown operating system or architecture"),
 ])
 async def test_bad_pulls(site: Site, params: dict[str, str], status: int, text: str) -> None:
@@ -334,3 +335,19 @@ async def test_manifests_of_an_index(site: Site) -> None:
     assert listed["Manifests"] == body["Manifests"]
     status, body = await site.ask("GET", f"/images/{NEW.id}/json", "1.48")
     assert "Manifests" not in body
+
+
+async def test_import_from_an_address(site: Site) -> None:
+    async def file(request: web.Request) -> web.StreamResponse | None:
+        if request.path == "/moved":
+            return web.Response(status=302, headers={"Location": "/root.tar"})
+        return web.Response(body=tar_of({"etc/motd": b"hi"})) if request.path == "/root.tar" else None
+
+    site.registry.faults.append(file)
+    status, lines = await site.ask("POST", "/images/create", params={"fromSrc": site.name("moved"), "repo": "made"})
+    assert status == 200, lines
+    assert lines[0]["status"] == "Importing" and lines[0]["progressDetail"]["total"] == len(tar_of({"etc/motd": b"hi"}))
+    _, body = await site.ask("GET", "/images/made/json")
+    assert body["Id"] == lines[-1]["status"] and body["Comment"] == f"Imported from {site.name('moved')}"
+    status, body = await site.ask("POST", "/images/create", params={"fromSrc": f"http://{site.name('none')}"})
+    assert status == 404 and "with status 404" in body["message"]

@@ -9,7 +9,7 @@ from aiohttp import web
 
 from barque.api.progress import stream
 from barque.api.requests import flag
-from barque.errors import InvalidArgument, Unsupported
+from barque.errors import InvalidArgument
 from barque.image.imports import ImportRequest
 from barque.image.progress import Progress, Report
 from barque.image.save import Archive
@@ -23,7 +23,7 @@ class ArchivesBackend(Protocol):
     async def plan(self, texts: Sequence[str], platforms: Sequence[Platform]) -> Archive: ...
     def save(self, archive: Archive) -> AsyncIterator[bytes]: ...
     async def load(self, pieces: AsyncIterator[bytes], platforms: Sequence[Platform], report: Report) -> None: ...
-    async def bring_in(self, request: ImportRequest, pieces: AsyncIterator[bytes], report: Report) -> None: ...
+    async def bring_in(self, request: ImportRequest, sent: AsyncIterator[bytes] | None, report: Report) -> None: ...
 
 
 def routes(archives: ArchivesBackend) -> list[web.RouteDef]:
@@ -78,8 +78,6 @@ async def bring_in(request: web.Request, archives: ArchivesBackend) -> web.Strea
     """``POST /images/create?fromSrc=``."""
     query = request.query
     source = query["fromSrc"]
-    if source != "-":
-        raise Unsupported(f"importing from {source} is not supported: download it and import the file")
     text, tag = query.get("repo", ""), query.get("tag", "")
     ref = parse(f"{text}:{tag}" if tag else text).with_default_tag() if text else None
     if ref is not None and ref.digest is not None:
@@ -87,4 +85,5 @@ async def bring_in(request: web.Request, archives: ArchivesBackend) -> web.Strea
     order = ImportRequest(ref, message=query.get("message", ""), source=source,
                           changes=tuple(query.getall("changes", [])),
                           platform=platforms.parse(query["platform"]) if query.get("platform") else None)
-    return await stream(request, lambda report: archives.bring_in(order, request.content.iter_any(), report))
+    sent = request.content.iter_any() if source == "-" else None
+    return await stream(request, lambda report: archives.bring_in(order, sent, report))
