@@ -17,6 +17,8 @@ from barque.engine.containers.registry import Registry
 from barque.engine.events import EventBus
 from barque.engine.image_archives import ImageArchives
 from barque.engine.image_attestations import Attestations
+from barque.engine.image_explorer import Explorer
+from barque.engine.image_flatten import Flattener
 from barque.engine.image_removal import ImageUser
 from barque.engine.images import ImageService
 from barque.image.client.download import download
@@ -107,10 +109,13 @@ async def open_images(stack: AsyncExitStack, config: Config, stores: Stores, wor
     slots = UnpackSlots()
     stack.callback(slots.threads.shutdown)
     made = MadeImages(stores.content, stores.leases, names, workers, slots)
+    importer = Importer(made, stores.snapshots, apply_changes)
     archives = ImageArchives(
         Saver(stores.content, resolver, names),
         Loader(stores.content, stores.snapshots, stores.leases, names, workers, slots),
-        Importer(made, stores.snapshots, apply_changes), partial(download, transport), sweep, bus.emit)
-    routes = [*content_routes.routes(Attestations(resolver, stores.content)),
+        importer, partial(download, transport), sweep, bus.emit)
+    flattener = Flattener(resolver, stores.snapshots, importer, workers.run, sweep, bus.emit)
+    routes = [*content_routes.routes(Attestations(resolver, stores.content), Explorer(resolver, stores.snapshots),
+                                     flattener),
               *image_routes.routes(service, archives, partial(login, transport))]
     return ImageParts(resolver, service, routes, transport)

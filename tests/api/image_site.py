@@ -19,6 +19,7 @@ from barque.api.routes.images import routes
 from barque.engine.commit import apply_changes
 from barque.engine.image_archives import ImageArchives
 from barque.engine.image_attestations import Attestations
+from barque.engine.image_explorer import Explorer
 from barque.engine.image_removal import ImageUser
 from barque.engine.images import ImageService
 from barque.image.client.auth import Credentials
@@ -27,6 +28,8 @@ from barque.image.client.login import login
 from barque.image.imports import Importer
 from barque.image.load import Loader
 from barque.image.save import Saver
+from barque.oci.platform import Platform
+from barque.oci.reference import Reference
 from barque.store.gc import GcReport
 from barque.store.workers import SubprocessWorkers
 from tests.image_world import FaultyRegistry, World, faulty_registry, world
@@ -55,6 +58,9 @@ class Site:
     def emit(self, kind: str, action: str, actor: str, attributes: Mapping[str, str]) -> None:
         assert kind == "image"
         self.events.append((action, actor, dict(attributes)))
+
+    async def flatten(self, text: str, platform: Platform | None, ref: Reference | None) -> str:
+        raise NotImplementedError("flattening needs a supervisor: see tests/e2e")
 
     async def ask(self, method: str, path: str, version: str = "1.45", **options: Any) -> tuple[int, Any]:
         async with self.session.request(method, f"/v{version}{path}", **options) as response:
@@ -90,7 +96,8 @@ async def _serve(here: World, registry: FaultyRegistry) -> AsyncIterator[Site]:
     service = ImageService(here.images, here.names, here.snapshots, here.puller, here.pusher, found, found.collect,
                            found.emit)
     # As the daemon serves it: a client that goes away cancels its request.
-    known = [*content_routes.routes(Attestations(here.images, here.content)),
+    known = [*content_routes.routes(Attestations(here.images, here.content), Explorer(here.images, here.snapshots),
+                                      found),
              *routes(service, archives(here, found), prove)]
     runner = web.AppRunner(build(known), access_log=None,
                            handler_cancellation=True, shutdown_timeout=0.1)
