@@ -161,7 +161,7 @@ async def open_engine(stack: AsyncExitStack, config: Config, layout: Layout, zyg
     users = VolumeUsers(registry)
     volumes = Volumes(layout, db, supervisor, users, bus.emit)
     await volumes.clean()
-    stores = Stores(db, content, snapshots, leases)
+    stores = Stores(layout, db, content, snapshots, leases)
     images = await open_images(stack, config, stores, supervisor, registry, bus)
     context = Context(config=config, host=look_around(), registry=registry, images=images.resolver, snapshots=snapshots,
                       volumes=volumes, networks=network, supervisor=supervisor, emit=bus.emit,

@@ -9,6 +9,7 @@ from functools import partial
 
 from aiohttp import web
 
+from barque.api.routes import fsck as fsck_routes
 from barque.api.routes import image_contents as content_routes
 from barque.api.routes import images as image_routes
 from barque.config import Config
@@ -37,7 +38,9 @@ from barque.image.resolve import Images
 from barque.image.save import Saver
 from barque.store.content import ContentStore
 from barque.store.db import Database
+from barque.store.fsck import Damage, check
 from barque.store.gc import collect
+from barque.store.layout import Layout
 from barque.store.leases import Leases
 from barque.store.snapshots import Snapshots
 from barque.store.verify import restore_torn
@@ -50,6 +53,7 @@ CERTIFICATES = "/etc/barque/certs.d"
 class Stores:
     """What images are kept in."""
 
+    layout: Layout
     db: Database
     content: ContentStore
     snapshots: Snapshots
@@ -118,4 +122,9 @@ async def open_images(stack: AsyncExitStack, config: Config, stores: Stores, wor
     routes = [*content_routes.routes(Attestations(resolver, stores.content), Explorer(resolver, stores.snapshots),
                                      flattener),
               *image_routes.routes(service, archives, partial(login, transport))]
-    return ImageParts(resolver, service, routes, transport)
+
+    async def fsck(*, repair: bool, deep: bool) -> list[Damage]:
+        return await check(stores.layout, stores.db, stores.content, stores.snapshots, repair=repair,
+                           workers=workers, deep=deep, leases=stores.leases)
+
+    return ImageParts(resolver, service, [*routes, *fsck_routes.routes(fsck)], transport)

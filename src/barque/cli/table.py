@@ -99,6 +99,7 @@ _IN_GROUPS = {
     "registry serve": ("registry:SERVE", "Serve images to other machines"),
     "system df": ("df:DF", "Show disk usage"),
     "system dial-stdio": ("dial:DIAL", "Connect standard input and output to the engine"),
+    "system fsck": ("fsck:FSCK", "Check what is stored, and mend what is damaged"),
     "system prune": ("prune:SYSTEM", "Remove unused data"),
     "volume create": ("volume:CREATE", "Create a volume"),
     "volume inspect": ("inspect:VOLUME", "Display detailed information on volumes"),

@@ -210,7 +210,8 @@ class Puller:
             directories = await self._snapshots.image_lower(chain[-1] if chain else None)
         except (NotFound, DataLoss):
             return None
-        return target if all(map(os.path.isdir, directories)) else None
+        whole = all([await self._content.info(layer.digest) for layer in remote.manifest.layers])
+        return target if whole and all(map(os.path.isdir, directories)) else None
 
     async def _config(self, repository: Repository, lease: Lease, descriptor: Descriptor) -> ImageConfig:
         if descriptor.size > MAX_CONFIG:
@@ -237,7 +238,7 @@ class Puller:
         bars = {layer.digest: Bar(report, short(layer.digest)) for layer in manifest.layers}
 
         async def exists(layer: Descriptor) -> None:
-            await self._hold_blob(lease, layer)
+            await self._plain.blobs(repository, lease, [(layer, Bar(lambda _: None, ""))])
             if not quiet:
                 bars[layer.digest].step("Already exists")
 
@@ -248,13 +249,6 @@ class Puller:
         fresh = await unpack_all(self._snapshots, lease, manifest.layers, diff_ids, bring, exists)
         for layer in fresh:
             bars[layer.digest].step("Pull complete")
-
-    async def _hold_blob(self, lease: Lease, layer: Descriptor) -> None:
-        """Keep the blob of a layer that is unpacked already, if it is still there."""
-        if await self._content.info(layer.digest) is not None:
-            async with await self._content.ingest(lease, layer) as ingest:
-                if ingest.exists:
-                    await ingest.commit()
 
     async def _layer(self, repository: Repository, lease: Lease, layer: Descriptor, slot: LayerSlot,
                      bar: Bar) -> UnpackResult:

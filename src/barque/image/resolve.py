@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -22,6 +23,7 @@ from barque.oci.reference import InvalidReference, parse
 from barque.store.content import ContentStore
 from barque.store.snapshots import Snapshots
 
+log = logging.getLogger("barque.image.resolve")
 _ID = re.compile(r"(?:sha256:)?([0-9a-f]{1,64})\Z", re.ASCII)
 
 
@@ -107,7 +109,16 @@ class Images:
         grouped = _group(await self._names.list())
         self._known = {digest: known for digest, known in self._known.items()
                        if any(row.target.digest == digest for rows in grouped.values() for row in rows)}
-        return [await self._load(rows) for rows in grouped.values()]
+        found = [await self._load_if_whole(rows) for rows in grouped.values()]
+        return [image for image in found if image is not None]
+
+    async def _load_if_whole(self, rows: list[NamedImage]) -> ResolvedImage | None:
+        """None, and a word in the log, for an image whose documents are lost: the others are to be seen still."""
+        try:
+            return await self._load(rows)
+        except (NotFound, DataLoss) as error:
+            log.error("image %s cannot be read, pull it again: %s", rows[0].name, error)
+            return None
 
     async def resolve(self, text: str, platform: Platform | None = None, *, artifacts: bool = False) -> ResolvedImage:
         """The image for ``platform``, or for the one that the name prefers.
