@@ -5,16 +5,19 @@ from __future__ import annotations
 import contextlib
 import gzip
 import hashlib
+import http.client
 import json
 import os
 import shutil
 import signal
+import socket
+import stat
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -59,6 +62,33 @@ def test_a_flat_image_is_the_same_image(world: EngineWorld) -> None:
     assert ok(world, "image", "layers", "layered:1").splitlines()[-1].startswith("2 layers, ")
     listing = "stat -c '%u %g' /data/new; ls /data; stat -c %h /tmp/x"
     assert world.ok("run", "--rm", "flat:1", "sh", "-c", listing) == "7 8\nnew\n2"
+
+
+def test_disk_usage_is_what_is_on_the_disk(world: EngineWorld) -> None:
+    world.ok("run", "--name", "writer", "-v", "filled:/v", "busybox", "sh", "-c", "head -c 5000 /dev/zero > /v/x; "
+             "head -c 777 /dev/zero > /tmp/y")
+    with closing(http.client.HTTPConnection("engine")) as connection:
+        connection.sock = socket.socket(socket.AF_UNIX)
+        connection.sock.connect(world.socket)
+        connection.request("GET", "/v1.45/system/df")
+        usage = json.loads(connection.getresponse().read())
+    told = usage["LayersSize"] + sum(item["UsageData"]["Size"] for item in usage["Volumes"]) \
+        + sum(item["SizeRw"] for item in usage["Containers"])
+    files = {(info.st_dev, info.st_ino): info.st_size for part in ("content/blobs", "snapshots", "volumes")
+             for folder, _, names in os.walk(world.root / "data" / part) for name in names
+             if stat.S_ISREG((info := os.lstat(os.path.join(folder, name))).st_mode)}
+    assert told == sum(files.values())
+    world.ok("rm", "-v", "writer")
+    world.ok("volume", "rm", "filled")
+
+
+def test_the_engine_is_checked_and_mended_while_it_runs(world: EngineWorld) -> None:
+    assert ok(world, "system", "fsck", "--deep") == "no damage found"
+    (world.root / "data/snapshots/4711/fs").mkdir(parents=True)
+    done = barque(world, "system", "fsck")
+    assert (done.code, done.out) == (1, "snapshot-unrecorded 4711: directory without a row\n1 found, 0 repaired\n")
+    assert "1 found, 1 repaired" in ok(world, "system", "fsck", "--repair")
+    assert not (world.root / "data/snapshots/4711").exists()
 
 
 def _repository(root: Path) -> str:

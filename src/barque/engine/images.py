@@ -65,13 +65,20 @@ class ImageService:
         return len({str(row.id) for row in await self._names.list() if row.preferred})
 
     async def disk_usage(self) -> tuple[builtins.list[dict[str, Any]], int]:
-        """The list entries of all images, and the bytes of all layers, each counted once."""
+        """The list entries of all images, and the bytes of all, unpacked and packed: what is on the disk, once each.
+
+        Sizes in these entries are of both, other than in :meth:`list`.
+        """
         images = await self._images.all()
-        layers = {chain_id: size for image in images
-                  for chain_id, size in zip(image.chain, image.layer_sizes, strict=True)}
-        shared = _shared_sizes(images)
-        return [image_views.summary(image, (1, 51), len(self._containers_of(image, images)), shared[image.id])
-                for image in _listed(images)], sum(layers.values())
+        parts = {image.id: await self._images.parts(image) for image in images}
+        uses = Counter(name for sizes in parts.values() for name in sizes)
+        found = []
+        for image in _listed(images):
+            together = {name: size for each in _platforms_of(image, images) for name, size in parts[each.id].items()}
+            shared = sum(size for name, size in parts[image.id].items() if uses[name] > 1)
+            entry = image_views.summary(image, (1, 51), len(self._containers_of(image, images)), shared)
+            found.append({**entry, "Size": sum(together.values())})
+        return found, sum({name: size for sizes in parts.values() for name, size in sizes.items()}.values())
 
     def _containers_of(self, image: ResolvedImage, images: Sequence[ResolvedImage]) -> builtins.list[str]:
         return [user.container_id for each in _platforms_of(image, images)

@@ -112,6 +112,17 @@ class Images:
         found = [await self._load_if_whole(rows) for rows in grouped.values()]
         return [image for image in found if image is not None]
 
+    async def parts(self, image: ResolvedImage) -> dict[str, int]:
+        """All that is on the disk of an image: its unpacked layers and its blobs, with their bytes."""
+        found = dict(zip(image.chain, image.layer_sizes, strict=True)) if image.chain else {}
+        names = [image.target.digest, image.manifest.config.digest, *(layer.digest for layer in image.manifest.layers),
+                 *await self.manifests.beside(image.target)]
+        for digest in names:
+            info = await self._content.info(digest)
+            if info is not None:
+                found[f"blob {digest}"] = info.size
+        return found
+
     async def _load_if_whole(self, rows: list[NamedImage]) -> ResolvedImage | None:
         """None, and a word in the log, for an image whose documents are lost: the others are to be seen still."""
         try:
