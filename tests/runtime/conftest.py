@@ -5,10 +5,14 @@ from __future__ import annotations
 import itertools
 import json
 import os
+import select
 import shutil
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +22,23 @@ from barque.runtime.default_spec import default_document
 
 BUSYBOX = "/bin/busybox"
 CGROUPS = Path("/sys/fs/cgroup")
+#: Seconds: for one answer, and for a whole test, which takes no more than a few even on a busy machine.
+ANSWER = 30
+TEST = 180
 _numbers = itertools.count()
+
+
+@pytest.fixture(autouse=True)
+def deadline(request: pytest.FixtureRequest) -> Iterator[None]:
+    """A test that waits for what never comes fails; those that boot a machine have a deadline of their own."""
+    def late(*_: object) -> None:
+        pytest.fail(f"still waiting after {TEST} seconds")
+
+    before = signal.signal(signal.SIGALRM, late)
+    signal.alarm(0 if request.node.get_closest_marker("slow") else TEST)
+    yield
+    signal.alarm(0)
+    signal.signal(signal.SIGALRM, before)
 
 
 @pytest.fixture(scope="session")
@@ -114,6 +134,36 @@ class Runtime:
     def state(self, container: str) -> dict[str, Any]:
         tree: dict[str, Any] = json.loads(self.ok("state", container))
         return tree
+
+
+def read_until(fd: int, wanted: bytes | None) -> bytes:
+    """What comes from ``fd`` until ``wanted`` is among it; without it until the end, which of a terminal is EIO."""
+    text, end = b"", time.monotonic() + ANSWER
+    while wanted is None or wanted not in text:
+        assert select.select([fd], [], [], max(0.0, end - time.monotonic()))[0], f"no {wanted!r} after {text!r}"
+        try:
+            piece = os.read(fd, 65536)
+        except OSError:
+            piece = b""
+        if not piece:
+            assert wanted is None, f"the end instead of {wanted!r} after {text!r}"
+            break
+        text += piece
+    return text
+
+
+@contextmanager
+def living(*unshare: str) -> Iterator[int]:
+    """A process in new namespaces; its number."""
+    helper = subprocess.Popen(["unshare", *unshare, "sh", "-c", "echo there; exec sleep 1000"], stdout=subprocess.PIPE)
+    assert helper.stdout
+    try:
+        read_until(helper.stdout.fileno(), b"there\n")
+        yield helper.pid
+    finally:
+        helper.kill()
+        helper.wait()
+        helper.stdout.close()
 
 
 def has_ended(pid: int) -> bool:
