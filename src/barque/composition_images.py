@@ -18,10 +18,12 @@ from barque.engine.containers.registry import Registry
 from barque.engine.events import EventBus
 from barque.engine.image_archives import ImageArchives
 from barque.engine.image_attestations import Attestations
+from barque.engine.image_budget import ImageBudget
 from barque.engine.image_explorer import Explorer
 from barque.engine.image_flatten import Flattener
 from barque.engine.image_removal import ImageUser
 from barque.engine.images import ImageService
+from barque.errors import NotFound
 from barque.image.client.download import download
 from barque.image.client.hosts import HostConfig
 from barque.image.client.login import login
@@ -36,6 +38,7 @@ from barque.image.names import ImageNames
 from barque.image.push import Pusher
 from barque.image.resolve import Images
 from barque.image.save import Saver
+from barque.image.use import ImageUse
 from barque.store.content import ContentStore
 from barque.store.db import Database
 from barque.store.fsck import Damage, check
@@ -77,6 +80,13 @@ class ImageUsers:
     def users_of_image(self, image_id: str) -> Sequence[ImageUser]:
         return [ImageUser(live.id, live.facts.alive) for live in self._registry if live.container.image_id == image_id]
 
+    def image_of(self, container_id: str) -> str:
+        """Empty for a container that is gone."""
+        try:
+            return self._registry.find(container_id).container.image_id
+        except NotFound:
+            return ""
+
 
 def proxies_of(config: Config) -> Proxies:
     """Raises InvalidProxy."""
@@ -108,8 +118,13 @@ async def open_images(stack: AsyncExitStack, config: Config, stores: Stores, wor
     stack.callback(puller.close)
     pusher = Pusher(stores.content, names, transport)
     sweep = partial(collect, stores.db, stores.content, stores.snapshots)
-    service = ImageService(resolver, names, stores.snapshots, puller, pusher, ImageUsers(registry),
-                           sweep, bus.emit)
+    users, use = ImageUsers(registry), ImageUse(stores.db)
+    await use.load()
+    service = ImageService(resolver, names, stores.snapshots, puller, pusher, users, sweep, bus.emit, use.last)
+    budget = ImageBudget(config.image_disk_budget, stores.db, resolver, use, users.image_of,
+                         lambda image_id: bool(users.users_of_image(image_id)), service.discard)
+    bus.observers.append(budget.heard)
+    stack.push_async_callback(budget.close)
     slots = UnpackSlots()
     stack.callback(slots.threads.shutdown)
     made = MadeImages(stores.content, stores.leases, names, workers, slots)

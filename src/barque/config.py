@@ -77,6 +77,7 @@ class Config:
     http_proxy: str = ""
     https_proxy: str = ""
     no_proxy: str = ""
+    image_disk_budget: int = 0
     max_concurrent_downloads: int = 3
     max_concurrent_uploads: int = 5
     max_download_attempts: int = 5

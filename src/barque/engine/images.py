@@ -47,7 +47,8 @@ class Collector(Protocol):
 
 class ImageService:
     def __init__(self, images: Images, names: ImageNames, snapshots: Snapshots, puller: Puller, pusher: Pusher,
-                 users: ImageUsers, collect: Collector, emit: Emit) -> None:
+                 users: ImageUsers, collect: Collector, emit: Emit,
+                 last_used: Callable[[str], int] = lambda _: 0) -> None:
         self._images = images
         self._names = names
         self._snapshots = snapshots
@@ -56,6 +57,7 @@ class ImageService:
         self._users = users
         self._collect = collect
         self._emit = emit
+        self._last_used = last_used
 
     def _event(self, action: str, actor: str, name: str, image: ResolvedImage | None = None) -> None:
         labels = (image_views.labels_of(image) or {}) if image else {}
@@ -131,7 +133,7 @@ class ImageService:
         image = await self._images.resolve(text, platform, artifacts=True)
         lower = await self._snapshots.image_lower(image.chain_id)
         extra = await self._manifests_of(image, await self._images.platforms(image)) if manifests else {}
-        return image_views.inspect(image, version, lower) | extra
+        return image_views.inspect(image, version, lower, self._last_used(image.id)) | extra
 
     async def history(self, text: str, platform: Platform | None = None) -> builtins.list[dict[str, Any]]:
         return image_views.history(await self._images.resolve(text, platform, artifacts=True))
@@ -162,6 +164,10 @@ class ImageService:
         for image in chosen:
             await self._names.remove_image(image.id, {str(ref) for ref in decide(image, text, (), force=True)})
         return await self._deleted(chosen)
+
+    async def discard(self, image: ResolvedImage) -> None:
+        """Remove an image that nobody uses, whatever it is called. Raises Conflict where somebody does."""
+        await self._remove([image], image.id, force=True)
 
     async def _remove(self, images: Sequence[ResolvedImage], text: str,
                       force: bool) -> builtins.list[dict[str, str]]:
