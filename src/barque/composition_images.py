@@ -38,6 +38,8 @@ from barque.image.names import ImageNames
 from barque.image.push import Pusher
 from barque.image.resolve import Images
 from barque.image.save import Saver
+from barque.image.trust.check import TrustCheck
+from barque.image.trust.policy import load as load_policy
 from barque.image.use import ImageUse
 from barque.store.content import ContentStore
 from barque.store.db import Database
@@ -114,7 +116,8 @@ async def open_images(stack: AsyncExitStack, config: Config, stores: Stores, wor
     names = ImageNames(stores.db)
     resolver = Images(names, stores.content, stores.snapshots)
     limits = Limits(downloads=config.max_concurrent_downloads, attempts=config.max_download_attempts)
-    puller = Puller(stores.content, stores.snapshots, stores.leases, names, workers, transport, limits)
+    puller = Puller(stores.content, stores.snapshots, stores.leases, names, workers, transport, limits,
+                    TrustCheck(load_policy(config.signature_policy)) if config.signature_policy else None)
     stack.callback(puller.close)
     pusher = Pusher(stores.content, names, transport)
     sweep = partial(collect, stores.db, stores.content, stores.snapshots)

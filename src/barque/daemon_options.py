@@ -77,6 +77,8 @@ OPTIONS = (
     Option("no-proxy", "str", "no_proxy", key="proxies.no-proxy", help="Hosts that are asked directly, with commas"),
     Option("image-disk-budget", "size", "image_disk_budget",
            help="Remove images that are not used, the least recently used first, while all take more (default: never)"),
+    Option("signature-policy", "str", "signature_policy",
+           help="File that says which signatures images must have to be pulled"),
     Option("max-concurrent-downloads", "int", "max_concurrent_downloads", help="Set the max concurrent downloads"),
     Option("max-concurrent-uploads", "int", "max_concurrent_uploads", help="Set the max concurrent uploads"),
     Option("max-download-attempts", "int", "max_download_attempts", help="Set the max download attempts for each pull"),

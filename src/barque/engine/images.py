@@ -87,7 +87,7 @@ class ImageService:
                 for user in self._users.users_of_image(each.id)]
 
     async def list(self, version: Version, wanted: Filters, *, shared_size: bool = False,
-                   manifests: bool = False) -> builtins.list[dict[str, Any]]:
+                   manifests: bool = False, identity: bool = False) -> builtins.list[dict[str, Any]]:
         """``GET /images/json``, newest first. Raises InvalidArgument, NoSuchImage (before, since)."""
         images = await self._images.all()
         shared = _shared_sizes(images) if shared_size else {}
@@ -96,6 +96,7 @@ class ImageService:
         return [image_views.summary(image, version, len(self._containers_of(image, images)),
                                     shared.get(image.id, -1))
                 | (await self._manifests_of(image, _platforms_of(image, images)) if manifests else {})
+                | (await self._identity(image) if identity else {})
                 for image in chosen]
 
     async def _manifests_of(self, image: ResolvedImage, platforms: Sequence[ResolvedImage]) -> dict[str, Any]:
@@ -133,7 +134,13 @@ class ImageService:
         image = await self._images.resolve(text, platform, artifacts=True)
         lower = await self._snapshots.image_lower(image.chain_id)
         extra = await self._manifests_of(image, await self._images.platforms(image)) if manifests else {}
+        extra |= await self._identity(image)
         return image_views.inspect(image, version, lower, self._last_used(image.id)) | extra
+
+    async def _identity(self, image: ResolvedImage) -> dict[str, Any]:
+        """Which signatures were verified when the image was pulled."""
+        signatures = await self._images.signatures(image)
+        return {"Identity": {"Signature": signatures}} if signatures else {}
 
     async def history(self, text: str, platform: Platform | None = None) -> builtins.list[dict[str, Any]]:
         return image_views.history(await self._images.resolve(text, platform, artifacts=True))

@@ -32,6 +32,8 @@ from barque.image.progress import Bar, Progress, Report, short
 from barque.image.remote import Remote, choose
 from barque.image.sources import remember
 from barque.image.tasks import stop
+from barque.image.trust.check import TrustCheck
+from barque.image.trust.check import remember as note_signatures
 from barque.oci import go_json
 from barque.oci import media_types as mt
 from barque.oci.descriptor import Descriptor
@@ -77,7 +79,8 @@ class Pulled:
 
 class Puller:
     def __init__(self, content: ContentStore, snapshots: Snapshots, leases: Leases, names: ImageNames,
-                 workers: Workers, transport: Transport, limits: Limits | None = None) -> None:
+                 workers: Workers, transport: Transport, limits: Limits | None = None,
+                 trust: TrustCheck | None = None) -> None:
         self._content = content
         self._snapshots = snapshots
         self._leases = leases
@@ -85,6 +88,7 @@ class Puller:
         self._workers = workers
         self._registry = Registry(transport)
         self._limits = limits or Limits()
+        self._trust = trust
         self._downloads = asyncio.Semaphore(self._limits.downloads)
         self._plain = PlainFetcher(content, self._downloads, self._limits.attempts, self._limits.pause)
         self._unpacks = UnpackSlots()
@@ -142,6 +146,8 @@ class Puller:
         top = received[2]
         report(Progress(status=f"Pulling from {ref.path}", id=str(ref.digest or ref.tag)))
         remote = await choose(repository, self._content, received, platform or host())
+        signatures = await self._trust.verified(
+            repository, ref, [top, remote.descriptor.checked_digest]) if self._trust else []
         names = _names_of(ref, top)
         target = await self._current(names, remote)
         updated = False
@@ -150,6 +156,8 @@ class Puller:
                 target = await self._fetch(repository, lease, remote, report)
                 await remember(self._content, [layer.digest for layer in remote.manifest.layers], ref)
                 updated = await self._names.point(names, target)
+        if self._trust:
+            await note_signatures(self._content, target.digest, signatures)
         report(Progress(status=f"Digest: {top}"))
         status = "Downloaded newer image for" if updated else "Image is up to date for"
         report(Progress(status=f"Status: {status} {ref.familiar}"))

@@ -11,6 +11,7 @@ from barque.errors import DataLoss, InvalidArgument, NotFound
 from barque.image.client.repository import MAX_CONFIG
 from barque.image.manifests import Manifests
 from barque.image.names import ImageNames, NamedImage
+from barque.image.trust.check import remembered
 from barque.oci import go_json
 from barque.oci import media_types as mt
 from barque.oci.descriptor import Descriptor
@@ -111,6 +112,10 @@ class Images:
                        if any(row.target.digest == digest for rows in grouped.values() for row in rows)}
         found = [await self._load_if_whole(rows) for rows in grouped.values()]
         return [image for image in found if image is not None]
+
+    async def signatures(self, image: ResolvedImage) -> list[dict[str, object]]:
+        """Those that were verified at the last pull, in docker's JSON."""
+        return await remembered(self._content, image.target.digest)
 
     async def parts(self, image: ResolvedImage) -> dict[str, int]:
         """All that is on the disk of an image: its unpacked layers and its blobs, with their bytes."""
