@@ -72,30 +72,31 @@ class ImageService:
         Sizes in these entries are of both, other than in :meth:`list`.
         """
         images = await self._images.all()
+        platforms = _Platforms(images)
         parts = {image.id: await self._images.parts(image) for image in images}
         uses = Counter(name for sizes in parts.values() for name in sizes)
         found = []
         for image in _listed(images):
-            together = {name: size for each in _platforms_of(image, images) for name, size in parts[each.id].items()}
+            together = {name: size for each in platforms.of(image) for name, size in parts[each.id].items()}
             shared = sum(size for name, size in parts[image.id].items() if uses[name] > 1)
-            entry = image_views.summary(image, (1, 51), len(self._containers_of(image, images)), shared)
+            entry = image_views.summary(image, (1, 51), len(self._containers_of(platforms.of(image))), shared)
             found.append({**entry, "Size": sum(together.values())})
         return found, sum({name: size for sizes in parts.values() for name, size in sizes.items()}.values())
 
-    def _containers_of(self, image: ResolvedImage, images: Sequence[ResolvedImage]) -> builtins.list[str]:
-        return [user.container_id for each in _platforms_of(image, images)
-                for user in self._users.users_of_image(each.id)]
+    def _containers_of(self, images: Sequence[ResolvedImage]) -> builtins.list[str]:
+        return [user.container_id for each in images for user in self._users.users_of_image(each.id)]
 
     async def list(self, version: Version, wanted: Filters, *, shared_size: bool = False,
                    manifests: bool = False, identity: bool = False) -> builtins.list[dict[str, Any]]:
         """``GET /images/json``, newest first. Raises InvalidArgument, NoSuchImage (before, since)."""
         images = await self._images.all()
+        platforms = _Platforms(images)
         shared = _shared_sizes(images) if shared_size else {}
         chosen = await self._filtered(_listed(images), wanted)
         chosen.sort(key=image_views.created_ns, reverse=True)
-        return [image_views.summary(image, version, len(self._containers_of(image, images)),
+        return [image_views.summary(image, version, len(self._containers_of(platforms.of(image))),
                                     shared.get(image.id, -1))
-                | (await self._manifests_of(image, _platforms_of(image, images)) if manifests else {})
+                | (await self._manifests_of(image, platforms.of(image)) if manifests else {})
                 | (await self._identity(image) if identity else {})
                 for image in chosen]
 
@@ -106,15 +107,18 @@ class ImageService:
                 "Manifests": image_views.manifests(users, await self._images.manifests.listed(image.target))}
 
     async def _filtered(self, images: builtins.list[ResolvedImage], wanted: Filters) -> builtins.list[ResolvedImage]:
-        before = [image_views.created_ns(await self._images.resolve(text)) for text in wanted.get("before", [])]
+        async def created(text: str) -> int:
+            return image_views.created_ns(await self._images.resolve(text, artifacts=True))
+
+        before = [await created(text) for text in wanted.get("before", [])]
         before += [_moment(text) for text in wanted.get("until", [])]
-        since = [image_views.created_ns(await self._images.resolve(text)) for text in wanted.get("since", [])]
+        since = [await created(text) for text in wanted.get("since", [])]
         dangling = filters.flag(wanted, "dangling")
         patterns = [_go_pattern(text) for text in wanted.get("reference", [])]
         found = []
         for image in images:
-            created = image_views.created_ns(image)
-            if any(created >= limit for limit in before) or any(created <= limit for limit in since):
+            moment = image_views.created_ns(image)
+            if any(moment >= limit for limit in before) or any(moment <= limit for limit in since):
                 continue
             if dangling is not None and dangling == bool(image.repo_tags):
                 continue
@@ -280,10 +284,18 @@ class ImageService:
                 and official in (None, found.is_official) and automated in (None, found.is_automated)]
 
 
-def _platforms_of(image: ResolvedImage, images: Sequence[ResolvedImage]) -> builtins.list[ResolvedImage]:
-    """The images that share a name with ``image``, itself included."""
-    names = {row.name for row in image.names}
-    return [each for each in images if any(row.name in names for row in each.names)]
+class _Platforms:
+    """Which images share names: those of one name for several platforms."""
+
+    def __init__(self, images: Sequence[ResolvedImage]) -> None:
+        self._by_name: dict[str, builtins.list[ResolvedImage]] = {}
+        for image in images:
+            for row in image.names:
+                self._by_name.setdefault(row.name, []).append(image)
+
+    def of(self, image: ResolvedImage) -> builtins.list[ResolvedImage]:
+        """``image`` itself and those that share a name with it."""
+        return list({each.id: each for row in image.names for each in self._by_name[row.name]}.values())
 
 
 def _listed(images: Sequence[ResolvedImage]) -> builtins.list[ResolvedImage]:

@@ -49,7 +49,7 @@ class IsArtifact(InvalidArgument):
 class ResolvedImage:
     """An image for one platform, or an artifact: then ``config`` is empty and there is no chain of layers.
 
-    ``size``: bytes of file contents of all layers. ``names`` are rows, sorted. ``updated``: ns since 1970.
+    ``size``: bytes of file contents of all layers, or of an artifact's blobs. ``names`` are rows, sorted. ``updated``: ns since 1970.
     """
 
     id: str
@@ -81,6 +81,8 @@ class ResolvedImage:
 
     @property
     def size(self) -> int:
+        if self.artifact:
+            return sum(layer.size for layer in self.manifest.layers)
         return sum(self.layer_sizes)
 
     @property
@@ -119,7 +121,7 @@ class Images:
 
     async def parts(self, image: ResolvedImage) -> dict[str, int]:
         """All that is on the disk of an image: its unpacked layers and its blobs, with their bytes."""
-        found = dict(zip(image.chain, image.layer_sizes, strict=True)) if image.chain else {}
+        found = dict(zip(image.chain, image.layer_sizes, strict=True))
         names = [image.target.digest, image.manifest.config.digest, *(layer.digest for layer in image.manifest.layers),
                  *await self.manifests.beside(image.target)]
         for digest in names:
@@ -175,8 +177,7 @@ class Images:
             self._known[target.digest] = await self._read(target)
         manifest, config = self._known[target.digest]
         if manifest.config.media_type not in mt.CONFIGS:
-            return ResolvedImage(str(rows[0].id), config, manifest, target, (), tuple(rows),
-                                 tuple(layer.size for layer in manifest.layers))
+            return ResolvedImage(str(rows[0].id), config, manifest, target, (), tuple(rows), ())
         chain = tuple(str(chain_id) for chain_id in chain_ids(config.rootfs.diff_ids))
         sizes = []
         for chain_id in chain:
