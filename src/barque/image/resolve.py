@@ -49,7 +49,8 @@ class IsArtifact(InvalidArgument):
 class ResolvedImage:
     """An image for one platform, or an artifact: then ``config`` is empty and there is no chain of layers.
 
-    ``size``: bytes of file contents of all layers, or of an artifact's blobs. ``names`` are rows, sorted. ``updated``: ns since 1970.
+    ``size``: bytes of file contents of all layers, or of an artifact's blobs. ``names`` are rows, sorted.
+    ``updated``: ns since 1970.
     """
 
     id: str
