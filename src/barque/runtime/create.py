@@ -10,7 +10,6 @@ import socket
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial
-from typing import NamedTuple
 
 import msgspec
 
@@ -30,7 +29,7 @@ __all__ = ["CreateRequest", "Created", "RuntimeFailure", "Stdio", "create"]
 _BORN_INTO = ("network", "ipc", "uts", "cgroup", "pid", "time")
 
 
-class Stdio(NamedTuple):
+class Stdio(msgspec.Struct, frozen=True):
     """Descriptors of the caller to become 0, 1 and 2; ``None``: a terminal is made and its master handed back.
 
     The caller keeps its own copies.
