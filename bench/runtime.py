@@ -49,9 +49,9 @@ def make_bundle(folder: Path) -> Path:
     return folder / "bundle"
 
 
-def command(program: str, folder: Path, bundle: Path) -> Run:
+def command(program: str, state: Path, bundle: Path) -> Run:
     """``run`` by a runtime's command line, cold each time; returns its processor seconds."""
-    words = [program, "--root", str(folder / "state"), "run", "--bundle", str(bundle), "bench"]
+    words = [program, "--root", str(state / "runtime"), "run", "--bundle", str(bundle), "bench"]
 
     def run() -> float:
         pid = os.posix_spawnp(words[0], words, os.environ)
@@ -83,12 +83,11 @@ def _ticks(pid: int) -> float:
     return sum(map(int, fields)) / os.sysconf("SC_CLK_TCK")
 
 
-async def measure(folder: Path) -> None:
-    bundle = make_bundle(folder)
-    supervisor = await Supervisor.start(str(folder / "exec"))
+async def measure(bundle: Path, state: Path) -> None:
+    supervisor = await Supervisor.start(str(state / "exec"))
     try:
-        kinds = {"runc run": command("runc", folder, bundle),
-                 "barque-runtime run": command(str(Path(sys.executable).with_name("barque-runtime")), folder, bundle),
+        kinds = {"runc run": command("runc", state, bundle),
+                 "barque-runtime run": command(str(Path(sys.executable).with_name("barque-runtime")), state, bundle),
                  "zygote": supervised(supervisor, bundle)}
         for run in kinds.values():
             await run()
@@ -120,8 +119,9 @@ def report(walls: dict[str, list[float]], used: dict[str, list[float]]) -> None:
 
 def main() -> int:
     enter_namespaces()
-    with tempfile.TemporaryDirectory(prefix="barque-bench-") as folder:
-        asyncio.run(measure(Path(folder)))
+    with tempfile.TemporaryDirectory(prefix="barque-bench-") as folder, \
+            tempfile.TemporaryDirectory(prefix="barque-bench-", dir="/run") as state:
+        asyncio.run(measure(make_bundle(Path(folder)), Path(state)))
     return 0
 
 
