@@ -16,7 +16,7 @@ import msgspec
 from barque.oci.mount import Mount
 from barque.oci.runtime_spec import OCI_VERSION, Linux, Resources, Spec
 from barque.runtime import hooks, init, intermediary, links, listener, plan, rootfs, security, sync, userns, validate
-from barque.runtime.birth import Birthplace, birthplace
+from barque.runtime.birth import birthplace
 from barque.runtime.cgroups import CgroupManager, known_layout
 from barque.runtime.failure import RuntimeFailure
 from barque.runtime.payload import CWD_ANNOTATION, Payload, compile_filter
@@ -230,7 +230,7 @@ def _fork(request: CreateRequest, linux: Linux, order: init.Order) \
                 clock: (value.secs, value.nanosecs) for clock, value in linux.time_offsets.items()}
             if kinds.get("user"):
                 # What it becomes there has no right to a cgroup of the host's.
-                place = Birthplace(None, [])
+                place.close()
                 child = intermediary.clone(partial(_enter_user, kinds["user"], joins, offsets), flags)
             else:
                 stack.enter_context(namespaces.visiting(joins))

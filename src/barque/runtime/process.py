@@ -108,7 +108,7 @@ def _fork(target: Target, payload: Payload, stdio: Stdio, preserve_fds: int, cha
     """The child, and whether it joins the cgroup by itself."""
     try:
         if userns.rootless():
-            place = Birthplace(None, [])
+            place = Birthplace()
             child, joins = intermediary.clone(partial(_become_root, target), 0), False
             if child is None:
                 caller.close()
@@ -121,7 +121,7 @@ def _fork(target: Target, payload: Payload, stdio: Stdio, preserve_fds: int, cha
                 if error.errno not in (errno.EBUSY, errno.EOPNOTSUPP):
                     raise
                 # On version 2 a container that has made cgroups of its own has its processes further down.
-                place = Birthplace(None, [])
+                place.close()
                 child, joins = place.clone(0), False
             if child is None:
                 caller.close()
