@@ -109,7 +109,7 @@ def _mount(backing: Mount) -> None:
     try:
         if words.bind and not stat.S_ISDIR(os.fstat(made).st_mode):
             raise NotADirectoryError(20, os.strerror(20), backing.source)
-        finish(made, words if words.bind else words._replace(add=0, clear=0), default_private=words.bind)
+        finish(made, words if words.bind else words.without_attributes(), default_private=words.bind)
         mounts.attach(made, target)
     finally:
         os.close(target)
