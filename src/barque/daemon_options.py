@@ -72,6 +72,9 @@ OPTIONS = (
     Option("insecure-registry", "list", "insecure_registries", key="insecure-registries",
            help="Enable insecure registry communication"),
     Option("registry-mirror", "list", "registry_mirrors", key="registry-mirrors", help="Preferred registry mirror"),
+    Option("http-proxy", "str", "http_proxy", key="proxies.http-proxy", help="HTTP proxy for what the engine fetches"),
+    Option("https-proxy", "str", "https_proxy", key="proxies.https-proxy", help="Proxy for HTTPS"),
+    Option("no-proxy", "str", "no_proxy", key="proxies.no-proxy", help="Hosts that are asked directly, with commas"),
     Option("max-concurrent-downloads", "int", "max_concurrent_downloads", help="Set the max concurrent downloads"),
     Option("max-concurrent-uploads", "int", "max_concurrent_uploads", help="Set the max concurrent uploads"),
     Option("max-download-attempts", "int", "max_download_attempts", help="Set the max download attempts for each pull"),
@@ -137,9 +140,6 @@ REFUSED = (
     Refused("raw-logs", "logs have no colours to turn off", True, (False, True)),
     Refused("allow-nondistributable-artifacts", "such layers are never pushed", fine=((), [])),
     Refused("cdi-spec-dir", "CDI devices are not supported", fine=((), []), key="cdi-spec-dirs"),
-    Refused("http-proxy", "set HTTP_PROXY in the service's environment"),
-    Refused("https-proxy", "set HTTPS_PROXY in the service's environment"),
-    Refused("no-proxy", "set NO_PROXY in the service's environment"),
     Refused("features", "no feature can be switched", fine=({},)),
     Refused("builder", "the builder takes no settings", fine=({},)),
     Refused("firewall-backend", "there is one firewall backend", fine=("", "nftables")),
@@ -308,6 +308,8 @@ def read_file(path: str, *, required: bool) -> dict[str, Any]:
         raise BadOption(f"unable to configure the daemon with file {path}: {error}") from None
     if not isinstance(tree, dict):
         raise BadOption(f"unable to configure the daemon with file {path}: want an object")
+    if isinstance(tree.get("proxies"), dict):
+        tree |= {f"proxies.{key}": value for key, value in tree.pop("proxies").items()}
     unknown = sorted(key for key in tree if key not in _BY_KEY and key not in _REFUSED)
     if unknown:
         raise BadOption(f"unable to configure the daemon with file {path}: the following directives don't match any "

@@ -110,3 +110,13 @@ def test_sizes(text: str, size: int) -> None:
 def test_help_names_every_flag() -> None:
     assert "--data-root" in usage()
     assert "-H, --host" in usage()
+
+
+def test_proxies_of_the_file(tmp_path: Path) -> None:
+    path = tmp_path / "daemon.json"
+    path.write_text(json.dumps({"proxies": {"http-proxy": "http://a:1", "https-proxy": "b", "no-proxy": "c,d"}}))
+    found = combine({}, read_file(str(path), required=True), str(path))
+    assert (found.http_proxy, found.https_proxy, found.no_proxy) == ("http://a:1", "b", "c,d")
+    path.write_text('{"proxies": {"ftp-proxy": "x"}}')
+    with pytest.raises(BadOption, match=r"proxies\.ftp-proxy"):
+        read_file(str(path), required=True)

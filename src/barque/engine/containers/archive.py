@@ -11,7 +11,7 @@ import contextlib
 import os
 import posixpath
 import socket
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 
 from barque.engine.containers import volume_use
@@ -32,6 +32,8 @@ from barque.supervise.archive_messages import (
 )
 
 _CHUNK = 256 << 10
+#: Runs one of the supervisor's workers: its kind, the request, descriptors for it.
+Run = Callable[[str, bytes, Sequence[int]], Awaitable[bytes]]
 
 
 class NoSuchFile(NotFound):
@@ -103,22 +105,29 @@ async def export(ctx: Context, ref: str) -> AsyncIterator[bytes]:
 
 async def _read(ctx: Context, live: Live, path: str, *, whole: bool) -> AsyncIterator[bytes]:
     async with _view(ctx, live) as (view, fds):
-        ours, theirs = socket.socketpair()
-        request = ReadRequest(view, os.fsencode(path), len(fds), whole)
-        work = asyncio.create_task(ctx.supervisor.run("archive-read", encode(request), [*fds, theirs.fileno()]))
-        # The end of the stream is the end of the worker, which has a descriptor of its own.
-        work.add_done_callback(lambda _: theirs.close())
-        reader, writer = await asyncio.open_connection(sock=ours, limit=_CHUNK)
-        try:
-            while piece := await reader.read(_CHUNK):
-                yield piece
-            result = decode(await work, Result)
-        finally:
-            writer.close()
-            work.cancel()
-            await asyncio.wait([work])
+        async for piece in streamed(ctx.supervisor.run, view, fds, path, live.id, whole=whole):
+            yield piece
+
+
+async def streamed(run: Run, view: View, fds: Sequence[int], path: str, ref: str, *,
+                   whole: bool) -> AsyncIterator[bytes]:
+    """The tar archive of ``path`` in the view; ``ref`` is for what may be wrong. Raises :class:`NoSuchFile`."""
+    ours, theirs = socket.socketpair()
+    request = ReadRequest(view, os.fsencode(path), len(fds), whole)
+    work = asyncio.ensure_future(run("archive-read", encode(request), [*fds, theirs.fileno()]))
+    # The end of the stream is the end of the worker, which has a descriptor of its own.
+    work.add_done_callback(lambda _: theirs.close())
+    reader, writer = await asyncio.open_connection(sock=ours, limit=_CHUNK)
+    try:
+        while piece := await reader.read(_CHUNK):
+            yield piece
+        result = decode(await work, Result)
+    finally:
+        writer.close()
+        work.cancel()
+        await asyncio.wait([work])
     if result.error is not None:
-        raise _failure(result.error, live.id, path)
+        raise _failure(result.error, ref, path)
 
 
 async def write(ctx: Context, ref: str, path: str, archive: AsyncIterator[bytes], *,

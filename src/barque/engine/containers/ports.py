@@ -9,6 +9,7 @@ from typing import Protocol
 from barque.network.model import Attachment, NetworkInfo, PortBinding, PublishedPort, Sandbox, SandboxRequest
 from barque.oci.image import ImageConfig
 from barque.oci.mount import Mount
+from barque.oci.platform import Platform
 from barque.store.leases import Lease
 from barque.supervise.messages import CreateOrder, ExecOrder, ExitRecord
 
@@ -29,8 +30,8 @@ class ResolvedImage(Protocol):
 
 
 class ImageResolver(Protocol):
-    async def resolve(self, text: str) -> ResolvedImage:
-        """Raises NotFound ``No such image: ...``."""
+    async def resolve(self, text: str, platform: Platform | None = None) -> ResolvedImage:
+        """For that platform, or for the one that the name prefers. Raises NotFound ``No such image: ...``."""
 
     async def get(self, image_id: str) -> ResolvedImage | None:
         """None for an image that is gone."""
