@@ -157,7 +157,7 @@ class Supervisor:
     async def ship(self, container_id: str, order: ShipOrder) -> Callable[[], None]:
         """Have a shipper wait for the container's monitor (:class:`barque.supervise.messages.Shipping`).
 
-        Returns what ends one that no monitor has come to. Raises :class:`ShipperRefused` with dockerd's reason.
+        Returns what ends one that no monitor has come to. Raises :class:`LogTargetRefused` with dockerd's reason.
         """
         return await self._shippers.start(RunDir(self._exec_root, container_id), order)
 

@@ -17,7 +17,7 @@ log = logging.getLogger("barque.supervise")
 _encode = msgspec.msgpack.Encoder().encode
 
 
-class ShipperRefused(Internal):
+class LogTargetRefused(Internal):
     """The log target cannot be had; the message says why, in dockerd's words."""
 
 
@@ -39,7 +39,7 @@ class Shippers:
             writer.write(len(request).to_bytes(4, "big") + request)
             answer = await reader.readline()
             if answer != b"\n":
-                raise ShipperRefused(answer.decode(errors="replace").strip() or "the shipper has died")
+                raise LogTargetRefused(answer.decode(errors="replace").strip() or "the shipper has died")
         except BaseException:
             writer.close()
             raise
