@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import math
 import os
 import select
 import socket
@@ -33,6 +34,12 @@ class Patience:
         self._grace = grace
         self._deadline: float | None = None
 
+    def check(self) -> None:
+        """After a failure: raises :class:`GivenUp` where nobody is left for whom to try again."""
+        self.wait(-1, 0, 0)
+        if self._deadline is not None:
+            raise GivenUp
+
     def wait(self, fd: int, events: int, timeout: float | None) -> bool:
         """True once ``fd`` (-1 for none) is ready, False after ``timeout`` seconds. Raises :class:`GivenUp`."""
         until = None if timeout is None else time.monotonic() + timeout
@@ -44,8 +51,7 @@ class Patience:
                 poller.register(fd, events)
             if self._deadline is None:
                 poller.register(self._source, select.POLLRDHUP)
-            # poll counts in whole milliseconds, and cuts.
-            ready = dict(poller.poll(None if left is None else left * 1000 + 1))
+            ready = dict(poller.poll(None if left is None else math.ceil(left * 1000)))
             if fd in ready:
                 return True
             now = time.monotonic()

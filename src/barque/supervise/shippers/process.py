@@ -53,8 +53,9 @@ class Sink(Protocol):
 class Lines:
     """Cuts pieces into entries for a target."""
 
-    def __init__(self, target: Target, complain: Complain) -> None:
+    def __init__(self, target: Target, patience: Patience, complain: Complain) -> None:
         self._target = target
+        self._patience = patience
         self._complain = complain
         self._cutters = {STDOUT: Cutter(), STDERR: Cutter()}
         self._lost = 0
@@ -75,9 +76,10 @@ class Lines:
                 if not self._lost:
                     self._complain(f"the log target takes no messages: {error}")
                 self._lost += 1
+                self._patience.check()
             else:
                 if self._lost:
-                    self._complain(f"the log target takes messages again; {self._lost} were lost")
+                    self._complain(f"the log target takes messages again; lost in between: {self._lost}")
                     self._lost = 0
 
 
@@ -113,7 +115,7 @@ def open_sink(order: ShipOrder, patience: Patience, complain: Complain) -> Sink:
                 target = Gelf(order, patience)
     except OSError as error:
         raise OSError(_reason(order, error)) from None
-    return Lines(target, complain)
+    return Lines(target, patience, complain)
 
 
 def _reason(order: ShipOrder, error: OSError) -> str:
