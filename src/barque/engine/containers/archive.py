@@ -7,7 +7,6 @@ lock, so that it does not start over a second mount of its layer.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import os
 import posixpath
 import socket
@@ -63,7 +62,7 @@ async def _view(ctx: Context, live: Live) -> AsyncIterator[tuple[View, list[int]
         try:
             shown = await volume_use.prepare(ctx, container)
             volumes = [Volume(_source(point, shown), point.destination, point.rw) for point in container.mounts
-                       if point.type in ("bind", "volume")]
+                       if point.type in ("bind", "volume", "image")]
             yield View(lower=list(mount.lower), upper=mount.upper, work=mount.work, volumes=volumes), []
         finally:
             if not live.facts.alive:
@@ -157,12 +156,13 @@ async def _feed(archive: AsyncIterator[bytes], sink: socket.socket) -> None:
         async for piece in archive:
             writer.write(piece)
             await writer.drain()
+        writer.close()
+        await writer.wait_closed()
     except (BrokenPipeError, ConnectionResetError):
         return
     finally:
-        writer.close()
-        with contextlib.suppress(BrokenPipeError, ConnectionResetError):
-            await writer.wait_closed()
+        # What is not passed on by now never will be: nobody reads any more.
+        writer.transport.abort()
 
 
 def _check_writable(container: Container, path: str) -> None:
