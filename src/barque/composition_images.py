@@ -59,13 +59,14 @@ class ImageParts:
 
 
 class ImageUsers:
-    """Which containers were made from an image: the registry of containers knows."""
+    """Which containers were made from an image or show it: the registry of containers knows."""
 
     def __init__(self, registry: Registry) -> None:
         self._registry = registry
 
     def users_of_image(self, image_id: str) -> Sequence[ImageUser]:
-        return [ImageUser(live.id, live.facts.alive) for live in self._registry if live.container.image_id == image_id]
+        return [ImageUser(live.id, live.facts.alive) for live in self._registry
+                if image_id in (live.container.image_id, *(point.image_id for point in live.container.mounts))]
 
 
 def registry_hosts(config: Config, proxies: dict[str, str]) -> HostConfig:
