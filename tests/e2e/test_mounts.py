@@ -6,7 +6,6 @@ import json
 import os
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,20 +14,13 @@ import pytest
 
 from barque.engine.volume_mounts import mounted
 from tests.e2e.engine_api import api
-from tests.e2e.engine_world import PATIENCE, Done, EngineWorld, engine_world
+from tests.e2e.engine_world import PATIENCE, EngineWorld, barque, engine_world
 
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EngineWorld]:
     with engine_world(tmp_path_factory.mktemp("mounts")) as made:
         yield made
-
-
-def barque(world: EngineWorld, *arguments: str, stdin: str | None = None) -> Done:
-    """Our own command line, for what docker's has no words for."""
-    done = subprocess.run([sys.executable, "-m", "barque.cli.main", *arguments], input=stdin or "", text=True,
-                          capture_output=True, check=False, env=world.environment(), timeout=PATIENCE)
-    return Done(done.stdout, done.stderr, done.returncode)
 
 
 def test_image_as_a_mount(world: EngineWorld) -> None:

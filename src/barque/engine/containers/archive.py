@@ -6,13 +6,12 @@ lock, so that it does not start over a second mount of its layer.
 
 from __future__ import annotations
 
-import asyncio
 import os
 import posixpath
-import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
+from barque.engine import worker_streams
 from barque.engine.containers import volume_use
 from barque.engine.containers.context import Context
 from barque.engine.containers.model import Container, MountPoint
@@ -29,8 +28,6 @@ from barque.supervise.archive_messages import (
     Volume,
     WriteRequest,
 )
-
-_CHUNK = 256 << 10
 
 
 class NoSuchFile(NotFound):
@@ -101,23 +98,16 @@ async def export(ctx: Context, ref: str) -> AsyncIterator[bytes]:
 
 
 async def _read(ctx: Context, live: Live, path: str, *, whole: bool) -> AsyncIterator[bytes]:
+    def check(answer: bytes) -> None:
+        error = decode(answer, Result).error
+        if error is not None:
+            raise _failure(error, live.id, path)
+
     async with _view(ctx, live) as (view, fds):
-        ours, theirs = socket.socketpair()
         request = ReadRequest(view, os.fsencode(path), len(fds), whole)
-        work = asyncio.create_task(ctx.supervisor.run("archive-read", encode(request), [*fds, theirs.fileno()]))
-        # The end of the stream is the end of the worker, which has a descriptor of its own.
-        work.add_done_callback(lambda _: theirs.close())
-        reader, writer = await asyncio.open_connection(sock=ours, limit=_CHUNK)
-        try:
-            while piece := await reader.read(_CHUNK):
-                yield piece
-            result = decode(await work, Result)
-        finally:
-            writer.close()
-            work.cancel()
-            await asyncio.wait([work])
-    if result.error is not None:
-        raise _failure(result.error, live.id, path)
+        async for piece in worker_streams.read(ctx.supervisor, "archive-read", encode(request), lambda end: [*fds, end],
+                                               check):
+            yield piece
 
 
 async def write(ctx: Context, ref: str, path: str, archive: AsyncIterator[bytes], *,
@@ -129,40 +119,14 @@ async def write(ctx: Context, ref: str, path: str, archive: AsyncIterator[bytes]
     live = ctx.registry.find(ref)
     _check_writable(live.container, path)
     async with _view(ctx, live) as (view, fds):
-        ours, theirs = socket.socketpair()
-        with theirs:
-            request = WriteRequest(view, os.fsencode(path), len(fds), keep_kinds,
-                                   live.container.config.user if keep_owner else "")
-            work = asyncio.create_task(ctx.supervisor.run("archive-write", encode(request), [*fds, theirs.fileno()]))
-            feed = asyncio.create_task(_feed(archive, ours))
-            try:
-                await asyncio.wait([work, feed], return_when=asyncio.FIRST_COMPLETED)
-                if feed.done():
-                    feed.result()
-                result = decode(await work, Result)
-            finally:
-                for task in (work, feed):
-                    task.cancel()
-                await asyncio.wait([work, feed])
-    if result.error is not None:
-        raise _failure(result.error, ref, path)
+        request = WriteRequest(view, os.fsencode(path), len(fds), keep_kinds,
+                               live.container.config.user if keep_owner else "")
+        answer = await worker_streams.feed(ctx.supervisor, "archive-write", encode(request),
+                                           lambda end: [*fds, end], archive)
+    error = decode(answer, Result).error
+    if error is not None:
+        raise _failure(error, ref, path)
     ctx.event(live, "extract-to-dir")
-
-
-async def _feed(archive: AsyncIterator[bytes], sink: socket.socket) -> None:
-    """Pass the archive on; a worker that wants no more of it ends this."""
-    _, writer = await asyncio.open_connection(sock=sink)
-    try:
-        async for piece in archive:
-            writer.write(piece)
-            await writer.drain()
-        writer.close()
-        await writer.wait_closed()
-    except (BrokenPipeError, ConnectionResetError):
-        return
-    finally:
-        # What is not passed on by now never will be: nobody reads any more.
-        writer.transport.abort()
 
 
 def _check_writable(container: Container, path: str) -> None:
