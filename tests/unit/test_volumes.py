@@ -223,3 +223,28 @@ async def test_what_cannot_be_filled_leaves_nothing(setting: tuple[Volumes, Worl
     with pytest.raises(NoSuchVolume):
         await volumes.get("new")
     assert world.events == []
+
+
+@pytest.mark.parametrize("point", ["create.before-row", "make.before-row", "remove.after-row"])
+async def test_a_volume_that_was_half_made_or_removed_is_no_hindrance(
+        setting: tuple[Volumes, World], tmp_path: Path, point: str) -> None:
+    volumes, _ = setting
+
+    async def fill(directory: str) -> None:
+        Path(directory, "file").write_text("content")
+
+    if point.startswith("remove"):
+        await volumes.ensure("data")
+    failpoints.arm(f"volume.{point}=error")
+    try:
+        with pytest.raises(failpoints.FailpointError):
+            await {"create": lambda: volumes.ensure("data"), "make": lambda: volumes.make("data", None, fill),
+                   "remove": lambda: volumes.remove("data")}[point.partition(".")[0]]()
+    finally:
+        failpoints.arm("")
+    await volumes.clean()
+    assert await volumes.list({}) == []
+    volume = await volumes.ensure("data")
+    assert (await volumes.get("data")) == volume
+    await volumes.remove("data")
+    assert os.listdir(tmp_path / "volumes") == []
