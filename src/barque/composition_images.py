@@ -93,7 +93,7 @@ async def open_images(stack: AsyncExitStack, config: Config, stores: Stores, wor
     limits = Limits(downloads=config.max_concurrent_downloads, attempts=config.max_download_attempts)
     puller = Puller(stores.content, stores.snapshots, stores.leases, names, workers, transport, limits)
     stack.callback(puller.close)
-    pusher = Pusher(stores.content, names, transport)
+    pusher = Pusher(stores.content, names, transport, config.max_concurrent_uploads)
     sweep = partial(collect, stores.db, stores.content, stores.snapshots)
     service = ImageService(resolver, names, stores.snapshots, puller, pusher, ImageUsers(registry),
                            sweep, bus.emit)

@@ -25,6 +25,9 @@ from barque.oci.manifest import MAX_MANIFEST_SIZE, Index, Manifest, parse
 from barque.oci.reference import Reference
 from barque.store.content import ContentStore
 
+#: As many layers at once as dockerd sends where nothing else is set.
+UPLOADS = 5
+
 
 class NothingToPush(NotFound):
     text = "An image does not exist locally with the tag: {name}"
@@ -60,13 +63,15 @@ async def push_image(transport: Transport, ref: Reference, media_type: str, mani
         raise InvalidArgument("push_image takes the manifest of one platform, not an index")
     layers = [PushItem(layer, blobs[layer.digest], short(layer.digest)) for layer in document.layers]
     config = PushItem(document.config, blobs[document.config.digest], "")
-    return await _push(Registry(transport), ref, media_type, manifest, layers, config, credentials, report)
+    return await _push(Registry(transport), ref, media_type, manifest, layers, config, credentials, report,
+                       asyncio.Semaphore(UPLOADS))
 
 
 async def _push(registry: Registry, ref: Reference, media_type: str, manifest: bytes, layers: list[PushItem],
-                config: PushItem, credentials: Credentials | None, report: Report) -> Digest:
+                config: PushItem, credentials: Credentials | None, report: Report, turns: asyncio.Semaphore
+                ) -> Digest:
     async def use(repository: Repository) -> Digest:
-        sender = _Sender(repository, report)
+        sender = _Sender(repository, report, turns)
         await sender.layers(layers)
         await sender.config(config)
         return await uploads.put_manifest(repository, ref.selector, media_type, manifest)
@@ -84,12 +89,12 @@ async def _push(registry: Registry, ref: Reference, media_type: str, manifest: b
 
 
 class _Sender:
-    """At most five layers at once, as dockerd does."""
+    """Each layer waits for one of the ``turns``."""
 
-    def __init__(self, repository: Repository, report: Report) -> None:
+    def __init__(self, repository: Repository, report: Report, turns: asyncio.Semaphore) -> None:
         self._repository = repository
         self._report = report
-        self._turns = asyncio.Semaphore(5)
+        self._turns = turns
 
     async def layers(self, items: list[PushItem]) -> None:
         unique = {item.descriptor.digest: item for item in reversed(items)}
@@ -131,10 +136,13 @@ class _Sender:
 
 
 class Pusher:
-    def __init__(self, content: ContentStore, names: ImageNames, transport: Transport) -> None:
+    """``uploads`` layers at once, of all pushes together."""
+
+    def __init__(self, content: ContentStore, names: ImageNames, transport: Transport, uploads: int = UPLOADS) -> None:
         self._content = content
         self._names = names
         self._registry = Registry(transport)
+        self._turns = asyncio.Semaphore(uploads)
 
     async def push(self, ref: Reference, credentials: Credentials | None, report: Report) -> None:
         """Push the image of one tag; without a tag, of all tags of the repository. Raises BarqueError."""
@@ -163,7 +171,7 @@ class Pusher:
         layers = [await self._item(layer, short(diff_id), ref)
                   for layer, diff_id in zip(manifest.layers, config.rootfs.diff_ids, strict=True)]
         await _push(self._registry, ref, target.media_type, body, layers,
-                    await self._item(manifest.config, "", ref), credentials, report)
+                    await self._item(manifest.config, "", ref), credentials, report, self._turns)
         await remember(self._content, [layer.digest for layer in manifest.layers], ref)
 
     async def _item(self, descriptor: Descriptor, label: str, ref: Reference) -> PushItem:
