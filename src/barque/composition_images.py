@@ -69,13 +69,14 @@ class ImageParts:
 
 
 class ImageUsers:
-    """Which containers were made from an image: the registry of containers knows."""
+    """Which containers were made from an image or show it: the registry of containers knows."""
 
     def __init__(self, registry: Registry) -> None:
         self._registry = registry
 
     def users_of_image(self, image_id: str) -> Sequence[ImageUser]:
-        return [ImageUser(live.id, live.facts.alive) for live in self._registry if live.container.image_id == image_id]
+        return [ImageUser(live.id, live.facts.alive) for live in self._registry
+                if image_id in (live.container.image_id, *(point.image_id for point in live.container.mounts))]
 
 
 def proxies_of(config: Config) -> Proxies:
@@ -106,7 +107,7 @@ async def open_images(stack: AsyncExitStack, config: Config, stores: Stores, wor
     limits = Limits(downloads=config.max_concurrent_downloads, attempts=config.max_download_attempts)
     puller = Puller(stores.content, stores.snapshots, stores.leases, names, workers, transport, limits)
     stack.callback(puller.close)
-    pusher = Pusher(stores.content, names, transport)
+    pusher = Pusher(stores.content, names, transport, config.max_concurrent_uploads)
     sweep = partial(collect, stores.db, stores.content, stores.snapshots)
     service = ImageService(resolver, names, stores.snapshots, puller, pusher, ImageUsers(registry),
                            sweep, bus.emit)
@@ -118,7 +119,7 @@ async def open_images(stack: AsyncExitStack, config: Config, stores: Stores, wor
         Saver(stores.content, resolver, names),
         Loader(stores.content, stores.snapshots, stores.leases, names, workers, slots),
         importer, partial(download, transport), sweep, bus.emit)
-    flattener = Flattener(resolver, stores.snapshots, importer, workers.run, sweep, bus.emit)
+    flattener = Flattener(resolver, stores.snapshots, importer, workers, sweep, bus.emit)
     routes = [*content_routes.routes(Attestations(resolver, stores.content), Explorer(resolver, stores.snapshots),
                                      flattener),
               *image_routes.routes(service, archives, partial(login, transport))]

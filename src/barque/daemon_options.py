@@ -62,7 +62,6 @@ OPTIONS = (
     Option("publish-obey-input", "bool", "publish_obey_input",
            help="Relay published ports, so that this host's INPUT firewall rules decide about them"),
     Option("fixed-cidr", "str", "fixed_cidr", help="IPv4 subnet for fixed IPs"),
-    Option("default-gateway", "str", "default_gateway", help="Container default gateway IPv4 address"),
     Option("default-address-pool", "pools", "default_address_pools", key="default-address-pools",
            help="base=CIDR,size=BITS: default address pools"),
     Option("ip", "str", "default_bind_ip", help="Default IP when binding container ports"),
@@ -119,6 +118,7 @@ REFUSED = (
     Refused("ipv6", "the default bridge has IPv4 only", True, (False,)),
     Refused("fixed-cidr-v6", "the default bridge has IPv4 only"),
     Refused("default-gateway-v6", "the default bridge has IPv4 only"),
+    Refused("default-gateway", "containers reach out through the bridge's own address"),
     Refused("bridge", "the bridge is this engine's own"),
     Refused("storage-driver", "there is one storage driver", fine=("", "overlay2", "overlayfs", "overlay")),
     Refused("storage-opt", "the storage driver takes no options", fine=((), []), key="storage-opts"),
@@ -144,6 +144,16 @@ REFUSED = (
     Refused("features", "no feature can be switched", fine=({},)),
     Refused("builder", "the builder takes no settings", fine=({},)),
     Refused("firewall-backend", "there is one firewall backend", fine=("", "nftables")),
+    Refused("allow-direct-routing", "published ports are reached by the host's addresses", True, (False,)),
+    Refused("bridge-accept-fwmark", "the firewall knows no marks"),
+    Refused("bip6", "the default bridge has IPv4 only"),
+    Refused("default-network-opts", "networks get their options one by one", fine=({},)),
+    Refused("host-gateway-ips", "name one IPv4 address as host-gateway-ip", fine=((), [])),
+    Refused("ip-forward-no-drop", "what this host did not forward before stays dropped", True, (False,)),
+    Refused("isolation", "isolation technologies are for Windows", fine=("", "default")),
+    Refused("min-api-version", "clients of all versions from 1.24 on are served", fine=("", "1.24")),
+    Refused("nri-opts", "NRI plugins are not supported", fine=({},)),
+    Refused("proxies", "set HTTP_PROXY, HTTPS_PROXY and NO_PROXY in the service's environment", fine=({},)),
 )
 
 _BY_FLAG = {option.flag: option for option in OPTIONS}

@@ -12,7 +12,16 @@ import msgspec
 
 from barque.config import DEFAULT_RUNTIME
 from barque.engine import clock, names
-from barque.engine.containers import health, merge, mounts, networking, publish, to_spec, validate
+from barque.engine.containers import (
+    health,
+    image_mounts,
+    merge,
+    mounts,
+    networking,
+    publish,
+    to_spec,
+    validate,
+)
 from barque.engine.containers.context import Context
 from barque.engine.containers.model import Container, MountPoint
 from barque.engine.containers.options import (
@@ -85,6 +94,8 @@ async def _make(ctx: Context, container: Container, name: str) -> Live:
         await ctx.snapshots.create_container(None, container.id, container.chain_id)
         undo.push_async_callback(ctx.snapshots.remove_container, container.id)
         hit("container.create.after-snapshot")
+        undo.push_async_callback(image_mounts.drop, ctx, container)
+        await image_mounts.hold(ctx, container)
         undo.push_async_callback(remove_anonymous, ctx, container)
         await make_volumes(ctx, container)
         directory = ctx.state_dir(container.id)

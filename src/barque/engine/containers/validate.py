@@ -109,8 +109,8 @@ def _mode(what: str, *allowed: str, container: bool = False) -> Check:
 
 def _mounts(value: list[MountSpec] | None) -> None:
     for mount in value or ():
-        if mount.type not in ("bind", "volume", "tmpfs"):
-            if mount.type in ("image", "npipe", "cluster"):
+        if mount.type not in ("bind", "volume", "tmpfs", "image"):
+            if mount.type in ("npipe", "cluster"):
                 raise Unsupported(f'invalid mount config for type "{mount.type}": such mounts are not supported')
             raise InvalidArgument(f"mount type unknown: \"{mount.type}\"")
         if not mount.target:
