@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Collection, Mapping
 from pathlib import Path
 
 import msgspec
@@ -40,8 +40,9 @@ class Networks:
     async def blockers(self) -> list[str]:
         return ["ip filter FORWARD"]
 
-    async def remove_network(self, network_id: str) -> None:
-        del self.specs[network_id]
+    async def remove_networks(self, network_ids: Collection[str]) -> None:
+        for network_id in network_ids:
+            del self.specs[network_id]
 
 
 class Memberships:
@@ -150,19 +151,49 @@ async def test_create_is_shown_stored_told_and_removed(client: TestClient, world
 @pytest.mark.parametrize(("body", "status", "text"), [
     ({"Name": "host"}, 403, "operation is not permitted on predefined host network"),
     ({"Name": ""}, 400, "invalid network name"), ({"Name": "a/b"}, 400, "invalid network name"),
-    ({"Name": "x", "Driver": "weave"}, 404, "plugin not found"), ({"Name": "x", "Driver": "ipvlan"}, 501, "ipvlan"),
+    ({"Name": "x", "Driver": "weave"}, 404, "plugin not found"), ({"Name": "x", "Driver": "overlay"}, 501, "no swarm"),
+    ({"Name": "x", "Driver": "ipvlan", "Options": {"ipvlan_mode": "l4"}}, 400, "not one of l2, l3, l3s"),
     ({"Name": "x", "Driver": "host"}, 403, 'only one instance of "host" network is allowed'),
     ({"Name": "x", "Scope": "swarm"}, 503, "This node is not a swarm manager"),
     ({"Name": "x", "Options": {"colour": "red"}}, 400, "invalid option 'colour'"),
     ({"Name": "x", "Options": {"com.docker.network.driver.mtu": "9"}}, 400, "an MTU is between"),
     ({"Name": "x", "Options": {"com.docker.network.bridge.enable_icc": "maybe"}}, 400, "invalid syntax"),
-    ({"Name": "x", "EnableIPv4": False}, 501, "IPv4"), ({"Name": "x", "ConfigOnly": True}, 501, "configuration-only"),
+    ({"Name": "x", "EnableIPv4": False}, 400, "IPv4 or IPv6 must be enabled"),
+    ({"Name": "x", "EnableIPv4": False, "EnableIPv6": True, "IPAM": {"Config": [{"Subnet": "10.1.0.0/24"}]}}, 400,
+     "IPv4 has not been enabled"),
+    ({"Name": "x", "ConfigOnly": True, "Internal": True}, 403, "configuration network can only contain network"),
+    ({"Name": "x", "ConfigOnly": True, "ConfigFrom": {"Network": "y"}}, 403, "cannot depend on another configuration"),
+    ({"Name": "x", "ConfigFrom": {"Network": "none"}}, 404, 'configuration network "none" does not exist'),
     ({"Name": "x", "IPAM": {"Config": [{"Subnet": "10.1.0.0/24"}, {"Subnet": "10.2.0.0/24"}]}}, 403, "more than one"),
     ({"Name": "x", "IPAM": {"Config": [{"Gateway": "10.1.0.1"}]}}, 400, "needs a subnet"),
     ({"Name": "x", "IPAM": {"Config": [{"Subnet": "fd00::/64"}]}}, 400, "not been enabled")])
 async def test_refusals(client: TestClient, body: dict[str, object], status: int, text: str) -> None:
     answer = await client.post("/networks/create", json=body)
     assert answer.status == status and text in (await answer.json())["message"]
+
+
+async def test_networks_made_from_a_configuration(client: TestClient, world: World) -> None:
+    pools = [{"Subnet": "10.9.0.0/24", "Gateway": "10.9.0.254"}]
+    options = {"com.docker.network.driver.mtu": "1400"}
+    await create(client, "conf", ConfigOnly=True, IPAM={"Config": pools}, Options=options, Labels={"a": "b"})
+    shown = await (await client.get("/networks/conf")).json()
+    assert shown["ConfigOnly"] and shown["Driver"] == "null" and shown["IPAM"]["Config"] == pools
+    status, _ = await create(client, "real", ConfigFrom={"Network": "conf"}, Internal=True)
+    real = await (await client.get("/networks/real")).json()
+    assert status == 201 and (real["ConfigFrom"], real["ConfigOnly"], real["Driver"], real["Internal"]) == (
+        {"Network": "conf"}, False, "bridge", True)
+    assert real["IPAM"]["Config"] == pools and real["Options"] == options and real["Labels"] == {"a": "b"}
+    assert next(spec.mtu for spec in await world.service.stored() if spec.name == "real") == 1400
+    for more, text in (({"Labels": {"c": "d"}}, "user specified configurations are not supported"),
+                       ({"EnableIPv4": False}, "user specified configurations are not supported"),
+                       ({"Options": options}, "network driver options are not supported")):
+        status, answer = await create(client, "other", ConfigFrom={"Network": "conf"}, **more)
+        assert status == 403 and text in answer["message"]
+    answer = await client.delete("/networks/conf")
+    assert (answer.status, (await answer.json())["message"]) == (403, 'configuration network "conf" is in use')
+    await client.post("/networks/prune")
+    assert [spec.name for spec in await world.service.stored()] == ["conf"]
+    assert (await client.delete("/networks/conf")).status == 204
 
 
 async def test_predefined_networks_stay_and_bodies_are_checked(client: TestClient) -> None:

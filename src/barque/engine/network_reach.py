@@ -37,8 +37,9 @@ def _way_out(info: NetworkInfo, *, internal: bool) -> str:
         return "the host's own network" if info.driver == "host" else "none"
     if internal:
         return "none: the network is internal"
-    if info.driver == "macvlan":
-        return f"by {info.spec.parent if info.spec else ''}, past this host's firewall"
+    if info.driver in ("macvlan", "ipvlan"):
+        parent = info.spec.parent if info.spec else ""
+        return f"by {parent}, past this host's firewall" if parent else "none: the network has no parent link"
     masquerade = info.spec.masquerade if info.spec else info.masquerade
     return "with this host's address" if masquerade else "with the containers' own addresses"
 

@@ -8,6 +8,8 @@ import os
 from typing import Any
 
 from barque.network.bridge import write_sysctl
+from barque.network.firewall import GUARD
+from barque.network.model import TABLE_PREFIX
 from barque.sys.nft import Nftables, NftablesError
 
 log = logging.getLogger(__name__)
@@ -15,14 +17,17 @@ log = logging.getLogger(__name__)
 _SWITCH = {4: "net/ipv4/ip_forward", 6: "net/ipv6/conf/all/forwarding"}
 
 
-def ensure_forwarding(version: int, marker: str) -> bool:
-    """Turn forwarding on if it is off; returns whether it was us, now or before (remembered as file ``marker``).
+def ensure_forwarding(version: int, marker: str, nft: Nftables, own_table: str) -> bool:
+    """Turn forwarding on if it is off; returns whether it was an engine of ours, now or before: this one (remembered as
+    file ``marker``), or one beside it, from which this one takes over should it go first.
 
     Whoever turns it on answers for what else gets forwarded then: see the forward chain in ``firewall``.
     """
-    if _read(f"/proc/sys/{_SWITCH[version]}") != "1":
-        with open(marker, "w"):
-            pass
+    if _read(f"/proc/sys/{_SWITCH[version]}") == "1":
+        if _guarded_by_another(version, nft, own_table):
+            _mark(marker)
+    else:
+        _mark(marker)
         if version == 6:
             _keep_router_advertisements()
         write_sysctl(_SWITCH[version], "1")
@@ -31,9 +36,22 @@ def ensure_forwarding(version: int, marker: str) -> bool:
     return os.path.exists(marker)
 
 
+def _mark(marker: str) -> None:
+    with open(marker, "w"):
+        pass
+
+
+def _guarded_by_another(version: int, nft: Nftables, own_table: str) -> bool:
+    """Whether another engine's rules keep this host from being a router, as it was none before."""
+    names = [item["table"]["name"] for item in nft.list("tables")
+             if item.get("table", {}).get("family") == "inet" and item["table"]["name"].startswith(TABLE_PREFIX)]
+    return any(item.get("rule", {}).get("comment") == GUARD.format(version=version)
+               for name in names if name != own_table for item in nft.list(f"chain inet {name} forward"))
+
+
 def give_back(version: int, marker: str, nft: Nftables) -> None:
     """Turn off again what :func:`ensure_forwarding` turned on: our rules, which kept this host from being a router, are
-    gone. Where somebody else filters forwarded traffic by now, they count on it, and it stays.
+    gone. Where somebody else filters forwarded traffic by now, another engine of ours too, they count on it: it stays.
     """
     if not os.path.exists(marker):
         return

@@ -10,7 +10,8 @@ import asyncio
 import contextlib
 import logging
 import os
-from collections.abc import Callable, Coroutine, Iterable, Sequence
+import queue
+from collections.abc import Callable, Collection, Coroutine, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
@@ -44,6 +45,7 @@ class Network:
         self._refill: asyncio.TimerHandle | None = None
         self._watched: dict[str, int] = {}
         self._tasks: set[asyncio.Task[None]] = set()
+        self._leaving: queue.SimpleQueue[str] = queue.SimpleQueue()
         self._closing = False
 
     @classmethod
@@ -77,7 +79,8 @@ class Network:
 
     async def teardown(self, container_id: str) -> None:
         """Unmake it: ports are free when this returns, the namespace dies on its own time. May be repeated."""
-        await self._run(self._sandboxes.teardown, container_id)
+        self._leaving.put(container_id)
+        await self._run(self._teardown_all)
 
     async def connect(self, container_id: str, attachment: Attachment) -> Sandbox:
         """Put a running container on one more network; returns its sandbox as it is then. All or nothing."""
@@ -104,9 +107,9 @@ class Network:
         """Make a network in the kernel; returns ``spec`` completed, to be stored and handed to :meth:`reconcile`."""
         return await self._run(self._sandboxes.create_network, spec)
 
-    async def remove_network(self, network_id: str) -> None:
-        """Raises NetworkInUse while a container runs on it."""
-        await self._run(self._sandboxes.remove_network, network_id)
+    async def remove_networks(self, network_ids: Collection[str]) -> None:
+        """All of them or none; raises NetworkInUse while a container runs on one, NetworkMissing."""
+        await self._run(self._sandboxes.remove_networks, network_ids)
 
     async def blockers(self) -> list[str]:
         """Chains of other firewalls that drop by default what is forwarded."""
@@ -135,6 +138,16 @@ class Network:
     async def _run(self, call: Callable[..., T], *args: object) -> T:
         # A caller that is cancelled must not leave the change half known: the thread ends it either way.
         return await asyncio.shield(self._loop.run_in_executor(self._worker, call, *args))
+
+    def _teardown_all(self) -> None:
+        """Unmake all that wait for it, in one transaction: the caller's is among them, or went with an earlier batch,
+        whose first caller hears of errors."""
+        leaving = []
+        with contextlib.suppress(queue.Empty):
+            while True:
+                leaving.append(self._leaving.get_nowait())
+        if leaving:
+            self._sandboxes.teardown(leaving)
 
     def _refill_later(self) -> None:
         if self._refill is not None:
