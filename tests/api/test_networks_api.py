@@ -14,7 +14,7 @@ from barque.api.routes.networks import routes
 from barque.engine.containers.options import EndpointSettings
 from barque.engine.networks import NetworkService
 from barque.errors import BarqueError
-from barque.network.model import Endpoint, NetworkInfo, NetworkSpec, PublishedPort, Sandbox, Subnet
+from barque.network.model import Blockers, Endpoint, NetworkInfo, NetworkSpec, PublishedPort, Sandbox, Subnet
 from barque.store.db import Database, Documents
 
 BRIDGE, HOST, NONE = "b" * 64, "c" * 64, "bd" + "0" * 62
@@ -37,8 +37,8 @@ class Networks:
         self.specs[spec.id] = msgspec.structs.replace(spec, ipv4=four)
         return self.specs[spec.id]
 
-    async def blockers(self) -> list[str]:
-        return ["ip filter FORWARD"]
+    async def blockers(self) -> Blockers:
+        return Blockers(forward=("ip filter FORWARD",), input=("ip filter INPUT",))
 
     async def remove_networks(self, network_ids: Collection[str]) -> None:
         for network_id in network_ids:
@@ -131,7 +131,7 @@ async def test_create_is_shown_stored_told_and_removed(client: TestClient, world
     status, made = await create(client, "backend", Driver="bridge", CheckDuplicate=True, Internal=True,
                                 Attachable=True, EnableIPv6=True, Labels={"a": "b"}, Options=options,
                                 IPAM={"Driver": "default", "Config": pools})
-    assert status == 201 and made["Warning"] == ""
+    assert status == 201 and made["Warning"] == "", "nothing leaves an internal network"
     shown = await (await client.get("/networks/backend")).json()
     assert shown["Id"] == made["Id"] and shown["IPAM"]["Config"] == pools and shown["Options"] == options
     assert shown["Internal"] and shown["Attachable"] and shown["EnableIPv6"] and shown["Labels"] == {"a": "b"}
@@ -170,6 +170,11 @@ async def test_create_is_shown_stored_told_and_removed(client: TestClient, world
 async def test_refusals(client: TestClient, body: dict[str, object], status: int, text: str) -> None:
     answer = await client.post("/networks/create", json=body)
     assert answer.status == status and text in (await answer.json())["message"]
+
+
+async def test_a_firewall_in_the_way_of_a_new_network_is_named(client: TestClient) -> None:
+    _, made = await create(client, "web")
+    assert "ip filter FORWARD drops by default" in made["Warning"]
 
 
 async def test_networks_made_from_a_configuration(client: TestClient, world: World) -> None:
@@ -215,8 +220,10 @@ async def test_the_firewall_is_explained(client: TestClient, world: World) -> No
     shown = await (await client.get("/networks/bridge/firewall")).json()
     assert [len(port["ReachedBy"]) for port in shown["Ports"]] == [3, 1, 3]
     assert [port.get("Warning") for port in shown["Ports"]] == [
-        "unless accepted, dropped by ip filter FORWARD", None, None]
-    assert "INPUT rules decide" in shown["Ports"][2]["Path"] and shown["WayOut"] == "with this host's address"
+        "unless accepted, dropped by ip filter FORWARD", None, "unless accepted, dropped by ip filter INPUT"]
+    assert "INPUT rules decide" in shown["Ports"][2]["Path"]
+    assert shown["WayOut"] == "with this host's address, unless dropped by ip filter FORWARD"
+    assert shown["ThisHost"].endswith("unless dropped by ip filter INPUT")
     shut = await (await client.get("/networks/shut/firewall")).json()
     assert {tuple(port["ReachedBy"]) for port in shut["Ports"]} == {("this host",)} and "none" in shut["WayOut"]
     assert (await client.get("/networks/nope/firewall")).status == 404

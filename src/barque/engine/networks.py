@@ -13,7 +13,7 @@ from barque.engine.network_options import CreateNetwork, config_spec, configured
 from barque.engine.network_reach import explain
 from barque.engine.network_views import document
 from barque.errors import BarqueError, Conflict, InvalidArgument, NotFound, PermissionDenied
-from barque.network.model import NetworkInfo, NetworkSpec, Sandbox
+from barque.network.model import Blockers, NetworkInfo, NetworkSpec, Sandbox
 from barque.store.db import Documents
 
 #: Every container that has a network now, as (its name, its sandbox); the container service supplies it.
@@ -30,7 +30,7 @@ class KernelNetworks(Protocol):
     def networks(self) -> list[NetworkInfo]: ...
     async def create_network(self, spec: NetworkSpec) -> NetworkSpec: ...
     async def remove_networks(self, network_ids: Collection[str]) -> None: ...
-    async def blockers(self) -> list[str]: ...
+    async def blockers(self) -> Blockers: ...
 
 
 class NoSuchNetwork(NotFound):
@@ -93,8 +93,8 @@ class NetworkService:
         info = find(self._network.networks(), ref)
         return explain(info, self._sandboxes(), await self._network.blockers())
 
-    async def create(self, body: CreateNetwork) -> str:
-        """Make a network; returns its id. Raises BarqueErrors in dockerd's words."""
+    async def create(self, body: CreateNetwork) -> tuple[str, str]:
+        """Make a network; returns its id, and a warning if there is one. Raises BarqueErrors in dockerd's words."""
         for info in self._network.networks():
             if info.name == body.name:
                 raise PredefinedName(name=body.name) if info.spec is None else NameTaken(name=body.name)
@@ -105,7 +105,15 @@ class NetworkService:
             await self._network.remove_networks([spec.id])
             raise
         self._emit("network", "create", spec.id, {"name": spec.name, "type": spec.driver})
-        return spec.id
+        return spec.id, await self._warning(spec)
+
+    async def _warning(self, spec: NetworkSpec) -> str:
+        if spec.driver != "bridge" or spec.internal:
+            return ""
+        chains = (await self._network.blockers()).forward
+        if not chains:
+            return ""
+        return f"Containers reach other machines only where the host's firewall lets them: {chains[0]} drops by default."
 
     def _spec(self, body: CreateNetwork) -> NetworkSpec:
         if body.config_only:

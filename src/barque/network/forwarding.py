@@ -1,16 +1,16 @@
-"""Forwarding of IPv4 and IPv6 on the host, and other firewalls that would stop containers' traffic."""
+"""Forwarding of IPv4 and IPv6 on the host: turned on where it is off, and off again by the last who needs it."""
 
 from __future__ import annotations
 
 import contextlib
 import logging
 import os
-from typing import Any
 
 from barque.network.bridge import write_sysctl
 from barque.network.firewall import GUARD
 from barque.network.model import TABLE_PREFIX
-from barque.sys.nft import Nftables, NftablesError
+from barque.network.other_firewalls import base_chains
+from barque.sys.nft import Nftables
 
 log = logging.getLogger(__name__)
 
@@ -55,7 +55,8 @@ def give_back(version: int, marker: str, nft: Nftables) -> None:
     """
     if not os.path.exists(marker):
         return
-    others = [chain for chain in _forward_chains(nft) if chain["family"] in ("inet", "ip" if version == 4 else "ip6")]
+    families = ("inet", "ip" if version == 4 else "ip6")
+    others = [chain for chain in base_chains(nft, "forward") if chain["family"] in families]
     if others:
         log.info("%s stays on: %s uses it", _SWITCH[version].replace("/", "."),
                  f"{others[0]['family']} {others[0]['table']}")
@@ -75,18 +76,3 @@ def _keep_router_advertisements() -> None:
 def _read(path: str) -> str:
     with open(path) as file:
         return file.read().strip()
-
-
-def blocking_chains(nft: Nftables, own_table: str) -> list[str]:
-    """Base chains of other tables that drop by default what is forwarded: containers are cut off behind them."""
-    return [f"{chain['family']} {chain['table']} {chain['name']}" for chain in _forward_chains(nft)
-            if chain.get("policy") == "drop" and chain["table"] != own_table
-            and chain["family"] in ("ip", "ip6", "inet")]
-
-
-def _forward_chains(nft: Nftables) -> list[dict[str, Any]]:
-    try:
-        return [item["chain"] for item in nft.list("chains") if item.get("chain", {}).get("hook") == "forward"]
-    except NftablesError as error:
-        log.warning("cannot look for other firewalls: %s", error)
-        return []

@@ -143,6 +143,13 @@ class NetworkInfo(msgspec.Struct, frozen=True, kw_only=True):
     publish_ip: str = ""
 
 
+class Blockers(msgspec.Struct, frozen=True, kw_only=True):
+    """Chains of other firewalls that drop by default what is forwarded, and what is for this host itself."""
+
+    forward: tuple[str, ...] = ()
+    input: tuple[str, ...] = ()
+
+
 class PortBinding(msgspec.Struct, frozen=True, kw_only=True):
     """One port to publish. ``host_ip`` None or "" means the engine's publish address, else every IPv4 and IPv6 address.
 

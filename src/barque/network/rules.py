@@ -7,8 +7,9 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from barque.network import firewall, forwarding
 from barque.network.bridge import KernelNetwork
-from barque.network.model import NetworkSettings, Sandbox
+from barque.network.model import Blockers, NetworkSettings, Sandbox
 from barque.network.networks import Networks
+from barque.network.other_firewalls import find_blockers
 from barque.sys.nft import Nftables, NftablesError
 
 log = logging.getLogger(__name__)
@@ -46,8 +47,8 @@ class Rules:
         for version in sorted(self._networks.closed):
             forwarding.give_back(version, self._networks.forwarding_marker(version), self._nft)
 
-    def blockers(self) -> list[str]:
-        return forwarding.blocking_chains(self._nft, self._table)
+    def blockers(self) -> Blockers:
+        return find_blockers(self._nft)
 
     def add_network(self, network: KernelNetwork) -> None:
         if network.rules is not None:

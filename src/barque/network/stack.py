@@ -18,6 +18,7 @@ from typing import TypeVar
 from barque.network.keeper_client import KeeperProcess
 from barque.network.model import (
     Attachment,
+    Blockers,
     NetworkInfo,
     NetworkSettings,
     NetworkSpec,
@@ -33,6 +34,8 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 #: Containers that start one after another get their slots first; the pool is filled when they pause.
 _REFILL_AFTER = 0.05
+#: Containers that start see what has become of other firewalls since so many seconds.
+_LOOK_AGAIN = 5.0
 
 
 class Network:
@@ -45,6 +48,7 @@ class Network:
         self._refill: asyncio.TimerHandle | None = None
         self._watched: dict[str, int] = {}
         self._tasks: set[asyncio.Task[None]] = set()
+        self._blockers, self._looked = Blockers(), 0.0
         self._leaving: queue.SimpleQueue[str] = queue.SimpleQueue()
         self._closing = False
 
@@ -111,19 +115,23 @@ class Network:
         """All of them or none; raises NetworkInUse while a container runs on one, NetworkMissing."""
         await self._run(self._sandboxes.remove_networks, network_ids)
 
-    async def blockers(self) -> list[str]:
-        """Chains of other firewalls that drop by default what is forwarded."""
-        return await self._run(self._sandboxes.rules.blockers)
+    def known_blockers(self) -> Blockers:
+        """As :meth:`blockers`, as they were a few containers ago: costs nothing."""
+        return self._blockers
+
+    async def blockers(self) -> Blockers:
+        self._blockers = await self._run(self._sandboxes.rules.blockers)
+        self._looked = self._loop.time()
+        return self._blockers
 
     async def reconcile(self, live: Iterable[Sandbox], networks: Iterable[NetworkSpec] = ()) -> None:
         """At boot: these are the networks and the containers that run; everything else of this engine's goes."""
         await self._run(self._sandboxes.reconcile, list(live), list(networks))
         self._watch_keepers()
         self._refill_later()
-        for chain in await self.blockers():
-            log.warning("the firewall chain %s drops forwarded packets by default: containers on %s may not reach "
-                        "other networks, nor be reached through published ports, unless it accepts them",
-                        chain, self.settings.bridge_name)
+        for chain in (await self.blockers()).forward:
+            log.warning("the firewall chain %s drops forwarded packets by default: containers may not reach other "
+                        "networks, nor be reached through published ports, unless it accepts them", chain)
 
     async def close(self, remove: bool = False) -> None:
         """Stop; running containers keep their network unless ``remove``."""
@@ -158,6 +166,8 @@ class Network:
         try:
             if not self._closing and await self._run(self._sandboxes.warm_up):
                 self._refill_later()
+            elif not self._closing and self._loop.time() - self._looked > _LOOK_AGAIN:
+                await self.blockers()
         except OSError as error:
             log.warning("cannot keep a network namespace ready: %s", error)
 

@@ -94,6 +94,18 @@ def sandbox_request(ctx: Context, container: Container) -> SandboxRequest:
                             ndots=any(item.startswith("ndots:") and item != "ndots:0" for item in options)))
 
 
+def firewall_warnings(ctx: Context, container: Container) -> list[str]:
+    """Where another firewall of this host drops what it does not know: from elsewhere nobody may get in."""
+    published = publish.publications(container.config, container.host_config)
+    if container.network_mode in _SHARED or all(item.host_ip in ("127.0.0.1", "::1") for item in published):
+        return []
+    infos = [info for info in ctx.networks.networks() if info.name in container.endpoints]
+    obeys = ctx.config.publish_obey_input or any(info.spec and info.spec.obey_input for info in infos)
+    blockers = ctx.networks.known_blockers()
+    return [f"Other machines reach published ports only where the host's firewall lets them: {chain} drops by default."
+            for chain in (blockers.input if obeys else blockers.forward)]
+
+
 def names_of(container: Container, settings: EndpointSettings) -> tuple[str, ...]:
     """What others on a network with names may call the container."""
     names = [container.name, *(settings.aliases or ()), container.id[:12], container.config.hostname]
