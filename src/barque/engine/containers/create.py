@@ -80,7 +80,7 @@ async def create(ctx: Context, name: str, config: ContainerConfig, host: HostCon
                            ctx.state_dir(container_id)))
     live = await ctx.tasks.shielded(_make(ctx, container, name.removeprefix("/")), f"create {container_id[:12]}")
     ctx.event(live, "create")
-    return Created(container_id, warnings)
+    return Created(container_id, [*warnings, *networking.firewall_warnings(ctx, container)])
 
 
 async def _make(ctx: Context, container: Container, name: str) -> Live:

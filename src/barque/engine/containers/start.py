@@ -77,6 +77,7 @@ async def run(ctx: Context, live: Live) -> None:
     hit("container.start.after-row")
     if sandbox is not None:
         networking.tell(ctx, sandbox, "connect")
+        networking.update_links(ctx, live.container)
     ctx.event(live, "start")
     exits.watch(ctx, live, monitor, restart_later)
     health.watch(ctx, live)
