@@ -14,7 +14,8 @@ from typing import Any
 
 import aiohttp
 
-from barque.registry.app import Settings, make_app, serving
+from barque.registry.app import Settings, make_app
+from barque.registry.listen import serving
 from barque.registry.storage.base import Storage
 from barque.registry.storage.s3.client import S3
 from barque.registry.storage.s3.sigv4 import Signer

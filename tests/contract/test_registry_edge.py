@@ -18,9 +18,10 @@ import aiohttp
 import pytest
 from aiohttp import web
 
-from barque.registry.app import make_app, make_status_app, serving
+from barque.registry.app import make_app, make_status_app
 from barque.registry.assemble import settings_of, storage_of
 from barque.registry.config import InvalidConfig, load
+from barque.registry.listen import serving
 from barque.registry.server import main
 from tests.registry_peers import answering, free_port
 from tests.registry_world import Client, digest

@@ -16,7 +16,8 @@ from aiohttp import web
 from barque.image.client.endpoints import Registry
 from barque.image.client.hosts import HostConfig
 from barque.image.client.transport import RetryPolicy, Transport
-from barque.registry.app import make_app, serving
+from barque.registry.app import make_app
+from barque.registry.listen import serving
 from barque.registry.proxy import CachingStorage, Upstream
 from barque.registry.storage.filesystem import FilesystemStorage
 from tests.registry_peers import docker_registry, has_docker_registry

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import tomllib
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 
@@ -128,7 +128,10 @@ class Collection(Section, frozen=True, kw_only=True):
 
 
 class Config(Section, frozen=True, kw_only=True):
+    """``workers``: processes that serve; 0: as many as there are processors."""
+
     listen: str = "127.0.0.1:5000"
+    workers: Annotated[int, msgspec.Meta(ge=0, le=256)] = 0
     status_listen: str = ""
     read_only: bool = False
     sparse_manifests: bool = False

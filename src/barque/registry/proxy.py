@@ -255,6 +255,9 @@ class CachingStorage:
         self.manifests = CachedManifests(inner, finder)
         self.blobs = CachedBlobs(inner, finder, spool)
 
+    async def probe(self) -> None:
+        await self._inner.probe()
+
     async def guarded(self, repository: str, action: Callable[[], Awaitable[None]]) -> None:
         await self._inner.guarded(repository, action)
 
