@@ -34,7 +34,7 @@ _EVENTS = frozenset({"pull", "push", "mount", "delete"})
 
 
 def storage_of(config: Config) -> Storage:
-    storage = _own_storage(config)
+    storage = own_storage_of(config)
     if not config.upstream:
         return storage
     if sum(upstream.default for upstream in config.upstream) > 1:
@@ -50,10 +50,12 @@ def _upstream(config: config_of.Upstream) -> Upstream:
     credentials = None
     if config.username:
         credentials = Credentials(username=config.username, password=config.password)
-    return Upstream(config.prefix, config.host, credentials, config.default, seconds(config.tag_life))
+    return Upstream(config.prefix, config.host, credentials, config.default, seconds(config.tag_life),
+                    size(config.size) if config.size else None)
 
 
-def _own_storage(config: Config) -> Storage:
+def own_storage_of(config: Config) -> Storage:
+    """What is kept here: own repositories, and copies of others as far as they have come."""
     if bool(config.storage.root) == bool(config.storage.s3):
         raise InvalidConfig(reason="give either a directory (storage.root) or an object store (storage.s3)")
     s3 = config.storage.s3

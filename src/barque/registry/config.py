@@ -105,7 +105,10 @@ class Webhook(Section, frozen=True, kw_only=True):
 
 
 class Upstream(Section, frozen=True, kw_only=True):
-    """Repositories below ``prefix`` are a cache of ``host``; ``default``: also those names that are not found here."""
+    """Repositories below ``prefix`` are a cache of ``host``; ``default``: also those names that are not found here.
+
+    ``size``: of the blobs that are kept (empty: all).
+    """
 
     prefix: str
     host: str
@@ -114,6 +117,7 @@ class Upstream(Section, frozen=True, kw_only=True):
     insecure: bool = False
     default: bool = False
     tag_life: str = "1m"
+    size: str = ""
 
 
 class Limits(Section, frozen=True, kw_only=True):

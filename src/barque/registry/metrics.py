@@ -37,6 +37,11 @@ class Metrics:
         buckets[bisect.bisect_left(BOUNDS, seconds)] += 1
         self._seconds[route] += seconds  # type: ignore[assignment]
 
+    @property
+    def answered(self) -> int:
+        """Requests so far."""
+        return self._requests.total()
+
     def add(self, name: str, amount: float = 1) -> None:
         """Raise the counter ``barque_registry_<name>_total``."""
         self._values[name] += amount  # type: ignore[assignment]

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from barque import failpoints, log
 from barque.errors import BarqueError
-from barque.registry.assemble import policy_of, storage_of
+from barque.registry.assemble import own_storage_of, policy_of
 from barque.registry.check import check
 from barque.registry.collect import collect
 from barque.registry.config import Auth, Config, Tls, changed, load
@@ -72,8 +72,8 @@ async def _gc(config: Config, storage: Storage) -> int:
     return 1 if report.skipped else 0
 
 
-async def _check(storage: Storage, repair: bool) -> int:
-    found = await check(storage, repair=repair)
+async def _check(config: Config, storage: Storage, repair: bool) -> int:
+    found = await check(storage, repair=repair, copies=tuple(upstream.prefix for upstream in config.upstream))
     for damage in found:
         print(damage)
     print(f"{len(found)} damages {'repaired' if repair else 'found'}")
@@ -81,9 +81,9 @@ async def _check(storage: Storage, repair: bool) -> int:
 
 
 async def _maintain(options: argparse.Namespace, config: Config) -> int:
-    storage = storage_of(config)
+    storage = own_storage_of(config)
     try:
-        return await (_gc(config, storage) if options.command == "gc" else _check(storage, options.repair))
+        return await (_gc(config, storage) if options.command == "gc" else _check(config, storage, options.repair))
     finally:
         await storage.aclose()
 

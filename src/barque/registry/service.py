@@ -25,7 +25,10 @@ from barque.registry.config import Config, InvalidConfig, seconds
 from barque.registry.listen import listeners, serving_on
 from barque.registry.siblings import Siblings
 from barque.registry.storage.base import Storage
+from barque.sys.malloc import trim
 
+#: Seconds between two looks at whether it is quiet.
+_QUIET = 10.0
 log = logging.getLogger("barque.registry")
 
 
@@ -48,12 +51,14 @@ class Service:
         for each in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(each, ended.set)
         loop.add_signal_handler(signal.SIGHUP, self._reload)
+        self._reload()  # a worker that takes a dead one's place may be forked long after the files were read first
         async with AsyncExitStack() as stack:
             stack.push_async_callback(self.storage.aclose)
             if number == 0:
                 await self._lead(stack)
             else:
                 await stack.enter_async_context(_running(self.siblings.answer(number, self.settings.metrics)))
+            await stack.enter_async_context(_running(self._give_back()))
             await stack.enter_async_context(serving_on(self.app, self.sockets, self.tls))
             await ended.wait()
 
@@ -71,6 +76,16 @@ class Service:
             except (BarqueError, OSError) as error:
                 log.error("garbage collection: %s", error)
 
+    async def _give_back(self) -> None:
+        """Whenever it has become quiet, let the kernel have the buffers of the transfers that are over."""
+        answered = 0
+        while True:
+            await asyncio.sleep(_QUIET)
+            metrics = self.settings.metrics
+            if metrics.in_flight == 0 and metrics.answered != answered:
+                answered = metrics.answered
+                trim()
+
     def _reload(self) -> None:
         """Read certificate, key and users anew; what cannot be read stays as it was."""
         try:
@@ -81,7 +96,7 @@ class Service:
         except (OSError, ValueError, BarqueError) as error:
             log.error("reload: %s", error)
         else:
-            log.info("reloaded certificates and users")
+            log.debug("certificates and users are those of the files now")
 
 
 @asynccontextmanager

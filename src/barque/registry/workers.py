@@ -61,6 +61,7 @@ def _start(number: int, work: Callable[[int], int], mask: set[int]) -> int:
     code = 1
     try:
         set_death_signal(signal.SIGTERM)
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)  # until ``work`` wants it
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         if os.getppid() == watcher:
             code = work(number)
