@@ -108,9 +108,9 @@ class Edge:
             raise
         except ConnectionError:
             return web.Response(status=_CLIENT_GONE)  # nobody reads it
-        except BarqueError as error:
-            log.error("%s %s: %s", request.method, request.path, error)
-            return RegistryError("UNAVAILABLE", error.message).response()
+        except (BarqueError, TimeoutError) as error:
+            log.error("%s %s: %s", request.method, request.path, str(error) or "it took too long")
+            return RegistryError("UNAVAILABLE", str(error) or None).response()
         except Exception:  # boundary of a request: a bug or a full disk must not take the connection down silently
             log.exception("%s %s failed", request.method, request.path)
             return RegistryError("UNKNOWN").response()
