@@ -96,6 +96,8 @@ _IN_GROUPS = {
     "network ls": ("network:LS", "List networks"),
     "network prune": ("prune:NETWORKS", "Remove all unused networks"),
     "network rm": ("network:RM", "Remove one or more networks"),
+    "registry check": ("registry:CHECK", "Verify every digest and reference of a registry"),
+    "registry gc": ("registry:GC", "Collect a registry's garbage, also while it serves"),
     "registry serve": ("registry:SERVE", "Serve images to other machines"),
     "system df": ("df:DF", "Show disk usage"),
     "system dial-stdio": ("dial:DIAL", "Connect standard input and output to the engine"),
