@@ -153,7 +153,6 @@ REFUSED = (
     Refused("isolation", "isolation technologies are for Windows", fine=("", "default")),
     Refused("min-api-version", "clients of all versions from 1.24 on are served", fine=("", "1.24")),
     Refused("nri-opts", "NRI plugins are not supported", fine=({},)),
-    Refused("proxies", "set HTTP_PROXY, HTTPS_PROXY and NO_PROXY in the service's environment", fine=({},)),
 )
 
 _BY_FLAG = {option.flag: option for option in OPTIONS}
