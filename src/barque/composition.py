@@ -35,6 +35,7 @@ from barque.engine.containers.registry import Registry
 from barque.engine.events import EventBus
 from barque.engine.networks import NetworkService
 from barque.engine.system import load_id
+from barque.engine.volume_copies import VolumeCopies
 from barque.engine.volumes import Volumes
 from barque.network.model import DEFAULT_POOLS, AddressPool, NetworkSettings, NetworkSpec, Sandbox
 from barque.network.stack import Network
@@ -172,7 +173,7 @@ async def open_engine(stack: AsyncExitStack, config: Config, layout: Layout, zyg
     await reconcile.settle(context)
     builds = await open_builds(stack, layout, stores, images, context, supervisor)
     others = [*images.routes, *commit_routes.routes(committer(stores, images, context)), *build_routes.routes(builds),
-              *volume_routes.routes(volumes),
+              *volume_routes.routes(volumes, VolumeCopies(volumes, context.volume_mounts, supervisor)),
               *networks.routes(service, Memberships(context)),
               *system.routes(context, bus, load_id(f"{layout.root}/engine-id"), images.service,
                              system_model.VolumeUsage(volumes, users), builds)]

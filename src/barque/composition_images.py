@@ -74,13 +74,14 @@ class ImageParts:
 
 
 class ImageUsers:
-    """Which containers were made from an image: the registry of containers knows."""
+    """Which containers were made from an image or show it: the registry of containers knows."""
 
     def __init__(self, registry: Registry) -> None:
         self._registry = registry
 
     def users_of_image(self, image_id: str) -> Sequence[ImageUser]:
-        return [ImageUser(live.id, live.facts.alive) for live in self._registry if live.container.image_id == image_id]
+        return [ImageUser(live.id, live.facts.alive) for live in self._registry
+                if image_id in (live.container.image_id, *(point.image_id for point in live.container.mounts))]
 
     def image_of(self, container_id: str) -> str:
         """Empty for a container that is gone."""
@@ -119,7 +120,7 @@ async def open_images(stack: AsyncExitStack, config: Config, stores: Stores, wor
     puller = Puller(stores.content, stores.snapshots, stores.leases, names, workers, transport, limits,
                     TrustCheck(load_policy(config.signature_policy)) if config.signature_policy else None)
     stack.callback(puller.close)
-    pusher = Pusher(stores.content, names, transport)
+    pusher = Pusher(stores.content, names, transport, config.max_concurrent_uploads)
     sweep = partial(collect, stores.db, stores.content, stores.snapshots)
     users, use = ImageUsers(registry), ImageUse(stores.db)
     await use.load()
@@ -136,7 +137,7 @@ async def open_images(stack: AsyncExitStack, config: Config, stores: Stores, wor
         Saver(stores.content, resolver, names),
         Loader(stores.content, stores.snapshots, stores.leases, names, workers, slots),
         importer, partial(download, transport), sweep, bus.emit)
-    flattener = Flattener(resolver, stores.snapshots, importer, workers.run, sweep, bus.emit)
+    flattener = Flattener(resolver, stores.snapshots, importer, workers, sweep, bus.emit)
     routes = [*content_routes.routes(Attestations(resolver, stores.content), Explorer(resolver, stores.snapshots),
                                      flattener),
               *image_routes.routes(service, archives, partial(login, transport))]

@@ -64,7 +64,6 @@ class Config:
     icc: bool = True
     publish_obey_input: bool = False
     fixed_cidr: str = ""
-    default_gateway: str = ""
     default_address_pools: tuple[Pool, ...] = ()
     default_bind_ip: str = "0.0.0.0"
     dns: tuple[str, ...] = ()

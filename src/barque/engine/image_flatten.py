@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable, Mapping
 
 import msgspec
 
-from barque.engine.containers.archive import Run, streamed
+from barque.engine.containers.archive import streamed
 from barque.errors import InvalidArgument
 from barque.image.imports import Importer
 from barque.image.resolve import Images
@@ -15,18 +15,19 @@ from barque.oci.platform import Platform
 from barque.oci.reference import Reference
 from barque.store.gc import GcReport
 from barque.store.snapshots import Snapshots
+from barque.store.workers import Workers
 from barque.supervise.archive_messages import View
 
 Emit = Callable[[str, str, str, Mapping[str, str]], None]
 
 
 class Flattener:
-    def __init__(self, images: Images, snapshots: Snapshots, importer: Importer, run: Run,
+    def __init__(self, images: Images, snapshots: Snapshots, importer: Importer, workers: Workers,
                  collect: Callable[[], Awaitable[GcReport]], emit: Emit) -> None:
         self._images = images
         self._snapshots = snapshots
         self._importer = importer
-        self._run = run
+        self._workers = workers
         self._collect = collect
         self._emit = emit
 
@@ -39,7 +40,8 @@ class Flattener:
         if image.chain_id is None:
             raise InvalidArgument(f"{text} has no layers to flatten")
         mount = await self._snapshots.image_mount(image.chain_id)
-        pieces = streamed(self._run, View(upper=mount.lower[0], lower=list(mount.lower[1:])), (), "/", text, whole=True)
+        view = View(upper=mount.lower[0], lower=list(mount.lower[1:]))
+        pieces = streamed(self._workers, view, (), "/", text, whole=True)
 
         def config(diff_id: str) -> ImageConfig:
             step = History(created=image.config.created, created_by="barque image flatten",

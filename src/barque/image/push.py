@@ -29,6 +29,9 @@ from barque.oci.platform import Platform, host
 from barque.oci.reference import Reference
 from barque.store.content import ContentStore
 
+#: As many layers at once as dockerd sends where nothing else is set.
+UPLOADS = 5
+
 
 class NothingToPush(NotFound):
     text = "An image does not exist locally with the tag: {name}"
@@ -87,14 +90,15 @@ async def push_image(transport: Transport, ref: Reference, media_type: str, mani
     async def given(_: Descriptor) -> bytes:
         return manifest
 
-    return await _push(Registry(transport), ref, PushPlan(top, tuple(items)), given, credentials, report)
+    return await _push(Registry(transport), ref, PushPlan(top, tuple(items)), given, credentials, report,
+                       asyncio.Semaphore(UPLOADS))
 
 
 async def _push(registry: Registry, ref: Reference, plan: PushPlan, read: Callable[[Descriptor], Awaitable[bytes]],
-                credentials: Credentials | None, report: Report) -> Digest:
+                credentials: Credentials | None, report: Report, turns: asyncio.Semaphore) -> Digest:
     """``read``: the bytes of a manifest."""
     async def use(repository: Repository) -> Digest:
-        sender = _Sender(repository, report)
+        sender = _Sender(repository, report, turns)
         await sender.layers([item for item in plan.blobs if item.label])
         for item in plan.blobs:
             if not item.label:
@@ -116,12 +120,12 @@ async def _push(registry: Registry, ref: Reference, plan: PushPlan, read: Callab
 
 
 class _Sender:
-    """At most five layers at once, as dockerd does."""
+    """Each layer waits for one of the ``turns``."""
 
-    def __init__(self, repository: Repository, report: Report) -> None:
+    def __init__(self, repository: Repository, report: Report, turns: asyncio.Semaphore) -> None:
         self._repository = repository
         self._report = report
-        self._turns = asyncio.Semaphore(5)
+        self._turns = turns
 
     async def layers(self, items: list[PushItem]) -> None:
         unique = {item.descriptor.digest: item for item in reversed(items)}
@@ -163,11 +167,14 @@ class _Sender:
 
 
 class Pusher:
-    def __init__(self, content: ContentStore, names: ImageNames, transport: Transport) -> None:
+    """``uploads`` layers at once, of all pushes together."""
+
+    def __init__(self, content: ContentStore, names: ImageNames, transport: Transport, uploads: int = UPLOADS) -> None:
         self._content = content
         self._names = names
         self._manifests = Manifests(content)
         self._registry = Registry(transport)
+        self._turns = asyncio.Semaphore(uploads)
 
     async def push(self, ref: Reference, credentials: Credentials | None, report: Report,
                    platform: Platform | None = None) -> None:
@@ -224,7 +231,7 @@ class Pusher:
                         (*layers, await self._item(manifest.config, "", ref)))
 
     async def _push(self, ref: Reference, plan: PushPlan, credentials: Credentials | None, report: Report) -> None:
-        await _push(self._registry, ref, plan, self._bytes, credentials, report)
+        await _push(self._registry, ref, plan, self._bytes, credentials, report, self._turns)
         if plan.instead_of is not None:
             report(Progress(progress_detail={}, aux={"manifestPushedInsteadOfIndex": True,
                                                      "originalIndex": plan.instead_of, "selectedManifest": plan.top}))
