@@ -18,6 +18,7 @@ import zlib
 from collections.abc import Callable
 
 from barque.supervise.messages import STDERR, STDOUT, LogConfig
+from barque.supervise.rest import LogRest, Luggage
 
 #: What dockerd reads a line into; longer ones become partial entries.
 LONGEST_LINE = 16 << 10
@@ -84,8 +85,11 @@ class JsonFile:
     file piece by piece; the next rotation finishes what is left of it.
     """
 
-    def __init__(self, config: LogConfig, want_work: Callable[[], None] = lambda: None) -> None:
-        """``want_work`` is called when :meth:`work` has something to do. Raises OSError."""
+    def __init__(self, config: LogConfig, want_work: Callable[[], None] = lambda: None, fd: int = -1) -> None:
+        """``want_work`` is called when :meth:`work` has something to do; ``fd`` is the file where it is open already.
+
+        Raises OSError.
+        """
         self._config = config
         self._want_work = want_work
         self._clock = Clock()
@@ -97,11 +101,24 @@ class JsonFile:
         self._attrs = b',"attrs":' + attrs if attrs else b""
         self._gzip: _Gzip | None = None
         self.dropped = 0
-        self._fd = -1
+        self._fd = fd
         self._size = 0
+        if fd >= 0:
+            self._size = os.fstat(fd).st_size
+            return
         self._open(os.O_APPEND)
         if config.compress and os.path.exists(f"{config.path}.1"):
             self._compress()    # was not finished by whoever rotated it
+
+    def pack(self, luggage: Luggage) -> LogRest:
+        """For :meth:`unpack` in another process. There is no work to do."""
+        return LogRest(luggage.silent(self._fd), self.dropped, self._unfinished, self._cut)
+
+    @classmethod
+    def unpack(cls, rest: LogRest, fds: list[int], config: LogConfig, want_work: Callable[[], None]) -> JsonFile:
+        log = cls(config, want_work, fds[rest.place])
+        log.dropped, log._unfinished, log._cut = rest.dropped, rest.unfinished, rest.cut
+        return log
 
     def write(self, stream: int, data: bytes) -> None:
         """Log what came out of ``stream``; an unfinished line is kept until its end, 16 KiB, or :meth:`close`."""

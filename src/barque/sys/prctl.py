@@ -23,8 +23,14 @@ SCHED_FLAGS = {"SCHED_FLAG_RESET_ON_FORK": 0x01, "SCHED_FLAG_RECLAIM": 0x02, "SC
 IO_CLASSES = {"IOPRIO_CLASS_RT": 1, "IOPRIO_CLASS_BE": 2, "IOPRIO_CLASS_IDLE": 3}
 
 
+#: With the types said here: objects for them at each call touch, and so copy in a forked process, thirty pages.
+_call = libc["prctl"]
+_call.argtypes = [ctypes.c_int, *[ctypes.c_ulong] * 4]
+
+
 def _prctl(option: int, value: int) -> None:
-    check(libc.prctl(option, *(ctypes.c_ulong(argument) for argument in (value, 0, 0, 0))), f"prctl({option})")
+    if _call(option, value, 0, 0, 0) < 0:
+        check(-1, f"prctl({option})")
 
 
 def set_dumpable(dumpable: bool) -> None:
