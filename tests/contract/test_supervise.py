@@ -558,10 +558,21 @@ def monitor_pid(world: World, monitor: Monitor) -> int:
     return int(json.loads((world.root / "containers" / monitor.id / "monitor.json").read_text())["monitor_pid"])
 
 
-def acting_monitors(keeper: int, init: int) -> list[int]:
-    """The children of a keeper but for the container's first process: at most one."""
-    text = Path(f"/proc/{keeper}/task/{keeper}/children").read_text()
-    return [pid for pid in map(int, text.split()) if pid != init]
+def acting_monitors(keeper: int) -> list[int]:
+    """The children of a keeper that are like itself: at most one."""
+    return [pid for pid in children(keeper) if command(pid) == command(keeper)]
+
+
+def command(pid: int) -> bytes:
+    """Empty for one that has ended."""
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes()
+    except FileNotFoundError:
+        return b""
+
+
+def children(pid: int) -> list[int]:
+    return list(map(int, Path(f"/proc/{pid}/task/{pid}/children").read_text().split()))
 
 
 async def ended(*pids: int) -> None:
@@ -578,14 +589,14 @@ async def at_rest(world: World, monitor: Monitor) -> int:
     """Wait until the container's keeper is alone with it; the keeper's pid."""
     keeper = monitor_pid(world, monitor)
     async with asyncio.timeout(10):
-        while acting := acting_monitors(keeper, monitor.pid):
+        while acting := acting_monitors(keeper):
             await ended(*acting)
     return keeper
 
 
 async def kill_supervision(world: World, monitor: Monitor) -> None:
     keeper = monitor_pid(world, monitor)
-    acting = acting_monitors(keeper, monitor.pid)
+    acting = acting_monitors(keeper)
     os.kill(keeper, signal.SIGKILL)
     await ended(keeper, *acting)
 
@@ -726,9 +737,9 @@ async def spare_of(world: World) -> int:
     refill, zygote = world.supervisor.refill, world.supervisor.zygote_pid
     assert refill is not None
     await refill
-    children = Path(f"/proc/{zygote}/task/{zygote}/children").read_text().split()
+    assert zygote is not None
     busy = {json.loads(path.read_text())["monitor_pid"] for path in world.root.glob("containers/*/monitor.json")}
-    (spare,) = set(map(int, children)) - busy
+    (spare,) = set(children(zygote)) - busy
     return spare
 
 

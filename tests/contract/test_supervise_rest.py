@@ -183,7 +183,7 @@ async def test_keeper_killed_at_rest_while_no_daemon_looks(world: World) -> None
 
 async def kill_acting(world: World, monitor: Monitor) -> int:
     keeper = monitor_pid(world, monitor)
-    (acting,) = acting_monitors(keeper, monitor.pid)
+    (acting,) = acting_monitors(keeper)
     os.kill(acting, signal.SIGKILL)
     return keeper
 
