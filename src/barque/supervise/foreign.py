@@ -21,6 +21,7 @@ from barque.runtime import cgroups, rootfs, targets, users
 from barque.runtime.failure import RuntimeFailure
 from barque.runtime.payload import CWD_ANNOTATION, GROUPS_ANNOTATION, USER_ANNOTATION
 from barque.supervise.backend import Child, Fds, Process
+from barque.supervise.builtin import decode_spec
 from barque.supervise.messages import CreateOrder, ExecOrder
 from barque.supervise.rest import Luggage
 from barque.sys import fds as sys_fds
@@ -52,7 +53,7 @@ class ForeignBackend:
 
     def create(self, order: CreateOrder, fds: Fds) -> Process:
         text = read(f"{self._bundle}/config.json")
-        spec = runtime_spec.decode(text.encode())
+        spec = decode_spec(text.encode())
         self._root = self._root_of(spec)
         if order.rootfs:
             self._home = _own_namespace()
@@ -105,7 +106,7 @@ class ForeignBackend:
         for fd in fds:
             self._home, self._away = _own_namespace(), fd
             namespaces.setns(fd, namespaces.CLONE_NEWNS)
-        spec = runtime_spec.decode(read(f"{self._bundle}/config.json").encode())
+        spec = decode_spec(read(f"{self._bundle}/config.json").encode())
         self._root = self._root_of(spec)
         self._cgroup = _cgroup_of(spec, order)
         self._created = True
