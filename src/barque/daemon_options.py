@@ -14,6 +14,7 @@ from dataclasses import dataclass, fields, replace
 from typing import Any, Literal
 
 from barque.config import Config, ForeignRuntime, Pool, Tls
+from barque.errors import InvalidArgument
 from barque.log import LEVELS
 
 
@@ -415,8 +416,7 @@ def check(config: Config) -> Config:
             raise BadOption(f"runtime name '{name}' is reserved or malformed")
     if config.default_runtime not in ("barque", *config.runtimes):
         raise BadOption(f"specified default runtime '{config.default_runtime}' does not exist")
-    if config.log_driver not in ("json-file", "none"):
-        raise BadOption(f"no log driver named '{config.log_driver}' is registered")
+    _check_log(config)
     if config.default_ipc_mode not in ("private", "shareable"):
         raise BadOption(f"IPC mode \"{config.default_ipc_mode}\" is not supported as default value")
     if config.default_cgroupns_mode not in ("", "private", "host"):
@@ -425,6 +425,17 @@ def check(config: Config) -> Config:
     if config.seccomp_profile not in ("", "builtin", "unconfined") and not os.path.isabs(config.seccomp_profile):
         raise BadOption("seccomp profile needs an absolute path, builtin or unconfined")
     return config
+
+
+def _check_log(config: Config) -> None:
+    """The engine, which knows the drivers, takes its time to load: only who asks for more than the default waits."""
+    if config.log_opts or config.log_driver != Config.log_driver:
+        from barque.engine.logging import drivers
+
+        try:
+            drivers.check(config.log_driver, config.log_opts)
+        except InvalidArgument as error:
+            raise BadOption(f"failed to set log opts: {error.message}") from None
 
 
 def usage() -> str:

@@ -61,7 +61,7 @@ def test_the_empty_request_is_fine() -> None:
     (HostConfig(auto_remove=True, restart_policy=RestartPolicy(name="always")),
      "can't create 'AutoRemove' container with restart policy"),
     (HostConfig(restart_policy=RestartPolicy(name="sometimes")), "invalid restart policy: unknown policy 'sometimes'"),
-    (HostConfig(log_config=LogConfig(type="syslog")), "logger: no log driver named 'syslog' is registered"),
+    (HostConfig(log_config=LogConfig(type="splunk")), "logger: no log driver named 'splunk' is registered"),
     (HostConfig(isolation="hyperv"), "invalid isolation 'hyperv' on linux"),
     (HostConfig(cpu_count=1), "CpuCount is not supported on linux"),
     (HostConfig(pid_mode="container:"), "invalid PID mode: container:"),

@@ -61,7 +61,9 @@ def inspect(image: ResolvedImage, version: Version, lower: Sequence[str]) -> dic
     if version < (1, 44):
         found["VirtualSize"] = image.size
     if version < (1, 45):
-        found |= {"Container": "", "ContainerConfig": _config(RunConfig(), (1, 24))}
+        found["Container"] = ""
+    # Gone from the API since 1.45, but docker-compose 1.29, which speaks the newest version, cannot do without.
+    found["ContainerConfig"] = _config(RunConfig(), (1, 24))
     if version < (1, 52):
         found |= {"Parent": "", "DockerVersion": ""}
     return found

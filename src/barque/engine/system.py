@@ -17,6 +17,7 @@ from barque.engine.containers.context import Context
 from barque.engine.containers.machine import Status
 from barque.engine.events import EventBus
 from barque.engine.filters import Filters
+from barque.engine.logging.drivers import DRIVERS
 from barque.engine.volumes import Volume, VolumeUsers
 
 
@@ -93,7 +94,7 @@ async def info(ctx: Context, engine_id: str, images: Images, bus: EventBus) -> d
         "DriverStatus": [["Backing Filesystem", _filesystem(config.data_root)], ["Supports d_type", "true"],
                          ["Native Overlay Diff", "true"]],
         "Plugins": {"Volume": ["local"], "Network": ["bridge", "host", "macvlan", "null"], "Authorization": None,
-                    "Log": ["json-file", "none"]},
+                    "Log": sorted(DRIVERS)},
         "MemoryLimit": True, "SwapLimit": ctx.host.swap_limit, "CpuCfsPeriod": True, "CpuCfsQuota": True,
         "CPUShares": True,
         "CPUSet": True, "PidsLimit": True, "OomKillDisable": not host.cgroup_v2, "IPv4Forwarding": True,

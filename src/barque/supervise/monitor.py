@@ -29,7 +29,8 @@ from barque.supervise import messages as m
 from barque.supervise.attach import Attacher
 from barque.supervise.backend import REFUSALS, Backend, Child, Process, as_failure
 from barque.supervise.connection import Connection
-from barque.supervise.logfile import Clock, JsonFile
+from barque.supervise.log_sink import Log, open_log, reopen_log
+from barque.supervise.logfile import Clock
 from barque.supervise.loop import IN, Loop
 from barque.supervise.oom import OomWatch
 from barque.supervise.remains import bury_all
@@ -75,7 +76,7 @@ class Monitor:
         self._backend: Backend | None = None
         self._run_dir: RunDir | None = None
         self._order: m.CreateOrder | None = None
-        self._log: JsonFile | None = None
+        self._log: Log | None = None
         self._listener: socket.socket | None = None
         self._state = "new"
         self._started_at = ""
@@ -161,7 +162,7 @@ class Monitor:
             self._run_dir.make()
             self._listener = self._run_dir.listen()
             if order.log is not None:
-                self._log = JsonFile(order.log, self._want_log_work)
+                self._log = open_log(order.log, self._loop, self._want_log_work, self._throttle)
             ends = Ends(terminal=order.terminal, stdin=order.open_stdin)
             self._backend = self._make_backend(order)
             child = self._backend.create(order, ends.fds)
@@ -224,8 +225,8 @@ class Monitor:
         connection.answer(serial, m.Done())
         self._connections.discard(connection)
         sock, rest = connection.detach()
-        spool_dir = os.path.dirname(self._order.log.path) if self._order and self._order.log else None
-        attacher = Attacher(self._loop, sock, request, early=rest, spool_dir=spool_dir, gone=self._detached)
+        spool_dir = os.path.dirname(self._order.log.path) if self._order and self._order.log else ""
+        attacher = Attacher(self._loop, sock, request, early=rest, spool_dir=spool_dir or None, gone=self._detached)
         self._attachers.add(attacher)
         if running is not None:
             attacher.join(running.streams)
@@ -393,7 +394,7 @@ class Monitor:
             return
         assert self._init is not None and self._order is not None and self._backend is not None
         assert self._listener is not None
-        if not self._init.streams.idle:
+        if not self._init.streams.idle or (self._log is not None and not self._log.idle):
             return
         luggage = rest.Luggage()
         value = rest.encoder.encode(rest.Rest(
@@ -423,7 +424,7 @@ class Monitor:
         self._backend = self._make_backend(order)
         self._backend.unpack(order, child, left.cgroup, [fds[place] for place in left.backend])
         if order.log is not None and left.log is not None:
-            self._log = JsonFile.unpack(left.log, fds, order.log, self._want_log_work)
+            self._log = reopen_log(order.log, self._loop, self._want_log_work, self._throttle, left.log, fds)
         ends = {number: -1 if place is None else fds[place] for number, place in left.streams.items()}
         self._init = Running(child, Streams(self._loop, ends, terminal=order.terminal, log=self._log,
                                             close_on_eof=order.stdin_once))
@@ -441,6 +442,11 @@ class Monitor:
 
     def _want_log_work(self) -> None:
         self._loop.idle = lambda: self._log is not None and self._log.work()
+
+    def _throttle(self, full: bool) -> None:
+        """Read no output of the container while its log takes no more."""
+        if self._init is not None:
+            (self._init.streams.hold if full else self._init.streams.relax)(self._log)
 
     def _undo(self) -> None:
         """Leave nothing of a container that never ran, and end the monitor."""

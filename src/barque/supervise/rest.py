@@ -5,6 +5,8 @@ A monitor and its successor run the same code, forked from the same keeper, so t
 
 from __future__ import annotations
 
+from typing import Any
+
 import msgspec
 
 from barque.supervise.messages import CreateOrder
@@ -49,13 +51,23 @@ class Caller(msgspec.Struct, frozen=True, array_like=True):
     oom_waits: list[tuple[int, int]]
 
 
-class LogRest(msgspec.Struct, frozen=True, array_like=True):
-    """A json-file log: its place; by stream, the line that has no end yet, and the time of a line that was cut."""
+class FileRest(msgspec.Struct, frozen=True, array_like=True):
+    """A log file: its place, and what its driver says of unfinished lines."""
 
     place: int
+    lines: Any
+
+
+class LogRest(msgspec.Struct, frozen=True, array_like=True):
+    """A log: the bytes lost, its file if it has one, the place of the connection to its shipper if that lives, and the
+    streams in the middle of a line that is passed on, and of one that is dropped.
+    """
+
     dropped: int
-    unfinished: dict[int, bytes]
-    cut: dict[int, bytes]
+    file: FileRest | None = None
+    shipper: int | None = None
+    within: list[int] = []
+    dropping: list[int] = []
 
 
 class Rest(msgspec.Struct, frozen=True, array_like=True):

@@ -112,7 +112,7 @@ def _push(app: App, values: Values) -> int:
 
 
 def platform_document(text: str) -> str:
-    from barque.client import fastjson
+    from barque import fastjson
     from barque.oci.platform import InvalidPlatform, parse
 
     try:

@@ -12,7 +12,7 @@ import msgspec
 
 from barque.config import DEFAULT_RUNTIME
 from barque.engine import clock, names
-from barque.engine.containers import health, log_options, merge, mounts, networking, publish, to_spec, validate
+from barque.engine.containers import health, merge, mounts, networking, publish, to_spec, validate
 from barque.engine.containers.context import Context
 from barque.engine.containers.model import Container, MountPoint
 from barque.engine.containers.options import (
@@ -24,6 +24,7 @@ from barque.engine.containers.options import (
 from barque.engine.containers.registry import Live
 from barque.engine.containers.security import check_security_options
 from barque.engine.containers.volume_use import make_volumes, remove_anonymous
+from barque.engine.logging import drivers, plan
 from barque.errors import InvalidArgument, NotFound
 from barque.failpoints import hit
 from barque.oci.platform import parse as parse_platform
@@ -53,7 +54,7 @@ async def create(ctx: Context, name: str, config: ContainerConfig, host: HostCon
     host = merge.complete_host(host, ctx.config, cgroup_v2=ctx.host.cgroup_v2, thermal_paths=ctx.host.thermal_paths)
     publish.publications(config, host)
     health.check(config)
-    log_options.check(host.log_config.config or {})
+    drivers.check(host.log_config.type, host.log_config.config or {})
     points = mounts.collect(config, host, _inherited(ctx, host))
     _check_sources(points)
     _check_driver(host.volume_driver, points)
@@ -64,8 +65,8 @@ async def create(ctx: Context, name: str, config: ContainerConfig, host: HostCon
         chain_id=image.chain_id, path=command[0], args=command[1:], host_config=host, mounts=points,
         config=_with_hostname(ctx, config, host, container_id),
         endpoints=networking.asked(ctx, config, host, endpoints),
-        log_path=f"{ctx.state_dir(container_id)}/{container_id}-json.log" if host.log_config.type == "json-file"
-        else "")
+        log_path=plan.path(container_id, host.log_config.type, host.log_config.config or {},
+                           ctx.state_dir(container_id)))
     live = await ctx.tasks.shielded(_make(ctx, container, name.removeprefix("/")), f"create {container_id[:12]}")
     ctx.event(live, "create")
     return Created(container_id, warnings)

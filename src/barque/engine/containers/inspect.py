@@ -11,6 +11,7 @@ from barque.engine.containers.context import Context
 from barque.engine.containers.machine import Status
 from barque.engine.containers.model import Container, MountPoint
 from barque.engine.containers.options import EndpointSettings
+from barque.oci import go_json
 
 #: Since then the fields of NetworkSettings that speak of one network only are gone.
 _WITHOUT_LEGACY = (1, 52)
@@ -23,7 +24,7 @@ async def inspect(ctx: Context, ref: str, *, size: bool, version: tuple[int, int
     result: dict[str, Any] = {
         "Id": container.id, "Created": container.created, "Path": container.path, "Args": container.args,
         "State": state(container), "Image": container.image_id, "ResolvConfPath": f"{directory}/resolv.conf",
-        "HostnamePath": f"{directory}/hostname", "HostsPath": f"{directory}/hosts", "LogPath": container.log_path,
+        "HostnamePath": f"{directory}/hostname", "HostsPath": f"{directory}/hosts", "LogPath": _log_path(container),
         "Name": container.slashed, "RestartCount": live.facts.restart_count, "Driver": "overlay2", "Platform": "linux",
         "MountLabel": "", "ProcessLabel": "", "AppArmorProfile": "", "ExecIDs": list(live.exec_ids) or None,
         "HostConfig": container.host_config, "GraphDriver": {"Name": "overlay2", "Data": await _graph(ctx, container)},
@@ -33,6 +34,11 @@ async def inspect(ctx: Context, ref: str, *, size: bool, version: tuple[int, int
         result["SizeRw"] = await ctx.snapshots.container_size(container.id)
         result["SizeRootFs"] = result["SizeRw"] + await ctx.image_size(container.image_id)
     return result
+
+
+def _log_path(container: Container) -> str:
+    """Only the json-file format is for others to read."""
+    return container.log_path if container.host_config.log_config.type == "json-file" else ""
 
 
 def state(container: Container) -> dict[str, Any]:
@@ -99,7 +105,7 @@ def endpoint_settings(container: Container) -> dict[str, EndpointSettings]:
             ip_address=endpoint.ipv4, ip_prefix_len=endpoint.prefix_len, mac_address=endpoint.mac,
             ipv6_gateway=endpoint.ipv6_gateway or "", global_ipv6_address=endpoint.ipv6 or "",
             global_ipv6_prefix_len=endpoint.ipv6_prefix_len, dns_names=list(endpoint.names) or None)
-    return result
+    return go_json.merged(result)
 
 
 def network_settings(container: Container, version: tuple[int, int]) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
 from barque.network.model import Attachment, NetworkInfo, PortBinding, PublishedPort, Sandbox, SandboxRequest
@@ -11,6 +11,7 @@ from barque.oci.image import ImageConfig
 from barque.oci.mount import Mount
 from barque.store.leases import Lease
 from barque.supervise.messages import CreateOrder, ExecOrder, ExitRecord
+from barque.supervise.shippers.orders import ShipOrder
 
 
 class Emit(Protocol):
@@ -100,6 +101,7 @@ class Monitor(Protocol):
 
 class Supervisor(Protocol):
     async def create(self, order: CreateOrder) -> Monitor: ...
+    async def ship(self, container_id: str, order: ShipOrder) -> Callable[[], None]: ...
     async def adopt(self, container_id: str) -> Monitor | ExitRecord | None: ...
     async def forget(self, container_id: str) -> None: ...
     async def run(self, kind: str, request: bytes, fds: Sequence[int]) -> bytes: ...
