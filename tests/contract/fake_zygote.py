@@ -136,7 +136,7 @@ def shout(request: bytes, fds: list[int]) -> bytes:
 
 
 def main(exec_root: str) -> None:
-    forkserver.serve({"monitor": monitor.kind(exec_root, FakeBackend), "shout": forkserver.worker(shout)})
+    forkserver.serve(monitor.kind(exec_root, FakeBackend), {"shout": forkserver.worker(shout)})
 
 
 if __name__ == "__main__":

@@ -15,11 +15,13 @@ children of the monitor that made them.
 
 A monitor dies with its keeper. A keeper whose monitor died ends the container, writes its record, and ends.
 
-Every page that this module's loop writes to is paid for by every container, hence no classes and few calls.
+Every page that this module's loop writes to is paid for by every container: hence few calls, and the sockets of
+``_socket``, without the classes and enums that the socket module puts around them.
 """
 
 from __future__ import annotations
 
+import _socket
 import array
 import os
 import select
@@ -48,10 +50,10 @@ _ROOM = socket.CMSG_SPACE(MAX_FDS * 4)
 Serve = Callable[[socket.socket, bytes, list[int]], int]
 
 
-def keep(channel: int, signals: int, serve: Serve, bury: Callable[[], None]) -> int:
+def keep(fds: list[int], signals: int, serve: Serve, bury: Callable[[], None]) -> int:
     """Be the keeper, and in the children that this forks a monitor; returns the exit status for the process.
 
-    The first monitor gets an empty value and ``channel``. ``signals`` is a signalfd for SIGCHLD, which is blocked.
+    The first monitor gets an empty value and ``fds``. ``signals`` is a signalfd for SIGCHLD, which is blocked.
     ``bury`` ends a container whose monitor died.
     """
     os.setsid()
@@ -59,8 +61,8 @@ def keep(channel: int, signals: int, serve: Serve, bury: Callable[[], None]) -> 
     os.chdir("/")
     os.umask(0o022)
     prctl.set_subreaper()
-    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    init, value, fds = 0, b"", [channel]
+    ours, theirs = _socket.socketpair(_socket.AF_UNIX, _socket.SOCK_SEQPACKET)
+    init, value = 0, b""
     while True:
         try:
             monitor = os.fork()
@@ -69,7 +71,7 @@ def keep(channel: int, signals: int, serve: Serve, bury: Callable[[], None]) -> 
             continue
         if monitor == 0:
             ours.close()
-            return serve(theirs, value, fds)
+            return serve(socket.socket(fileno=theirs.detach()), value, fds)
         for fd in fds:
             os.close(fd)
         while True:
@@ -87,7 +89,7 @@ def keep(channel: int, signals: int, serve: Serve, bury: Callable[[], None]) -> 
         packet, ancillary, _, _ = ours.recvmsg(HEAD.size + MAX_VALUE, _ROOM, _FLAGS)
         init, wakers = HEAD.unpack_from(packet)
         value = packet[HEAD.size:]
-        fds = array.array("i", ancillary[0][2]).tolist()
+        fds = memoryview(ancillary[0][2]).cast("i").tolist()
         _sleep(fds[:wakers], signals, init, ours, theirs.fileno())
 
 
@@ -104,7 +106,7 @@ def leave(link: socket.socket, init: int, value: bytes, luggage: Luggage) -> boo
     return True
 
 
-def _sleep(wakers: list[int], signals: int, init: int, ours: socket.socket, inbox: int) -> None:
+def _sleep(wakers: list[int], signals: int, init: int, ours: _socket.socket, inbox: int) -> None:
     """Return when there is something for a monitor to do; orphans of the container are reaped meanwhile."""
     poller = select.poll()
     for fd in wakers:

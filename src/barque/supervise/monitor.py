@@ -24,7 +24,7 @@ from typing import Any
 from msgspec.structs import replace
 
 from barque.runtime.failure import RuntimeFailure
-from barque.supervise import keeper, rest
+from barque.supervise import forkserver, keeper, rest
 from barque.supervise import messages as m
 from barque.supervise.attach import Attacher
 from barque.supervise.backend import REFUSALS, Backend, Child, Process, as_failure
@@ -101,9 +101,8 @@ class Monitor:
 
     # Connections
 
-    def serve(self, fd: int) -> Connection:
+    def serve(self, connection: socket.socket) -> Connection:
         """Take requests from a connection, which is the monitor's from now on; the first one is the creator's."""
-        connection = socket.socket(fileno=fd)
         connection.setblocking(False)
         accepted = Connection(self._loop, connection, self._handle, self._gone)
         self._creator = self._creator or accepted
@@ -116,7 +115,7 @@ class Monitor:
             connection, _ = self._listener.accept()
         except OSError:
             return    # the client has given up, or there are no descriptors left: the next one may be luckier
-        self.serve(connection.detach())
+        self.serve(connection)
 
     def _gone(self, connection: Connection) -> None:
         self._connections.discard(connection)
@@ -429,7 +428,7 @@ class Monitor:
         self._init = Running(child, Streams(self._loop, ends, terminal=order.terminal, log=self._log,
                                             close_on_eof=order.stdin_once))
         for caller in left.callers:
-            connection = self.serve(fds[caller.place])
+            connection = self.serve(socket.socket(fileno=fds[caller.place]))
             self._init.waiters += [(connection, serial) for serial in caller.waits]
             self._oom.waiters += [(connection, serial, seen) for serial, seen in caller.oom_waits]
         self._listener = socket.socket(fileno=fds[left.listener])
@@ -530,22 +529,19 @@ _HANDLERS = {m.Hello: "hello", m.Create: "create", m.Start: "start", m.Exec: "ex
 
 
 def kind(exec_root: str, backend: Callable[[m.CreateOrder], Backend],
-         rest_after: float = REST_AFTER) -> Callable[[socket.socket, list[int]], int]:
+         rest_after: float = REST_AFTER) -> forkserver.Lasting:
     """What a zygote forks for each container: its keeper, which forks the monitors."""
     children = signalfd.open_for([signal.SIGCHLD])
 
     def serve(link: socket.socket, value: bytes, fds: list[int]) -> int:
         return run(link, value, fds, exec_root, backend, rest_after)
 
-    def be(channel: socket.socket, _fds: list[int]) -> int:
-        return keeper.keep(channel.detach(), children, serve, lambda: bury_all(exec_root, os.getpid()))
-
-    return be
+    return lambda fds: keeper.keep(fds, children, serve, lambda: bury_all(exec_root, os.getpid()))
 
 
 def run(keeper_link: socket.socket, value: bytes, fds: list[int], exec_root: str,
         backend: Callable[[m.CreateOrder], Backend], rest_after: float) -> int:
-    """Be a monitor for :func:`barque.supervise.keeper.keep`; ``fds`` of the first one is the creator's connection."""
+    """Be a monitor for :func:`barque.supervise.keeper.keep`; ``fds`` of the first one are what the zygote gave."""
     prctl.set_death_signal(signal.SIGKILL)
     prctl.set_subreaper()
     loop = Loop()
@@ -555,7 +551,7 @@ def run(keeper_link: socket.socket, value: bytes, fds: list[int], exec_root: str
         if value:
             monitor.wake(value, fds)
         else:
-            monitor.serve(fds[0])
+            monitor.serve(forkserver.take(fds, os.getppid()))
         loop.run()
     except Exception as error:    # the boundary of this process: whatever it is, the container must not outlive it
         monitor.panic("".join(traceback.format_exception_only(error)).strip())

@@ -62,7 +62,7 @@ class _Play:
         self._client, theirs = socket.socketpair()
         self._keeper = socket.socketpair()
         self._monitor = Monitor(self._loop, exec_root, lambda _: _Stand(), self._keeper[0])
-        self._monitor.serve(theirs.detach())
+        self._monitor.serve(theirs)
         self._answers = Decoder(ANSWERS)
         order = m.CreateOrder(id="x", bundle=f"{exec_root}/containers/x/bundle", rootfs=(),
                               log=m.LogConfig(f"{exec_root}/log"))

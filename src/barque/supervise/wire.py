@@ -100,6 +100,11 @@ def _decode(decoder: msgspec.msgpack.Decoder[T], payload: bytes) -> T:
         raise ProtocolError(str(error)) from None
 
 
+def encode_packet(message: msgspec.Struct) -> bytes:
+    """What follows the serial in a packet."""
+    return _encoder.encode(message)
+
+
 def send_packet(sock: socket.socket, serial: int, message: msgspec.Struct, fds: Sequence[int] = ()) -> None:
     """Send one packet on a SOCK_SEQPACKET socket; the descriptors are duplicated, the sender keeps its own."""
     ancillary: list[tuple[int, int, Any]] = []

@@ -31,7 +31,7 @@ def backend_for(order: m.CreateOrder) -> Backend:
 
 def main(exec_root: str, rest_after: float = monitor.REST_AFTER) -> None:
     warm.up(exec_root)
-    forkserver.serve({"monitor": monitor.kind(exec_root, backend_for, rest_after)}, workers)
+    forkserver.serve(monitor.kind(exec_root, backend_for, rest_after), {}, workers)
 
 
 def workers() -> dict[str, forkserver.Kind]:
