@@ -129,18 +129,16 @@ class Zygote:
         poller = select.poll()
         poller.register(self._control, select.POLLIN)
         poller.register(self._signals, select.POLLIN)
+        poll, control = poller.poll, self._control.fileno()
         while True:
-            ready = [fd for fd, _ in poller.poll()]
-            if self._signals in ready:
-                self._reap()
-            if self._control.fileno() in ready and not self._read():
-                return
+            for fd, _ in poll():
+                if fd != control:
+                    self._reap()
+                elif not self._fork_lasting() and not self._read():
+                    return
 
     def _read(self) -> bool:
         try:
-            if self._control.recv(SERIAL.size + len(_LASTING_REQUEST), _PEEK)[SERIAL.size:] == _LASTING_REQUEST \
-                    and self._fork_lasting():
-                return True
             packet = receive_packet(self._control, ZYGOTE_REQUESTS)
         except (ProtocolError, ConnectionError):
             return False
@@ -161,7 +159,9 @@ class Zygote:
         return True
 
     def _fork_lasting(self) -> bool:
-        """False if the child ended before it took the request."""
+        """False if it is another request that waits, or the child ended before it took it."""
+        if not self._control.recv(SERIAL.size + len(_LASTING_REQUEST), _PEEK).endswith(_LASTING_REQUEST):
+            return False
         reading, writing = os.pipe2(os.O_CLOEXEC)
         pid = os.fork()
         if pid == 0:
@@ -257,6 +257,9 @@ def worker(run: Callable[[bytes, list[int]], bytes]) -> Kind:
         if not length or len(request) < length:
             return 1    # who asked has given up
         result = run(request, fds)
-        channel.sendall(len(result).to_bytes(4, "big") + result)
+        try:
+            channel.sendall(len(result).to_bytes(4, "big") + result)
+        except BrokenPipeError:
+            return 1    # whoever asked is gone
         return 0
     return be
