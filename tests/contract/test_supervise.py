@@ -595,8 +595,7 @@ async def at_rest(world: World, monitor: Monitor) -> int:
     return keeper
 
 
-async def kill_supervision(world: World, monitor: Monitor) -> None:
-    keeper = monitor_pid(world, monitor)
+async def kill_supervision(keeper: int) -> None:
     acting = acting_monitors(keeper)
     os.kill(keeper, signal.SIGKILL)
     await ended(keeper, *acting)
@@ -623,7 +622,7 @@ async def test_adopt_after_the_monitor_was_killed(world: World) -> None:
     await monitor.start()
     pidfd = os.pidfd_open(monitor.pid)
     await world.supervisor.close()
-    await kill_supervision(world, monitor)
+    await kill_supervision(monitor_pid(world, monitor))
     await world.connect()
     record = await world.supervisor.adopt(monitor.id)
     assert isinstance(record, ExitRecord)
@@ -755,7 +754,7 @@ async def test_next_container_gets_the_spare_monitor(world: World) -> None:
 
 async def test_dead_spare_monitor_is_replaced(world: World) -> None:
     first = await world.create("sleep", "1000")
-    os.kill(await spare_of(world), signal.SIGKILL)
+    await kill_supervision(await spare_of(world))
     assert (await world.run("sh", "-c", "exit 3")).exit_code == 3
     await first.release()
 
