@@ -11,6 +11,7 @@ from barque.engine.containers.context import Context
 from barque.engine.containers.machine import Status
 from barque.engine.containers.model import Container, MountPoint
 from barque.engine.containers.options import EndpointSettings
+from barque.oci import go_json
 
 #: Since then the fields of NetworkSettings that speak of one network only are gone.
 _WITHOUT_LEGACY = (1, 52)
@@ -104,7 +105,7 @@ def endpoint_settings(container: Container) -> dict[str, EndpointSettings]:
             ip_address=endpoint.ipv4, ip_prefix_len=endpoint.prefix_len, mac_address=endpoint.mac,
             ipv6_gateway=endpoint.ipv6_gateway or "", global_ipv6_address=endpoint.ipv6 or "",
             global_ipv6_prefix_len=endpoint.ipv6_prefix_len, dns_names=list(endpoint.names) or None)
-    return result
+    return go_json.merged(result)
 
 
 def network_settings(container: Container, version: tuple[int, int]) -> dict[str, Any]:
