@@ -133,6 +133,12 @@ class Bind(SourceStep):
             try:
                 mounts.set_attributes(self.source, add=mounts.ATTR_IDMAP, userns_fd=userns,
                                       recursive=self.options.recursive_idmap)
+            except OSError as error:
+                if error.errno != errno.EINVAL:
+                    raise
+                raise RuntimeFailure(self.describe(), errno=errno.EINVAL, path=self.path, detail=(
+                    f"{self.describe()}: ids cannot be mapped: the file system of {self.path}, or of something mounted "
+                    "below it, does not support it")) from None
             finally:
                 os.close(userns)
 

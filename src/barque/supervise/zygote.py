@@ -40,11 +40,13 @@ def main(exec_root: str) -> None:
 
 
 def workers() -> dict[str, forkserver.Kind]:
-    """What only pulls, copies and new volumes need, and monitors need not carry along until then."""
+    """What pulls, copies, new volumes and logs that go elsewhere need; monitors need not carry it along until then."""
     from barque.store.tar import child
     from barque.supervise import archive
+    from barque.supervise.shippers import process
 
-    return {name: forkserver.worker(run) for name, run in {**child.WORKERS, **archive.WORKERS}.items()}
+    tasks = {name: forkserver.worker(run) for name, run in {**child.WORKERS, **archive.WORKERS}.items()}
+    return {**tasks, "shipper": process.be}
 
 
 if __name__ == "__main__":
