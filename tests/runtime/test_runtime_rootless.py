@@ -42,7 +42,7 @@ class User:
         self.state.mkdir()
         os.chown(self.state, UID, GID)
         version = f"python3.{sys.version_info.minor}"
-        self.command = ["setpriv", f"--reuid={UID}", f"--regid={GID}", "--clear-groups",
+        self.command = [str(shutil.which("setpriv")), f"--reuid={UID}", f"--regid={GID}", "--clear-groups",
                         str(directory / "python/bin" / version), "-m", "barque.runtime.main", "--root", str(self.state)]
 
     def __call__(self, *words: str, **options: object) -> subprocess.CompletedProcess[str]:
