@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, replace
 from typing import Any, Literal
 
-from barque.config import Config, ForeignRuntime, Pool, Tls
+from barque.config import BUILTIN_RUNTIMES, DEFAULT_RUNTIME, Config, ForeignRuntime, Pool, Tls
 from barque.errors import InvalidArgument
 from barque.log import LEVELS
 
@@ -423,9 +423,9 @@ def check(config: Config) -> Config:
         if "=" not in label:
             raise BadOption(f"bad attribute format: {label}")
     for name in config.runtimes:
-        if not _RUNTIME_NAME.match(name) or name == "barque":
+        if not _RUNTIME_NAME.match(name) or name == DEFAULT_RUNTIME:
             raise BadOption(f"runtime name '{name}' is reserved or malformed")
-    if config.default_runtime not in ("barque", *config.runtimes):
+    if config.default_runtime not in (*BUILTIN_RUNTIMES, *config.runtimes):
         raise BadOption(f"specified default runtime '{config.default_runtime}' does not exist")
     _check_log(config)
     if config.default_ipc_mode not in ("private", "shareable"):

@@ -30,6 +30,8 @@ from barque.sys import mounts, namespaces, process
 #: What runtimes say, and the errno that it stands for; docker derives its exit codes 126 and 127 from these.
 _REASONS = (("executable file not found", 2), ("no such file or directory", 2), ("permission denied", 13),
             ("is a directory", 21), ("exec format error", 8))
+#: What is of later versions is optional in a document, but crun 1.8 refuses their number.
+_OCI_VERSION = "1.0.2"
 _MAX_TEXT = 1 << 20
 #: How long a runtime may keep us waiting for the terminal after it has returned (seconds).
 _CONSOLE_TIMEOUT = 5.0
@@ -133,6 +135,7 @@ class ForeignBackend:
         if spec.process is None:
             return
         document = json.loads(text)
+        document["ociVersion"] = _OCI_VERSION
         document["process"] = _complete(document["process"])
         user, groups = (spec.annotations.get(name, "") for name in (USER_ANNOTATION, GROUPS_ANNOTATION))
         if spec.annotations.get(CWD_ANNOTATION) == "true":
