@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import os
 import shutil
 import subprocess
@@ -70,7 +71,7 @@ def dockerd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 
 @pytest.mark.skipif(shutil.which("dockerd") is None or shutil.which("docker") is None, reason="docker is not installed")
-def test_docker(address: str, dockerd: str, tmp_path: Path) -> None:
+def test_docker(address: str, dockerd: str, tmp_path: Path, request: pytest.FixtureRequest) -> None:
     image = f"{address}/team/app:v1"
 
     def docker(*arguments: str, check: bool = True, stdin: bytes = b"") -> str:
@@ -79,6 +80,9 @@ def test_docker(address: str, dockerd: str, tmp_path: Path) -> None:
     docker("import", "-", image, stdin=layer(("hello", os.urandom(50_000))))
     if "digest: " not in docker("push", image, check=False):
         assert "Login Succeeded" in docker("login", "-u", "ann", "--password-stdin", address, stdin=b"secret")
+        kept = json.loads((tmp_path / "config.json").read_text())["auths"][address]
+        # With tokens docker keeps what stands for the password, not the password.
+        assert ("identitytoken" in kept) == (request.node.callspec.params["address"] == "tokens")
     pushed = docker("push", image)
     digest = pushed.split("digest: ")[1].split()[0]
     docker("rmi", image)
