@@ -98,7 +98,8 @@ async def said(network: Network, name: str, sandbox: Sandbox) -> dict[str, objec
     return explain(info, [("web", sandbox)], await network.blockers())
 
 
-async def test_what_ufw_drops_is_said(network: Network, servers: Servers, stranger: Outside, ufw: None) -> None:
+@pytest.mark.usefixtures("ufw")
+async def test_what_ufw_drops_is_said(network: Network, servers: Servers, stranger: Outside) -> None:
     sandbox = await on(network, 1, to(await network.create_network(spec("a"))), ports=(publish(80, 8021),))
     servers.start(sandbox, "tcp", 80)
     assert enters(stranger, 8021) and not (await network.blockers()).forward
@@ -113,8 +114,9 @@ async def test_what_ufw_drops_is_said(network: Network, servers: Servers, strang
     assert enters(stranger, 8021)
 
 
+@pytest.mark.usefixtures("ufw")
 async def test_published_ports_pass_the_input_rules_by_unless_told_to_obey(network: Network, servers: Servers,
-                                                                           stranger: Outside, ufw: None) -> None:
+                                                                           stranger: Outside) -> None:
     """The complaint of ufw's users: what they never opened is open."""
     careless = await network.create_network(spec("a"))
     careful = await network.create_network(spec("b", 2, obey_input=True))

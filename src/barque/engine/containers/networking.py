@@ -63,7 +63,7 @@ def asked(ctx: Context, config: ContainerConfig, host: HostConfig, networking: N
         return {}
     infos = ctx.networks.networks()
     first = find(infos, mode)
-    found: dict[str, EndpointSettings] = {first.name: EndpointSettings()}
+    found: dict[str, EndpointSettings] = {first.name: checked(first, EndpointSettings())}
     for ref, settings in wanted.items():
         info = find(infos, ref)
         if info is not first and (first.name in _SHARED or info.name in _SHARED):
