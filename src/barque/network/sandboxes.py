@@ -116,9 +116,9 @@ class Sandboxes:
                     self._release(endpoint, used=any(port.protocol != "tcp" for port in sandbox.ports))
 
     def _sever(self, gone: Iterable[Sandbox]) -> None:
-        """Cut containers off. A namespace lives on as long as it has a process (of a container that shares it) or unsent
-        data of a connection: what is in there must not go on with addresses that are another's soon, nor without the
-        rules against forged ones."""
+        """Cut containers off. A namespace lives on as long as it has a process (of a container that shares it) or a
+        connection with unsent data: what is in there must not go on with addresses that are another's soon, nor without
+        the rules against forged ones."""
         endpoints = [(sandbox, endpoint) for sandbox in gone for endpoint in sandbox.endpoints]
         with contextlib.suppress(OSError):  # some are gone: the others are down
             self._netlink.request(*(rtnetlink.set_down(endpoint.port) for _, endpoint in endpoints if endpoint.port))
