@@ -172,6 +172,17 @@ def test_several_networks_and_links_on_the_default_bridge(world: EngineWorld) ->
     assert lookup(world, "linked", "x") == world.inspect("both", "{{.NetworkSettings.Networks.one.IPAddress}}")
 
 
+def test_users_without_rights_may_ping_and_have_low_ports(world: EngineWorld) -> None:
+    """As dockerd sets it up, in every network of a container's own."""
+    show = ("sh", "-c", "cat /proc/sys/net/ipv4/ip_unprivileged_port_start /proc/sys/net/ipv4/ping_group_range")
+    world.ok("network", "create", "low")
+    for network in ("bridge", "none", "low"):
+        assert world.ok("run", "--rm", "--network", network, "busybox", *show).split() == ["0", "0", "2147483647"]
+    mine = world.ok("run", "--rm", "--sysctl", "net.ipv4.ip_unprivileged_port_start=80", "busybox", *show)
+    assert mine.split()[0] == "80"
+    world.ok("run", "--rm", "--user", "1000", "--network", "low", "--cap-drop", "ALL", "busybox", "httpd", "-p", "80")
+
+
 def test_a_linked_container_is_found_after_its_restart(world: EngineWorld) -> None:
     world.ok("run", "-d", "--name", "target", "busybox", "sleep", "600")
     world.ok("run", "-d", "--name", "looker", "--link", "target:it", "busybox", "sleep", "600")
