@@ -113,7 +113,8 @@ class NetworkService:
         chains = (await self._network.blockers()).forward
         if not chains:
             return ""
-        return f"Containers reach other machines only as the host's firewall lets them: {chains[0]} drops by default."
+        return ("Containers reach other machines only where the host's firewall lets them: "
+                f"{chains[0]} drops by default.")
 
     def _spec(self, body: CreateNetwork) -> NetworkSpec:
         if body.config_only:
