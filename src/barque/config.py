@@ -78,6 +78,8 @@ class Config:
     http_proxy: str = ""
     https_proxy: str = ""
     no_proxy: str = ""
+    image_disk_budget: int = 0
+    signature_policy: str = ""
     max_concurrent_downloads: int = 3
     max_concurrent_uploads: int = 5
     max_download_attempts: int = 5
