@@ -64,7 +64,8 @@ class Committer:
         if live.facts.status in (machine.Status.REMOVING, machine.Status.DEAD):
             raise Conflict(f"You cannot commit container {live.id} which is {live.facts.status}")
         config = changed(live.container.config, options)
-        return await self._ctx.tasks.shielded(self._commit(live, config, options), f"commit {live.id[:12]}")
+        with self._ctx.metrics.timed("container", "commit"):
+            return await self._ctx.tasks.shielded(self._commit(live, config, options), f"commit {live.id[:12]}")
 
     async def _commit(self, live: Live, config: RunConfig, options: CommitOptions) -> str:
         container = live.container

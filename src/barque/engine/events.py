@@ -27,6 +27,8 @@ class EventBus:
     def __init__(self) -> None:
         self._past: deque[Event] = deque(maxlen=HISTORY)
         self._queues: set[asyncio.Queue[Event | None]] = set()
+        #: How many there were since the daemon began.
+        self.emitted = 0
 
     @property
     def listeners(self) -> int:
@@ -44,6 +46,7 @@ class EventBus:
             if origin:
                 event["from"] = origin
         self._past.append(event)
+        self.emitted += 1
         for queue in tuple(self._queues):
             if queue.qsize() >= BACKLOG:
                 self._queues.discard(queue)
