@@ -20,6 +20,7 @@ from barque.engine.filters import Filters
 from barque.engine.logging.drivers import DRIVERS
 from barque.engine.metrics import host_lines, process_lines, series_lines
 from barque.engine.volumes import Volume, VolumeUsers
+from barque.image.client.proxies import without_password
 
 
 class Images(Protocol):
@@ -105,7 +106,8 @@ async def info(ctx: Context, engine_id: str, images: Images, bus: EventBus) -> d
         "OperatingSystem": host.operating_system, "OSVersion": host.os_version, "OSType": "linux",
         "Architecture": host.architecture, "NCPU": host.cpus, "MemTotal": host.memory,
         "IndexServerAddress": "https://index.docker.io/v1/", "RegistryConfig": _registries(config),
-        "GenericResources": None, "HttpProxy": "", "HttpsProxy": "", "NoProxy": "", "Name": host.name,
+        "GenericResources": None, "HttpProxy": without_password(config.http_proxy),
+        "HttpsProxy": without_password(config.https_proxy), "NoProxy": config.no_proxy, "Name": host.name,
         "Labels": list(config.labels), "ExperimentalBuild": config.experimental, "ServerVersion": VERSION,
         "Runtimes": runtimes, "DefaultRuntime": config.default_runtime, "Swarm": _no_swarm(),
         "LiveRestoreEnabled": config.live_restore, "Isolation": "",

@@ -82,7 +82,7 @@ def _config(container: Container, version: tuple[int, int]) -> dict[str, Any]:
 
 def mount_point(point: MountPoint) -> dict[str, Any]:
     result: dict[str, Any] = {"Type": point.type}
-    if point.type == "volume":
+    if point.type in ("volume", "image"):
         result["Name"] = point.name
     result |= {"Source": point.source, "Destination": point.destination}
     if point.type == "volume":

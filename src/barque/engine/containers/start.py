@@ -44,7 +44,7 @@ async def start(ctx: Context, ref: str) -> None:
 
 async def _start_by_hand(ctx: Context, live: Live) -> None:
     async with live.lock:
-        machine.check_start(live.facts)
+        machine.check_start(live.facts, doomed=live.doomed)
         live.cancel("restart")
         live.backoff = Backoff()
         live.container.facts = machine.restart_reset(live.facts)
@@ -60,7 +60,7 @@ async def run(ctx: Context, live: Live) -> None:
         await _record_failure(ctx, live, error)
         raise
     live.monitor = monitor
-    live.unhealthy = False
+    live.unhealthy = live.killed = False
     live.container.sandbox = sandbox
     live.container.health = health.initial(live.container.config)
     # A power cut ends the process too: that it ran may reach the disk a little later than the client hears of it.
@@ -78,6 +78,7 @@ async def run(ctx: Context, live: Live) -> None:
     hit("container.start.after-row")
     if sandbox is not None:
         networking.tell(ctx, sandbox, "connect")
+        networking.update_links(ctx, live.container)
     ctx.event(live, "start")
     exits.watch(ctx, live, monitor, restart_later)
     health.watch(ctx, live)
