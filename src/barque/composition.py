@@ -23,7 +23,7 @@ from barque.api.routes import commit as commit_routes
 from barque.api.routes import volumes as volume_routes
 from barque.api.server import ApiServer, tls_context
 from barque.composition_builds import committer, open_builds
-from barque.composition_images import ImageParts, Stores, open_images, registry_hosts
+from barque.composition_images import ImageParts, Stores, open_images
 from barque.config import Config
 from barque.engine import host as hosts
 from barque.engine import system as system_model
@@ -72,7 +72,8 @@ class VolumeUsers:
 
 #: What a reload changes; everything else needs a restart.
 RELOADABLE = frozenset({"labels", "debug", "log_level", "live_restore", "shutdown_timeout", "default_runtime",
-                        "runtimes", "insecure_registries", "registry_mirrors", "http_proxy",
+                        "runtimes", "insecure_registries", "registry_mirrors", "max_concurrent_downloads",
+                        "max_concurrent_uploads", "http_proxy",
                         "https_proxy", "no_proxy"})
 
 
@@ -89,7 +90,7 @@ class Engine:
                          if getattr(config, item.name) != getattr(before, item.name))
         taken = [name for name in changed if name in RELOADABLE]
         self.context.config = replace(before, **{name: getattr(config, name) for name in taken})
-        self.images.transport.hosts = registry_hosts(self.context.config)
+        self.images.reload(self.context.config)
         self.context.emit("daemon", "reload", self.context.host.name, {
             name.replace("_", "-"): str(getattr(config, name)) for name in taken})
         return taken, [name for name in changed if name not in RELOADABLE]

@@ -32,6 +32,7 @@ from barque.image.progress import Bar, Progress, Report, short
 from barque.image.remote import Remote, choose
 from barque.image.sources import remember
 from barque.image.tasks import stop
+from barque.image.turns import Turns
 from barque.oci import go_json
 from barque.oci import media_types as mt
 from barque.oci.descriptor import Descriptor
@@ -85,8 +86,8 @@ class Puller:
         self._workers = workers
         self._registry = Registry(transport)
         self._limits = limits or Limits()
-        self._downloads = asyncio.Semaphore(self._limits.downloads)
-        self._plain = PlainFetcher(content, self._downloads, self._limits.attempts, self._limits.pause)
+        self.downloads = Turns(self._limits.downloads)
+        self._plain = PlainFetcher(content, self.downloads, self._limits.attempts, self._limits.pause)
         self._unpacks = UnpackSlots()
 
     def close(self) -> None:
@@ -263,9 +264,9 @@ class Puller:
             unpacking = asyncio.create_task(
                 unpack(self._workers, self._unpacks, source, layer, slot, bar, download))
             try:
-                if self._downloads.locked():
+                if self.downloads.locked():
                     bar.step("Waiting")
-                async with self._downloads:
+                async with self.downloads:
                     await download.run(repository)
                 bar.step("Verifying Checksum")
                 try:
