@@ -170,7 +170,7 @@ def test_reload(world: EngineWorld) -> None:
     wait_until(lambda: world.ok("info", "-f", "{{.Labels}}") == "[a=b]")
     assert "10.9.8.0/24" in world.ok("info", "-f", "{{.RegistryConfig.InsecureRegistryCIDRs}}")
     assert "a restart is needed for: mtu" in world.log
-    assert re.search("reloaded the configuration: .*labels, max_concurrent_downloads", world.log)
+    assert re.search("reloaded the configuration: .*labels, .*max_concurrent_downloads", world.log)
     assert world.ok("events", "--since", since, "--until", str(time.time()), "--filter", "type=daemon", "--format",
                     "{{.Action}}") == "reload"
     (world.root / "daemon.json").write_text("{")

@@ -69,6 +69,7 @@ async def test_who_gives_up_takes_no_turn() -> None:
     # In the moment in which it is given the turn:
     transfers.tasks[3].add_done_callback(lambda _: transfers.tasks[4].cancel())
     await transfers.end(3)
+    await asyncio.wait([transfers.tasks[4]])
     await asyncio.sleep(0)
     assert transfers.running == [5]
     await transfers.end(5)
