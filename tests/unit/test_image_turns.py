@@ -28,8 +28,10 @@ class Transfers:
     async def _run(self, number: int) -> None:
         async with self.turns:
             self.running.append(number)
-            await self._ends[number].wait()
-            self.running.remove(number)
+            try:
+                await self._ends[number].wait()
+            finally:
+                self.running.remove(number)
 
 
 async def test_in_order() -> None:
