@@ -80,7 +80,7 @@ class Committer:
         async with self._leases.hold(f"commit {live.id}") as lease, self._frozen(live, options.pause):
             layer = await self._layers.copy(lease, self._ctx.supervisor, live.id, container.chain_id)
             state = state.stepped(clock.now(), " ".join(words(container.config.cmd)), layer, options.comment)
-            await self._exporter.export(lease, state, [options.name] if options.name else [])
+            await self._exporter.export(lease, state, [options.name] if options.name else [], image.id)
         named = options.name.with_default_tag().familiar if options.name else ""
         self._ctx.event(live, "commit", comment=options.comment, imageID=state.image_id, imageRef=named)
         return state.image_id

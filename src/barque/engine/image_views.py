@@ -43,7 +43,7 @@ def summary(image: ResolvedImage, version: Version, containers: int, shared_size
     return found
 
 
-def inspect(image: ResolvedImage, version: Version, lower: Sequence[str]) -> dict[str, Any]:
+def inspect(image: ResolvedImage, version: Version, lower: Sequence[str], parent: str = "") -> dict[str, Any]:
     """``GET /images/{name}/json``; ``lower`` are the directories of the layers, topmost first."""
     config = image.config
     comment = config.history[-1].comment if config.history else ""
@@ -65,7 +65,7 @@ def inspect(image: ResolvedImage, version: Version, lower: Sequence[str]) -> dic
     # Gone from the API since 1.45, but docker-compose 1.29, which speaks the newest version, cannot do without.
     found["ContainerConfig"] = _config(RunConfig(), (1, 24))
     if version < (1, 52):
-        found |= {"Parent": "", "DockerVersion": ""}
+        found |= {"Parent": parent, "DockerVersion": ""}
     return found
 
 

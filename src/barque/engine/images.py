@@ -131,7 +131,7 @@ class ImageService:
         image = await self._images.resolve(text, platform, artifacts=True)
         lower = await self._snapshots.image_lower(image.chain_id)
         extra = await self._manifests_of(image, await self._images.platforms(image)) if manifests else {}
-        return image_views.inspect(image, version, lower) | extra
+        return image_views.inspect(image, version, lower, await self._images.parent(image)) | extra
 
     async def history(self, text: str, platform: Platform | None = None) -> builtins.list[dict[str, Any]]:
         return image_views.history(await self._images.resolve(text, platform, artifacts=True))

@@ -44,6 +44,10 @@ class IsArtifact(InvalidArgument):
     text = "{ref} is an artifact ({kind}), not an image: containers cannot be made from it"
 
 
+#: Label of a configuration's blob: the id of the image that it came from by a commit.
+PARENT = "parent"
+
+
 @dataclass(frozen=True)
 class ResolvedImage:
     """An image for one platform, or an artifact: then ``config`` is empty and there is no chain of layers.
@@ -111,6 +115,11 @@ class Images:
                        if any(row.target.digest == digest for rows in grouped.values() for row in rows)}
         found = [await self._load_if_whole(rows) for rows in grouped.values()]
         return [image for image in found if image is not None]
+
+    async def parent(self, image: ResolvedImage) -> str:
+        """The image that the container was made from whose commit this is; "" for others."""
+        info = await self._content.info(image.id)
+        return info.labels.get(PARENT, "") if info else ""
 
     async def parts(self, image: ResolvedImage) -> dict[str, int]:
         """All that is on the disk of an image: its unpacked layers and its blobs, with their bytes."""
