@@ -81,11 +81,11 @@ class Execs:
 
     def create(self, ref: str, options: ExecOptions) -> str:
         """Register a command; raises Conflict where the container does not run."""
-        live = self._ctx.registry.find(ref)
-        machine.check_exec(live.facts, live.id)
         command = [options.cmd] if isinstance(options.cmd, str) else list(options.cmd or ())
         if not command:
             raise InvalidArgument("No exec command specified")
+        live = self._ctx.registry.find(ref)
+        machine.check_exec(live.facts, live.id)
         made = Exec(names.new_id(), live, options, command)
         self._by_id[made.id] = made
         live.exec_ids.append(made.id)

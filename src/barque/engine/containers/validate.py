@@ -112,7 +112,7 @@ def _mounts(value: list[MountSpec] | None) -> None:
         if mount.type not in ("bind", "volume", "tmpfs", "image"):
             if mount.type in ("npipe", "cluster"):
                 raise Unsupported(f'invalid mount config for type "{mount.type}": such mounts are not supported')
-            raise InvalidArgument(f"mount type unknown: \"{mount.type}\"")
+            raise InvalidArgument(f'invalid mount config for type "{mount.type}": mount type unknown')
         if not mount.target:
             raise InvalidArgument(f'invalid mount config for type "{mount.type}": field Target must not be empty')
 
