@@ -60,6 +60,7 @@ class Config:
     allow_insecure_tcp: bool = False
     labels: tuple[str, ...] = ()
     experimental: bool = False
+    metrics_addr: str = ""
 
     bip: str = ""
     mtu: int = 0

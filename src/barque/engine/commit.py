@@ -64,7 +64,8 @@ class Committer:
         if live.facts.status in (machine.Status.REMOVING, machine.Status.DEAD):
             raise Conflict(f"You cannot commit container {live.id} which is {live.facts.status}")
         config = changed(live.container.config, options)
-        return await self._ctx.tasks.shielded(self._commit(live, config, options), f"commit {live.id[:12]}")
+        with self._ctx.metrics.timed("container", "commit"):
+            return await self._ctx.tasks.shielded(self._commit(live, config, options), f"commit {live.id[:12]}")
 
     async def _commit(self, live: Live, config: RunConfig, options: CommitOptions) -> str:
         container = live.container
@@ -79,7 +80,7 @@ class Committer:
         async with self._leases.hold(f"commit {live.id}") as lease, self._frozen(live, options.pause):
             layer = await self._layers.copy(lease, self._ctx.supervisor, live.id, container.chain_id)
             state = state.stepped(clock.now(), " ".join(words(container.config.cmd)), layer, options.comment)
-            await self._exporter.export(lease, state, [options.name] if options.name else [])
+            await self._exporter.export(lease, state, [options.name] if options.name else [], image.id)
         named = options.name.with_default_tag().familiar if options.name else ""
         self._ctx.event(live, "commit", comment=options.comment, imageID=state.image_id, imageRef=named)
         return state.image_id

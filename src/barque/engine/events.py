@@ -29,6 +29,8 @@ class EventBus:
         self._queues: set[asyncio.Queue[Event | None]] = set()
         #: Told of each event at once; they must not block.
         self.observers: list[Callable[[Event], None]] = []
+        #: How many there were since the daemon began.
+        self.emitted = 0
 
     @property
     def listeners(self) -> int:
@@ -48,6 +50,7 @@ class EventBus:
         self._past.append(event)
         for observer in self.observers:
             observer(event)
+        self.emitted += 1
         for queue in tuple(self._queues):
             if queue.qsize() >= BACKLOG:
                 self._queues.discard(queue)

@@ -43,7 +43,8 @@ def summary(image: ResolvedImage, version: Version, containers: int, shared_size
     return found
 
 
-def inspect(image: ResolvedImage, version: Version, lower: Sequence[str], last_used: int) -> dict[str, Any]:
+def inspect(image: ResolvedImage, version: Version, lower: Sequence[str], last_used: int,
+            parent: str = "") -> dict[str, Any]:
     """``GET /images/{name}/json``; ``lower`` are the directories of the layers, topmost first.
 
     ``last_used`` (nanoseconds since 1970, 0 for never) is more than docker tells.
@@ -70,7 +71,7 @@ def inspect(image: ResolvedImage, version: Version, lower: Sequence[str], last_u
     # Gone from the API since 1.45, but docker-compose 1.29, which speaks the newest version, cannot do without.
     found["ContainerConfig"] = _config(RunConfig(), (1, 24))
     if version < (1, 52):
-        found |= {"Parent": "", "DockerVersion": ""}
+        found |= {"Parent": parent, "DockerVersion": ""}
     return found
 
 
