@@ -51,15 +51,13 @@ def state(container: Container) -> dict[str, Any]:
 
 
 async def _graph(ctx: Context, container: Container) -> dict[str, str]:
-    """Where the layers are: tools that look into a container's files from the host read this."""
+    """Where the layers are: tools that look into a container's files from the host read this.
+
+    They are mounted in the container's own mount namespace alone, into which /proc leads while it runs.
+    """
     mount = await ctx.snapshots.container_mount(container.id)
-    options = dict(option.partition("=")[::2] for option in mount.options if "=" in option)
-    names = {"lowerdir": "LowerDir", "upperdir": "UpperDir", "workdir": "WorkDir"}
-    data = {names[key]: value for key, value in options.items() if key in names}
-    lowers = [value for option in mount.options for key, _, value in [option.partition("=")] if key == "lowerdir+"]
-    if lowers:
-        data["LowerDir"] = ":".join(lowers)
-    return {"ID": container.id, **data}
+    data = {"ID": container.id, "LowerDir": ":".join(mount.lower), "UpperDir": mount.upper, "WorkDir": mount.work}
+    return {**data, "MergedDir": f"/proc/{container.facts.pid}/root"} if container.facts.alive else data
 
 
 def _config(container: Container, version: tuple[int, int]) -> dict[str, Any]:
