@@ -26,8 +26,6 @@ from barque.oci.image import ImageConfig
 #: Marks the containers of builds, so that boot removes those of a daemon that died.
 BUILD = "org.barque.build"
 _HEADER = 8
-#: What every container has mounted; volumes stay, as docker leaves them in layers too.
-_MOUNT_POINTS = ("/proc", "/sys", "/dev", "/etc/resolv.conf", "/etc/hostname", "/etc/hosts")
 _STREAMS = {1: STDOUT, 2: STDERR}
 
 
@@ -100,8 +98,9 @@ class ContainerSteps:
             attachment = Attachment(self._ctx, self._ctx.registry.find(made.id), stdin=False, stdout=True, stderr=True)
             outcome = wait.wait(self._ctx, made.id, "next-exit")
             await start.start(self._ctx, made.id)
-            own = [bind.target for bind in order.binds] + [mount.target for mount in order.tmpfs]
-            yield RunningContainer(made.id, attachment, outcome, self._ctx, (*_MOUNT_POINTS, *own))
+            # Volumes stay, as docker leaves them in layers too.
+            own = (*(bind.target for bind in order.binds), *(mount.target for mount in order.tmpfs))
+            yield RunningContainer(made.id, attachment, outcome, self._ctx, own)
         finally:
             await asyncio.shield(self._gone(made.id))
 

@@ -117,7 +117,7 @@ async def _containers(layout: Layout, db: Database) -> list[Damage]:
     found = []
     for number, key, parent, layer in rows:
         directory = os.path.join(layout.snapshots, str(number))
-        if not all(os.path.isdir(os.path.join(directory, name)) for name in ("fs", "work")):
+        if not all(os.path.isdir(os.path.join(directory, name)) for name in ("fs", "init", "work")):
             found.append(Damage("container-missing", key, f"{directory} is lost; remove the container"))
         if parent is not None and layer is None:
             found.append(Damage("container-orphaned", key, f"layer {parent} is lost; pull the image again"))
