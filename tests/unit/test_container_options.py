@@ -65,7 +65,7 @@ def test_the_empty_request_is_fine() -> None:
     (HostConfig(isolation="hyperv"), "invalid isolation 'hyperv' on linux"),
     (HostConfig(cpu_count=1), "CpuCount is not supported on linux"),
     (HostConfig(pid_mode="container:"), "invalid PID mode: container:"),
-    (HostConfig(mounts=[MountSpec(type="image", target="/x")]), "such mounts are not supported"),
+    (HostConfig(mounts=[MountSpec(type="npipe", target="/x")]), "such mounts are not supported"),
     (HostConfig(storage_opt={"size": "1G"}), "--storage-opt is supported only for overlay over xfs"),
 ])
 def test_refusals_name_what_is_wrong(host: HostConfig, text: str) -> None:

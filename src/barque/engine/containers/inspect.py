@@ -14,6 +14,8 @@ from barque.engine.containers.options import EndpointSettings
 
 #: Since then the fields of NetworkSettings that speak of one network only are gone.
 _WITHOUT_LEGACY = (1, 52)
+#: Of HostConfig: left out where nothing was asked for.
+_OMITTED = frozenset({"Mounts", "Annotations", "StorageOpt", "Tmpfs", "Sysctls", "Init"})
 
 
 async def inspect(ctx: Context, ref: str, *, size: bool, version: tuple[int, int]) -> dict[str, Any]:
@@ -26,7 +28,7 @@ async def inspect(ctx: Context, ref: str, *, size: bool, version: tuple[int, int
         "HostnamePath": f"{directory}/hostname", "HostsPath": f"{directory}/hosts", "LogPath": container.log_path,
         "Name": container.slashed, "RestartCount": live.facts.restart_count, "Driver": "overlay2", "Platform": "linux",
         "MountLabel": "", "ProcessLabel": "", "AppArmorProfile": "", "ExecIDs": list(live.exec_ids) or None,
-        "HostConfig": container.host_config, "GraphDriver": {"Name": "overlay2", "Data": await _graph(ctx, container)},
+        "HostConfig": _host(container), "GraphDriver": {"Name": "overlay2", "Data": await _graph(ctx, container)},
         "Mounts": [mount_point(point) for point in container.mounts], "Config": _config(container, version),
         "NetworkSettings": network_settings(container, version)}
     if size:
@@ -70,6 +72,12 @@ def _config(container: Container, version: tuple[int, int]) -> dict[str, Any]:
     if config.get("MacAddress") and version >= (1, 44):
         del config["MacAddress"]
     return dict(config)
+
+
+def _host(container: Container) -> dict[str, Any]:
+    """Without what docker leaves out where it is empty."""
+    host: dict[str, Any] = msgspec.to_builtins(container.host_config)
+    return {key: value for key, value in host.items() if key not in _OMITTED or value not in (None, [], {})}
 
 
 def mount_point(point: MountPoint) -> dict[str, Any]:
