@@ -14,7 +14,7 @@ from barque.build.parts import Parts
 from barque.build.remote import Fetcher
 from barque.build.steps.files import FileSteps
 from barque.build.steps.mounts import CacheMounts
-from barque.composition_images import ImageParts, Stores
+from barque.composition_images import ImageParts, Stores, proxies_of
 from barque.engine.build_steps import ContainerSteps
 from barque.engine.builds import BaseImageSource, BuildService
 from barque.engine.commit import Committer
@@ -26,9 +26,9 @@ from barque.supervise.client import Supervisor
 
 
 async def open_builds(stack: AsyncExitStack, layout: Layout, stores: Stores, images: ImageParts, context: Context,
-                      workers: Supervisor, proxies: dict[str, str]) -> BuildService:
+                      workers: Supervisor) -> BuildService:
     """Removes what builds of an earlier daemon have left; ``stack`` closes the connections."""
-    fetcher = Fetcher({scheme: proxies[scheme] for scheme in ("http", "https") if proxies.get(scheme)})
+    fetcher = Fetcher(proxies_of(context.config).of)
     stack.push_async_callback(fetcher.close)
     layers = LayerStore(stores.content, stores.snapshots)
     cache = BuildCache(stores.db)

@@ -14,6 +14,7 @@ from dataclasses import dataclass, fields, replace
 from typing import Any, Literal
 
 from barque.config import Config, ForeignRuntime, Pool, Tls
+from barque.errors import InvalidArgument
 from barque.log import LEVELS
 
 
@@ -72,6 +73,9 @@ OPTIONS = (
     Option("insecure-registry", "list", "insecure_registries", key="insecure-registries",
            help="Enable insecure registry communication"),
     Option("registry-mirror", "list", "registry_mirrors", key="registry-mirrors", help="Preferred registry mirror"),
+    Option("http-proxy", "str", "http_proxy", key="proxies.http-proxy", help="HTTP proxy for what the engine fetches"),
+    Option("https-proxy", "str", "https_proxy", key="proxies.https-proxy", help="Proxy for HTTPS"),
+    Option("no-proxy", "str", "no_proxy", key="proxies.no-proxy", help="Hosts that are asked directly, with commas"),
     Option("max-concurrent-downloads", "int", "max_concurrent_downloads", help="Set the max concurrent downloads"),
     Option("max-concurrent-uploads", "int", "max_concurrent_uploads", help="Set the max concurrent uploads"),
     Option("max-download-attempts", "int", "max_download_attempts", help="Set the max download attempts for each pull"),
@@ -138,9 +142,6 @@ REFUSED = (
     Refused("raw-logs", "logs have no colours to turn off", True, (False, True)),
     Refused("allow-nondistributable-artifacts", "such layers are never pushed", fine=((), [])),
     Refused("cdi-spec-dir", "CDI devices are not supported", fine=((), []), key="cdi-spec-dirs"),
-    Refused("http-proxy", "set HTTP_PROXY in the service's environment"),
-    Refused("https-proxy", "set HTTPS_PROXY in the service's environment"),
-    Refused("no-proxy", "set NO_PROXY in the service's environment"),
     Refused("features", "no feature can be switched", fine=({},)),
     Refused("builder", "the builder takes no settings", fine=({},)),
     Refused("firewall-backend", "there is one firewall backend", fine=("", "nftables")),
@@ -153,7 +154,6 @@ REFUSED = (
     Refused("isolation", "isolation technologies are for Windows", fine=("", "default")),
     Refused("min-api-version", "clients of all versions from 1.24 on are served", fine=("", "1.24")),
     Refused("nri-opts", "NRI plugins are not supported", fine=({},)),
-    Refused("proxies", "set HTTP_PROXY, HTTPS_PROXY and NO_PROXY in the service's environment", fine=({},)),
 )
 
 _BY_FLAG = {option.flag: option for option in OPTIONS}
@@ -319,6 +319,8 @@ def read_file(path: str, *, required: bool) -> dict[str, Any]:
         raise BadOption(f"unable to configure the daemon with file {path}: {error}") from None
     if not isinstance(tree, dict):
         raise BadOption(f"unable to configure the daemon with file {path}: want an object")
+    if isinstance(tree.get("proxies"), dict):
+        tree |= {f"proxies.{key}": value for key, value in tree.pop("proxies").items()}
     unknown = sorted(key for key in tree if key not in _BY_KEY and key not in _REFUSED)
     if unknown:
         raise BadOption(f"unable to configure the daemon with file {path}: the following directives don't match any "
@@ -426,8 +428,7 @@ def check(config: Config) -> Config:
             raise BadOption(f"runtime name '{name}' is reserved or malformed")
     if config.default_runtime not in ("barque", *config.runtimes):
         raise BadOption(f"specified default runtime '{config.default_runtime}' does not exist")
-    if config.log_driver not in ("json-file", "none"):
-        raise BadOption(f"no log driver named '{config.log_driver}' is registered")
+    _check_log(config)
     if config.default_ipc_mode not in ("private", "shareable"):
         raise BadOption(f"IPC mode \"{config.default_ipc_mode}\" is not supported as default value")
     if config.default_cgroupns_mode not in ("", "private", "host"):
@@ -436,6 +437,17 @@ def check(config: Config) -> Config:
     if config.seccomp_profile not in ("", "builtin", "unconfined") and not os.path.isabs(config.seccomp_profile):
         raise BadOption("seccomp profile needs an absolute path, builtin or unconfined")
     return config
+
+
+def _check_log(config: Config) -> None:
+    """The engine, which knows the drivers, takes its time to load: only who asks for more than the default waits."""
+    if config.log_opts or config.log_driver != Config.log_driver:
+        from barque.engine.logging import drivers
+
+        try:
+            drivers.check(config.log_driver, config.log_opts)
+        except InvalidArgument as error:
+            raise BadOption(f"failed to set log opts: {error.message}") from None
 
 
 def usage() -> str:

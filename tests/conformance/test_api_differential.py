@@ -118,6 +118,9 @@ ERRORS: list[tuple[str, str, object]] = [
     ("POST", "/containers/create", {"Image": "busybox", "Cmd": ["true"], "HostConfig": {
         "AutoRemove": True, "RestartPolicy": {"Name": "always"}}}),
     ("POST", "/containers/create", {"Image": "busybox", "Cmd": ["true"], "WorkingDir": "relative"}),
+    *(("POST", "/containers/create", {"Image": "busybox", "Cmd": ["true"], "HostConfig": host}) for host in (
+        {"VolumesFrom": ["nosuch"]}, {"Links": ["nosuch:x"]}, {"PidMode": "container:nosuch"},
+        {"IpcMode": "container:nosuch"})),
     ("GET", "/containers/same/logs", None),
     ("GET", "/containers/json?filters=%7B%22nosuch%22%3A%5B%22x%22%5D%7D", None),
     ("GET", "/containers/same/archive?path=/nosuch", None),
@@ -209,3 +212,19 @@ def test_what_a_container_changed(sockets: tuple[str, str]) -> None:
     script = "echo > /etc/new; /bin/busybox rm /etc/gone; test -f /.dockerenv"
     theirs, ours = (_seen(path, script) for path in sockets)
     assert ours == theirs
+
+
+@pytest.mark.parametrize("mode", ["nosuch", "container:nosuch"])
+def test_a_network_that_is_not_there(sockets: tuple[str, str], mode: str) -> None:
+    """It is missed when the container starts."""
+    answers = []
+    for path in sockets:
+        status, made = call(path, "POST", "/containers/create", {"Image": "busybox", "Cmd": ["true"],
+                                                                 "HostConfig": {"NetworkMode": mode}})
+        assert status == 201
+        one = f"/containers/{made['Id']}"
+        started = call(path, "POST", f"{one}/start")
+        state = call(path, "GET", f"{one}/json")[1]["State"]
+        answers.append((started, state["Status"], state["Error"], state["ExitCode"]))
+        assert call(path, "DELETE", one)[0] == 204
+    assert answers[1] == answers[0]

@@ -114,6 +114,16 @@ def test_help_names_every_flag() -> None:
     assert "-H, --host" in usage()
 
 
+def test_proxies_of_the_file(tmp_path: Path) -> None:
+    path = tmp_path / "daemon.json"
+    path.write_text(json.dumps({"proxies": {"http-proxy": "http://a:1", "https-proxy": "b", "no-proxy": "c,d"}}))
+    found = combine({}, read_file(str(path), required=True), str(path))
+    assert (found.http_proxy, found.https_proxy, found.no_proxy) == ("http://a:1", "b", "c,d")
+    path.write_text('{"proxies": {"ftp-proxy": "x"}}')
+    with pytest.raises(BadOption, match=r"proxies\.ftp-proxy"):
+        read_file(str(path), required=True)
+
+
 #: What dockerd 28 reads from its daemon.json.
 KEYS = [
     "allow-direct-routing", "authorization-plugins", "bip", "bip6", "bridge", "bridge-accept-fwmark", "builder",
@@ -122,11 +132,12 @@ KEYS = [
     "default-gateway-v6", "default-ipc-mode", "default-network-opts", "default-runtime", "default-shm-size",
     "default-ulimits", "dns", "dns-opts", "dns-search", "exec-opts", "exec-root", "experimental", "features",
     "firewall-backend", "fixed-cidr", "fixed-cidr-v6", "group", "host-gateway-ip", "host-gateway-ips", "hosts",
-    "http-proxy", "https-proxy", "icc", "init", "init-path", "insecure-registries", "ip", "ip-forward",
+    "icc", "init", "init-path", "insecure-registries", "ip", "ip-forward",
     "ip-forward-no-drop", "ip-masq", "ip6tables", "iptables", "ipv6", "isolation", "labels", "live-restore",
     "log-driver", "log-format", "log-level", "log-opts", "max-concurrent-downloads", "max-concurrent-uploads",
     "max-download-attempts", "metrics-addr", "min-api-version", "mtu", "network-control-plane-mtu",
-    "no-new-privileges", "no-proxy", "node-generic-resources", "oom-score-adjust", "pidfile", "proxies", "raw-logs",
+    "no-new-privileges", "node-generic-resources", "oom-score-adjust", "pidfile", "proxies.http-proxy",
+    "proxies.https-proxy", "proxies.no-proxy", "raw-logs",
     "registry-mirrors", "rootless", "runtimes", "seccomp-profile", "selinux-enabled", "shutdown-timeout",
     "storage-driver", "storage-opts", "swarm-default-advertise-addr", "tls", "tlscacert", "tlscert", "tlskey",
     "tlsverify", "userland-proxy", "userland-proxy-path", "userns-remap",

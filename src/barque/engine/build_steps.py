@@ -22,6 +22,7 @@ from barque.engine.containers.options import (
 from barque.engine.containers.ports import ResolvedImage
 from barque.engine.containers.registry import NoSuchContainer, Outcome
 from barque.oci.image import ImageConfig
+from barque.oci.platform import Platform
 
 #: Marks the containers of builds, so that boot removes those of a daemon that died.
 BUILD = "org.barque.build"
@@ -45,7 +46,7 @@ class _StepImages:
     def __init__(self, image: _StepImage) -> None:
         self._image = image
 
-    async def resolve(self, text: str) -> ResolvedImage:
+    async def resolve(self, text: str, platform: Platform | None = None) -> ResolvedImage:
         return self._image
 
     async def get(self, image_id: str) -> ResolvedImage | None:

@@ -133,7 +133,7 @@ def _open(backing: Mount) -> int:
     try:
         if words.bind and not stat.S_ISDIR(os.fstat(made).st_mode):
             raise NotADirectoryError(20, os.strerror(20), backing.source)
-        finish(made, words if words.bind else words._replace(add=0, clear=0), default_private=words.bind)
+        finish(made, words if words.bind else words.without_attributes(), default_private=words.bind)
     except BaseException:
         os.close(made)
         raise

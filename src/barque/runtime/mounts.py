@@ -94,7 +94,7 @@ class Filesystem(ChildStep):
                 copyup.copy_tree(target, mount)
                 mounts.set_attributes(mount, add=self.options.add | self.options.deep_add)
             mounts.attach(mount, target)
-            finish(mount, self.options._replace(add=0, clear=0), default_private=False)
+            finish(mount, self.options.without_attributes(), default_private=False)
         finally:
             os.close(mount)
 

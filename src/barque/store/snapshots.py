@@ -112,7 +112,7 @@ class Snapshots:
     def __init__(self, layout: Layout, db: Database) -> None:
         self.root = layout.snapshots
         self._db = db
-        self._next = 0
+        self._first = self._next = 0
         self._locks = KeyedLocks()
         self.removals = Removals(self.root)
         self.settler = Settler(db, self.root)
@@ -154,12 +154,16 @@ class Snapshots:
     def _path(self, number: int, *names: str) -> str:
         return os.path.join(self.root, str(number), *names)
 
+    def underway(self, number: int) -> bool:
+        """Whether the directory was made by this process, and may be about to get its row or to be removed."""
+        return self._first <= number < self._next
+
     async def _make_directory(self, names: Sequence[str]) -> int:
         if not self._next:
             row = await self._db.read(lambda connection: connection.execute(
                 "SELECT coalesce(max(id), 0) FROM snapshots").fetchone())
             present = [int(name) for name in os.listdir(self.root) if name.isdigit()]
-            self._next = max(self._next, row[0] + 1, *(number + 1 for number in present))
+            self._first = self._next = max(self._next, row[0] + 1, *(number + 1 for number in present))
         number = self._next
         self._next += 1
         os.mkdir(self._path(number), 0o710)

@@ -129,7 +129,7 @@ def _from_directory(source: str, file: str) -> _Context:
 
 
 def _query(app: App, values: Values, context: _Context) -> dict[str, Any]:
-    from barque.client import fastjson
+    from barque import fastjson
 
     labels = dict(text.partition("=")[::2] for text in values["label"])
     for tag in values["tag"]:
@@ -220,8 +220,8 @@ def _agent(app: App, text: str) -> tuple[str, str]:
 
 def _show(app: App, response: Any, values: Values) -> tuple[str, bool]:
     """Show the stream; the id of the image, and whether a check found something."""
+    from barque import fastjson
     from barque.cli.format.progress import StreamError, show_all
-    from barque.client import fastjson
 
     result = {"ID": "", "Findings": False}
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import posixpath
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 
 from barque.engine import worker_streams
@@ -19,6 +19,7 @@ from barque.engine.containers.registry import Live
 from barque.errors import BarqueError, Internal, InvalidArgument, NotFound
 from barque.oci import runtime_spec as oci
 from barque.store.tar.messages import WorkerError, decode, encode
+from barque.store.workers import Workers
 from barque.supervise.archive_messages import (
     ReadRequest,
     Result,
@@ -98,16 +99,22 @@ async def export(ctx: Context, ref: str) -> AsyncIterator[bytes]:
 
 
 async def _read(ctx: Context, live: Live, path: str, *, whole: bool) -> AsyncIterator[bytes]:
+    async with _view(ctx, live) as (view, fds):
+        async for piece in streamed(ctx.supervisor, view, fds, path, live.id, whole=whole):
+            yield piece
+
+
+async def streamed(workers: Workers, view: View, fds: Sequence[int], path: str, ref: str, *,
+                   whole: bool) -> AsyncIterator[bytes]:
+    """The tar archive of ``path`` in the view; ``ref`` is for what may be wrong. Raises :class:`NoSuchFile`."""
     def check(answer: bytes) -> None:
         error = decode(answer, Result).error
         if error is not None:
-            raise _failure(error, live.id, path)
+            raise _failure(error, ref, path)
 
-    async with _view(ctx, live) as (view, fds):
-        request = ReadRequest(view, os.fsencode(path), len(fds), whole)
-        async for piece in worker_streams.read(ctx.supervisor, "archive-read", encode(request), lambda end: [*fds, end],
-                                               check):
-            yield piece
+    request = ReadRequest(view, os.fsencode(path), len(fds), whole)
+    async for piece in worker_streams.read(workers, "archive-read", encode(request), lambda end: [*fds, end], check):
+        yield piece
 
 
 async def write(ctx: Context, ref: str, path: str, archive: AsyncIterator[bytes], *,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 from collections.abc import Iterable
@@ -15,7 +16,6 @@ from barque.engine import clock, names
 from barque.engine.containers import (
     health,
     image_mounts,
-    log_options,
     merge,
     mounts,
     networking,
@@ -31,12 +31,15 @@ from barque.engine.containers.options import (
     NetworkingConfig,
     words,
 )
-from barque.engine.containers.registry import Live
+from barque.engine.containers.registry import Live, NoSuchContainer
 from barque.engine.containers.security import check_security_options
 from barque.engine.containers.volume_use import make_volumes, remove_anonymous
+from barque.engine.logging import drivers, plan
 from barque.errors import InvalidArgument, NotFound
 from barque.failpoints import hit
-from barque.oci.platform import parse as parse_platform
+from barque.oci import platform as platforms
+from barque.oci.image import ImageConfig
+from barque.oci.platform import Platform
 
 #: What clients that know only docker ask for; it means the built-in runtime here.
 RUNC_NAMES = ("runc", "io.containerd.runc.v2")
@@ -57,13 +60,13 @@ async def create(ctx: Context, name: str, config: ContainerConfig, host: HostCon
     warnings = check_host(ctx, host)
     if not config.image:
         raise InvalidArgument("invalid reference format")
-    image = await ctx.images.resolve(config.image)
-    _check_platform(config.image, platform, image.config.os, image.config.architecture)
+    image = await ctx.images.resolve(config.image, platforms.parse(platform) if platform else None)
+    warnings += [] if platform else _foreign(image.config)
     config = merge.merge_image(config, image.config)
     host = merge.complete_host(host, ctx.config, cgroup_v2=ctx.host.cgroup_v2, thermal_paths=ctx.host.thermal_paths)
     publish.publications(config, host)
     health.check(config)
-    log_options.check(host.log_config.config or {})
+    drivers.check(host.log_config.type, host.log_config.config or {})
     points = mounts.collect(config, host, _inherited(ctx, host))
     _check_sources(points)
     _check_driver(host.volume_driver, points)
@@ -74,11 +77,11 @@ async def create(ctx: Context, name: str, config: ContainerConfig, host: HostCon
         chain_id=image.chain_id, path=command[0], args=command[1:], host_config=host, mounts=points,
         config=_with_hostname(ctx, config, host, container_id),
         endpoints=networking.asked(ctx, config, host, endpoints),
-        log_path=f"{ctx.state_dir(container_id)}/{container_id}-json.log" if host.log_config.type == "json-file"
-        else "")
+        log_path=plan.path(container_id, host.log_config.type, host.log_config.config or {},
+                           ctx.state_dir(container_id)))
     live = await ctx.tasks.shielded(_make(ctx, container, name.removeprefix("/")), f"create {container_id[:12]}")
     ctx.event(live, "create")
-    return Created(container_id, warnings)
+    return Created(container_id, [*warnings, *networking.firewall_warnings(ctx, container)])
 
 
 async def _make(ctx: Context, container: Container, name: str) -> Live:
@@ -122,9 +125,7 @@ def check_host(ctx: Context, host: HostConfig) -> list[str]:
     for link in host.extra_hosts or ():
         if ":" not in link:
             raise InvalidArgument(f'bad format for add-host: "{link}"')
-    for name, mode in (("network", host.network_mode), ("ipc", host.ipc_mode), ("pid", host.pid_mode)):
-        if mode.startswith("container:"):
-            _check_shared(ctx, name, mode.partition(":")[2])
+    _check_others(ctx, host)
     warnings = []
     if host.privileged and len(ctx.host.capabilities) < ctx.host.last_capability + 1:
         warnings.append("This daemon lacks some capabilities itself; the privileged container gets those that it has.")
@@ -141,19 +142,37 @@ def check_host(ctx: Context, host: HostConfig) -> list[str]:
     return warnings
 
 
-def _check_shared(ctx: Context, what: str, ref: str) -> None:
-    other = ctx.registry.find(ref).container
-    if what == "ipc" and other.host_config.ipc_mode not in ("shareable", "host"):
+def _check_others(ctx: Context, host: HostConfig) -> None:
+    """The containers that this one refers to; whose network it shares is only asked when it starts, as dockerd does."""
+    if host.pid_mode.startswith("container:"):
+        _other(ctx, host.pid_mode.partition(":")[2])
+    kind, _, ref = host.ipc_mode.partition(":")
+    if kind == "container" and _other(ctx, ref).host_config.ipc_mode not in ("shareable", "host"):
         raise InvalidArgument(f"cannot join IPC namespace of container {ref}: non-shareable IPC (hint: use "
                               "IpcMode:shareable for the donor container)")
+    for link in host.links or ():
+        ref = link.partition(":")[0]
+        try:
+            _other(ctx, ref)
+        except InvalidArgument as error:
+            raise InvalidArgument(f"could not get container for {ref}: {error.message}") from None
 
 
-def _check_platform(ref: str, asked: str, os_name: str, architecture: str) -> None:
-    if asked:
-        wanted = parse_platform(asked)
-        if (os_name and wanted.os != os_name) or (architecture and wanted.architecture != architecture):
-            raise NotFound(f"image with reference {ref} was found but does not provide the specified platform "
-                           f"({asked})")
+def _other(ctx: Context, ref: str) -> Container:
+    """Not NotFound, which clients take for a missing image."""
+    try:
+        return ctx.registry.find(ref).container
+    except NoSuchContainer as error:
+        raise InvalidArgument(error.message) from None
+
+
+def _foreign(config: ImageConfig) -> list[str]:
+    """dockerd's warning about an image of another platform that nobody asked for. Some images do not say theirs."""
+    found = Platform(os=config.os, architecture=config.architecture, variant=config.variant)
+    if not (found.os and found.architecture) or found.satisfies(platforms.host()):
+        return []
+    return [f"The requested image's platform ({found}) does not match the detected host platform ({platforms.host()}) "
+            "and no specific platform was requested"]
 
 
 def _inherited(ctx: Context, host: HostConfig) -> Iterable[MountPoint]:
@@ -161,7 +180,7 @@ def _inherited(ctx: Context, host: HostConfig) -> Iterable[MountPoint]:
         ref, _, mode = item.partition(":")
         if not ref:
             raise InvalidArgument(f"malformed volumes-from specification: {item}")
-        yield from mounts.inherit(ctx.registry.find(ref).container.mounts, mode)
+        yield from mounts.inherit(_other(ctx, ref).mounts, mode)
 
 
 def _check_sources(points: Iterable[MountPoint]) -> None:
@@ -178,10 +197,10 @@ def _check_driver(name: str, points: Iterable[MountPoint]) -> None:
 
 
 def _with_hostname(ctx: Context, config: ContainerConfig, host: HostConfig, container_id: str) -> ContainerConfig:
+    name = config.hostname or container_id[:12]
     if host.network_mode == "host" and not config.hostname:
         name = ctx.host.name
     elif host.network_mode.startswith("container:"):
-        name = ctx.registry.find(host.network_mode.partition(":")[2]).container.config.hostname
-    else:
-        name = config.hostname or container_id[:12]
+        with contextlib.suppress(NoSuchContainer):
+            name = ctx.registry.find(host.network_mode.partition(":")[2]).container.config.hostname
     return msgspec.structs.replace(config, hostname=name)

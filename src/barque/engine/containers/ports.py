@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
-from barque.network.model import Attachment, NetworkInfo, PortBinding, PublishedPort, Sandbox, SandboxRequest
+from barque.network.model import Attachment, Blockers, NetworkInfo, PortBinding, PublishedPort, Sandbox, SandboxRequest
 from barque.oci.image import ImageConfig
 from barque.oci.mount import Mount
+from barque.oci.platform import Platform
 from barque.store.leases import Lease
 from barque.supervise.messages import CreateOrder, ExecOrder, ExitRecord
+from barque.supervise.shippers.orders import ShipOrder
 
 
 class Emit(Protocol):
@@ -29,8 +31,8 @@ class ResolvedImage(Protocol):
 
 
 class ImageResolver(Protocol):
-    async def resolve(self, text: str) -> ResolvedImage:
-        """Raises NotFound ``No such image: ...``."""
+    async def resolve(self, text: str, platform: Platform | None = None) -> ResolvedImage:
+        """For that platform, or for the one that the name prefers. Raises NotFound ``No such image: ...``."""
 
     async def get(self, image_id: str) -> ResolvedImage | None:
         """None for an image that is gone."""
@@ -50,6 +52,7 @@ class Networks(Protocol):
     async def setup(self, request: SandboxRequest) -> Sandbox: ...
     async def teardown(self, container_id: str) -> None: ...
     def networks(self) -> list[NetworkInfo]: ...
+    def known_blockers(self) -> Blockers: ...
     async def connect(self, container_id: str, attachment: Attachment) -> Sandbox: ...
     async def disconnect(self, container_id: str, network_id: str) -> Sandbox: ...
     async def rename(self, container_id: str, name: str) -> Sandbox | None: ...
@@ -100,6 +103,7 @@ class Monitor(Protocol):
 
 class Supervisor(Protocol):
     async def create(self, order: CreateOrder) -> Monitor: ...
+    async def ship(self, container_id: str, order: ShipOrder) -> Callable[[], None]: ...
     async def adopt(self, container_id: str) -> Monitor | ExitRecord | None: ...
     async def forget(self, container_id: str) -> None: ...
     async def run(self, kind: str, request: bytes, fds: Sequence[int]) -> bytes: ...
