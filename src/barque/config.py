@@ -55,6 +55,7 @@ class Config:
     group: str = "docker"
     log_level: str = "info"
     log_format: str = "text"
+    log_file: str = ""
     debug: bool = False
     tls: Tls = Tls()
     allow_insecure_tcp: bool = False

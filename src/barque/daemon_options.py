@@ -46,6 +46,7 @@ OPTIONS = (
     Option("group", "str", "group", short="G", help="Group for the unix socket"),
     Option("log-level", "str", "log_level", short="l", help="debug, info, warn, error or fatal"),
     Option("log-format", "str", "log_format", help="text or json"),
+    Option("log-file", "str", "log_file", help="Log to this file, of which 10 MB and 10 MB before are kept"),
     Option("debug", "bool", "debug", short="D", help="Enable debug mode"),
     Option("label", "list", "labels", key="labels", help="Set key=value labels to the daemon"),
     Option("experimental", "bool", "experimental", help="Enable experimental features"),
