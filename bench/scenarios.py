@@ -124,12 +124,21 @@ def idle_memory(engine: Engine, images: Images) -> float:
 
 
 def memory_per_container(engine: Engine, images: Images) -> float:
-    """What the engine's processes grow by per running container, in MB."""
-    before, count = engine.pss(), 20
+    """What the engine's processes grow by per container that just runs, in MB."""
+    before, count = _settled_pss(engine), 20
     ids = [engine.docker("run", "-d", "--network", "none", images.small, "sleep", "100000") for _ in range(count)]
-    grown = engine.pss() - before
+    grown = _settled_pss(engine) - before
     engine.docker("rm", "-f", *ids)
     return grown / count / 1e6
+
+
+def _settled_pss(engine: Engine) -> int:
+    """As soon as three seconds have changed nothing worth mentioning; but after half a minute whatever it is."""
+    last = [engine.pss()]
+    while len(last) < 30 and (len(last) < 4 or abs(last[-1] - last[-4]) > 200_000):
+        time.sleep(1)
+        last.append(engine.pss())
+    return last[-1]
 
 
 SCENARIOS = [
