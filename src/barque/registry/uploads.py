@@ -18,8 +18,8 @@ from barque.registry.names import checked_name, digest_of, repository_of
 from barque.registry.quotas import Quotas
 from barque.registry.storage.base import BlobStorage, Upload, WrongDigest
 
-#: Bytes that wait to be hashed and written, of all uploads together. Each upload hands over the more at a time the fewer
-#: there are, from 1 MiB, with which the trip to a thread is short beside the work there, down to 64 KiB.
+#: Bytes that wait to be hashed and written, of all uploads together. The fewer there are, the more each hands over at a
+#: time: from 64 KiB up to 1 MiB, with which the trip to a thread is short beside the work there.
 _BUFFERED = 8 << 20
 _MOST, _LEAST = 1 << 20, 64 << 10
 #: How long the status of an upload waits for a transfer that is under way, in seconds.
