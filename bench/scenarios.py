@@ -8,19 +8,40 @@ import urllib.request
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
 
+from bench import images
 from bench.engines import Engine
 
 #: Bytes that a container writes where its log is measured.
 OUTPUT = 200_000_000
 
 
-@dataclass(frozen=True)
 class Images:
-    small: str
-    web: str
-    big: str
-    many: str
+    """References of what is measured with; each image is made and pushed when it is first asked for."""
+
+    def __init__(self, registry: str, work: Path) -> None:
+        self._registry = registry
+        self._work = work
+
+    @cached_property
+    def small(self) -> str:
+        return images.push(self._registry, "small", [images.busybox_layer()], self._work)
+
+    @property
+    def web(self) -> str:
+        return self.small
+
+    @cached_property
+    def big(self) -> str:
+        layers = [images.host_layer(["/usr/lib/x86_64-linux-gnu", "/usr/lib"], 60 << 20),
+                  images.host_layer(["/usr/bin", "/usr/sbin"], 40 << 20), images.host_layer(["/usr/share"], 20 << 20)]
+        return images.push(self._registry, "big", layers, self._work)
+
+    @cached_property
+    def many(self) -> str:
+        return images.push(self._registry, "many", [images.small_files_layer(20_000)], self._work)
 
 
 @dataclass(frozen=True)
