@@ -33,7 +33,7 @@ PRELOADED = (encodings.idna, encodings.punycode)
 _orders: msgspec.msgpack.Decoder[ShipOrder] = msgspec.msgpack.Decoder(ShipOrder)
 
 
-#: A file or a target of lines may be told about what went wrong.
+#: Says in words what goes wrong.
 Complain = Callable[[str], None]
 
 
