@@ -120,7 +120,9 @@ ERRORS: list[tuple[str, str, object]] = [
     ("POST", "/containers/create", {"Image": "busybox", "Cmd": ["true"], "WorkingDir": "relative"}),
     *(("POST", "/containers/create", {"Image": "busybox", "Cmd": ["true"], "HostConfig": host}) for host in (
         {"VolumesFrom": ["nosuch"]}, {"Links": ["nosuch:x"]}, {"PidMode": "container:nosuch"},
-        {"IpcMode": "container:nosuch"})),
+        {"IpcMode": "container:nosuch"}, {"CpusetCpus": "0-99"}, {"CpusetCpus": "0-999999999999"},
+        {"CpusetMems": "99"}, {"OomScoreAdj": 2000}, {"Tmpfs": {"rel": ""}},
+        {"Mounts": [{"Type": "bogus", "Target": "/t"}]})),
     ("GET", "/containers/same/logs", None),
     ("GET", "/containers/json?filters=%7B%22nosuch%22%3A%5B%22x%22%5D%7D", None),
     ("GET", "/containers/same/archive?path=/nosuch", None),
@@ -214,13 +216,14 @@ def test_what_a_container_changed(sockets: tuple[str, str]) -> None:
     assert ours == theirs
 
 
-@pytest.mark.parametrize("mode", ["nosuch", "container:nosuch"])
-def test_a_network_that_is_not_there(sockets: tuple[str, str], mode: str) -> None:
-    """It is missed when the container starts."""
+@pytest.mark.parametrize("wrong", [
+    {"HostConfig": {"NetworkMode": "nosuch"}}, {"HostConfig": {"NetworkMode": "container:nosuch"}},
+    {"User": "nosuch"}, {"User": "0:nosuch"},
+], ids=str)
+def test_what_only_the_start_finds(sockets: tuple[str, str], wrong: dict[str, object]) -> None:
     answers = []
     for path in sockets:
-        status, made = call(path, "POST", "/containers/create", {"Image": "busybox", "Cmd": ["true"],
-                                                                 "HostConfig": {"NetworkMode": mode}})
+        status, made = call(path, "POST", "/containers/create", {"Image": "busybox", "Cmd": ["true"], **wrong})
         assert status == 201
         one = f"/containers/{made['Id']}"
         started = call(path, "POST", f"{one}/start")

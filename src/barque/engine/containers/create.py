@@ -125,6 +125,10 @@ def check_host(ctx: Context, host: HostConfig) -> list[str]:
     for link in host.extra_hosts or ():
         if ":" not in link:
             raise InvalidArgument(f'bad format for add-host: "{link}"')
+    for what, wanted, there in (("CPUs", host.cpuset_cpus, ctx.host.cpu_list),
+                                ("memory nodes", host.cpuset_mems, ctx.host.memory_nodes)):
+        if not validate.numbers(wanted) <= validate.numbers(there):
+            raise InvalidArgument(f"Requested {what} are not available - requested {wanted}, available: {there}")
     _check_others(ctx, host)
     warnings = []
     if host.privileged and len(ctx.host.capabilities) < ctx.host.last_capability + 1:
