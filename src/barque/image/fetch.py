@@ -215,7 +215,7 @@ class Puller:
                 return _Remote(document, body, descriptor, index, index_type)
             if not index:
                 index, index_type = body, media_type_of(document, content_type)
-            entry = _matching(document, wanted)
+            entry = matching(document, wanted)
             digest = entry.checked_digest
             body = await self._manifest(repository, digest)
             if len(body) != entry.size:
@@ -318,7 +318,7 @@ def _with_platform(descriptor: Descriptor, config: ImageConfig) -> Descriptor:
                       platform=platform)
 
 
-def _matching(index: Index, wanted: Platform) -> Descriptor:
+def matching(index: Index, wanted: Platform) -> Descriptor:
     """The entry for ``wanted``: an equal variant first, then the first that fits, then one without a platform."""
     entries = [entry for entry in index.manifests if entry.media_type in mt.MANIFESTS | mt.INDEXES]
     for fits in (lambda entry: entry.platform is not None and entry.platform.satisfies(wanted),

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 from barque.errors import InvalidArgument, NotFound
 from barque.image.client import uploads
@@ -13,10 +11,12 @@ from barque.image.client.endpoints import Registry
 from barque.image.client.errors import NotAuthorized, RegistryRefused
 from barque.image.client.repository import MAX_CONFIG, Repository
 from barque.image.client.transport import Transport
+from barque.image.manifests import Manifests
 from barque.image.names import ImageNames
-from barque.image.progress import Bar, Progress, Report, short
+from barque.image.progress import Progress, Report, short
+from barque.image.push_index import push_whole, whole
+from barque.image.sender import PushItem, Sender
 from barque.image.sources import neighbours, remember
-from barque.image.tasks import results, stop
 from barque.oci import go_json
 from barque.oci.descriptor import Descriptor
 from barque.oci.digest import Digest
@@ -38,16 +38,6 @@ class MissingBlob(NotFound):
     text = "content of {digest} is not stored: pull the image again before pushing it"
 
 
-@dataclass(frozen=True)
-class PushItem:
-    """A blob to send: the file with its bytes, how it is called in progress, and where else the registry has it."""
-
-    descriptor: Descriptor
-    path: str
-    label: str
-    sources: tuple[str, ...] = ()
-
-
 async def push_image(transport: Transport, ref: Reference, media_type: str, manifest: bytes,
                      blobs: Mapping[str, str], credentials: Credentials | None = None,
                      report: Report = lambda _: None) -> Digest:
@@ -66,7 +56,7 @@ async def push_image(transport: Transport, ref: Reference, media_type: str, mani
 async def _push(registry: Registry, ref: Reference, media_type: str, manifest: bytes, layers: list[PushItem],
                 config: PushItem, credentials: Credentials | None, report: Report) -> Digest:
     async def use(repository: Repository) -> Digest:
-        sender = _Sender(repository, report)
+        sender = Sender(repository, report)
         await sender.layers(layers)
         await sender.config(config)
         return await uploads.put_manifest(repository, ref.selector, media_type, manifest)
@@ -81,53 +71,6 @@ async def _push(registry: Registry, ref: Reference, media_type: str, manifest: b
     report(Progress(status=f"{tag}: digest: {digest} size: {len(manifest)}"))
     report(Progress(progress_detail={}, aux={"Tag": tag, "Digest": str(digest), "Size": len(manifest)}))
     return digest
-
-
-class _Sender:
-    """At most five layers at once, as dockerd does."""
-
-    def __init__(self, repository: Repository, report: Report) -> None:
-        self._repository = repository
-        self._report = report
-        self._turns = asyncio.Semaphore(5)
-
-    async def layers(self, items: list[PushItem]) -> None:
-        unique = {item.descriptor.digest: item for item in reversed(items)}
-        for item in unique.values():
-            Bar(self._report, item.label).step("Preparing")
-        tasks = [asyncio.create_task(self._layer(item)) for item in unique.values()]
-        try:
-            await results(tasks)
-        finally:
-            await stop(tasks)
-
-    async def _layer(self, item: PushItem) -> None:
-        bar = Bar(self._report, item.label)
-        if self._turns.locked():
-            bar.step("Waiting")
-        async with self._turns:
-            await self.send(item, bar)
-
-    async def config(self, item: PushItem) -> None:
-        await self.send(item, Bar(lambda _: None, ""))
-
-    async def send(self, item: PushItem, bar: Bar) -> None:
-        digest = item.descriptor.checked_digest
-        if await self._repository.has_blob(digest):
-            bar.step("Layer already exists")
-            return
-        location = None
-        for source in item.sources:
-            location = await uploads.mount(self._repository, digest, source)
-            if location is None:
-                bar.step(f"Mounted from {source}")
-                return
-        if location is None:
-            location = await uploads.begin(self._repository)
-        size = item.descriptor.size
-        await uploads.send_blob(self._repository, digest, item.path, location,
-                                lambda sent: bar.move("Pushing", sent, size))
-        bar.step("Pushed")
 
 
 class Pusher:
@@ -155,6 +98,10 @@ class Pusher:
         target = await self._names.get(str(ref))
         if target is None:
             raise NoSuchTag(ref=ref.familiar)
+        top = await Manifests(self._content).top(target)
+        if top.digest != target.digest and (documents := await whole(self._content, top)) is not None:
+            await push_whole(self._registry, self._content, ref, documents, credentials, report)
+            return
         body = await self._content.read(target.digest, MAX_MANIFEST_SIZE)
         manifest = parse(body, target.media_type)
         if not isinstance(manifest, Manifest):

@@ -42,12 +42,16 @@ class PlaceFailed(Internal):
 
 @dataclass
 class Tree:
-    """Something to copy from: a directory by descriptor, or the layers of an image, topmost first."""
+    """Something to copy from: a directory by descriptor, or the layers of an image, topmost first.
+
+    ``ignore``: the patterns of ``.dockerignore`` for a client's own directory, None for one of the builder's.
+    """
 
     fd: int = -1
     lower: Sequence[str] = ()
     from_image: bool = False
     implicit: Sequence[bytes] = ()
+    ignore: Sequence[str] | None = None
 
     def source(self, number: int) -> Source:
         if self.fd >= 0:
@@ -84,6 +88,10 @@ class Selection:
     @property
     def count(self) -> int:
         return sum(map(len, self.found))
+
+    def parts(self) -> dict[str, str]:
+        """The digest of each source, by a name for people."""
+        return {f"{os.fsdecode(item.name) or '.'}": item.digest for items in self.found for item in items}
 
 
 class FileSteps:
@@ -138,11 +146,10 @@ class FileSteps:
             raise CopyFailed(name=name, reason=reason)
         raise CopyFailed(name=name, reason=message)
 
-    async def place(self, lease: Lease, state: State, step: Copy | Add, selection: Selection,
+    async def place(self, lease: Lease, state: State, step: Copy | Add, selection: Selection, owner: Owner,
                     epoch: int) -> Layer | None:
         """The layer of a COPY or ADD over ``state``. Raises :class:`PlaceFailed`, InvalidArgument."""
         lower = [] if step.link else await self._layers.snapshots.image_lower(state.chain_id)
-        owner = await self._owner(step, selection, state)
         destination = posixpath.join("/", state.config.working_dir or "/", step.destination)
         puts = [_put(step, pick, item, destination, owner, unpack)
                 for pick, items, unpack in zip(selection.picks, selection.found, selection.unpackable, strict=True)
@@ -178,7 +185,8 @@ class FileSteps:
         finally:
             await asyncio.shield(snapshots.remove_container(layer_id))
 
-    async def _owner(self, step: Copy | Add, selection: Selection, state: State) -> Owner:
+    async def owner(self, step: Copy | Add, selection: Selection, state: State) -> Owner:
+        """Whose the files become. Raises UnknownOwner."""
         if step.chown:
             return await asyncio.to_thread(
                 resolve, await self._layers.snapshots.image_lower(state.chain_id), step.chown)

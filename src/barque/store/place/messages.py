@@ -101,3 +101,26 @@ class PlaceRequest(msgspec.Struct, frozen=True):
 class PlaceResult(msgspec.Struct, frozen=True):
     copied: int = 0
     error: WorkerError | None = None
+
+
+class Package(msgspec.Struct, frozen=True):
+    """``kind`` as in package URLs: deb, apk, rpm, pypi, npm. ``origin``: the distribution. ``source``: what it was
+    built from.
+    """
+
+    kind: str
+    name: str
+    version: str = ""
+    architecture: str = ""
+    origin: str = ""
+    license: str = ""
+    source: str = ""
+
+
+class PackagesRequest(msgspec.Struct, frozen=True):
+    source: Source
+
+
+class PackagesResult(msgspec.Struct, frozen=True):
+    packages: list[Package] = []
+    error: WorkerError | None = None
