@@ -9,7 +9,6 @@ NEW = "not built before"
 BEFORE = "a step before it was built anew"
 GONE = "what it made is not kept any more"
 _BASE = "what it builds on is another one"
-_INSTRUCTION = "another instruction stood here"
 #: Names that are listed at most.
 _SHOWN = 3
 
@@ -20,9 +19,7 @@ def explain(facts: Facts, nearest: Facts | None, *, rebuilt: bool) -> str:
         return _difference(nearest.parts, facts.parts)
     if rebuilt:
         return BEFORE
-    if nearest is None:
-        return NEW
-    return _INSTRUCTION if nearest.state == facts.state else _BASE
+    return _BASE if nearest is not None and nearest.text == facts.text else NEW
 
 
 def _difference(old: dict[str, str], new: dict[str, str]) -> str:

@@ -126,7 +126,8 @@ class BuildCacheService:
             async with self._parts.leases.hold("build cache") as lease:
                 manifest = await asyncio.to_thread(self._manifest, members)
                 records = portable_cache.read(self._read(members, manifest.config), "the archive")
-                layers = {layer.digest: layer for layer in manifest.layers if await self._adopted(lease, members, layer)}
+                layers = {layer.digest: layer for layer in manifest.layers
+                          if await self._adopted(lease, members, layer)}
                 added = await self._portable.add(records, layers)
         finally:
             await asyncio.to_thread(members.drop)

@@ -1,4 +1,4 @@
-"""Where the files of a build come from: the body of the request, an address, a repository, a directory on this machine."""
+"""Where the files of a build come from: the request, an address, a repository, a directory on this machine."""
 
 from __future__ import annotations
 

@@ -80,7 +80,7 @@ def _cache_target(text: str) -> str:
     fields = dict(part.partition("=")[::2] for part in text.split(","))
     kind = fields.get("type")
     if kind not in ("registry", "local", "inline") or fields.get("mode", "min") not in ("min", "max"):
-        raise InvalidArgument(f"invalid cache target {text}: the type is registry, local or inline, the mode min or max")
+        raise InvalidArgument(f"invalid cache target {text}: type is registry, local or inline, mode min or max")
     for name in sorted(fields.keys() - {"type", "mode", "ref", "dest"}):
         raise Unsupported(f"a build cache cannot be told {name}")
     if kind == "registry":

@@ -55,7 +55,8 @@ class Tree:
 
     def source(self, number: int) -> Source:
         if self.fd >= 0:
-            return Source(fd=number, implicit=list(self.implicit))
+            return Source(fd=number, implicit=list(self.implicit),
+                          ignore=None if self.ignore is None else list(self.ignore))
         return Source(lower=list(self.lower), named=True)
 
 
@@ -247,7 +248,7 @@ def _put(step: Copy | Add, pick: Pick, item: Found, destination: str, owner: Own
     must = isinstance(step, Add) and step.unpack is True
     archived = owner if step.chown else Owner(-1, -1)
     return Put(pick.source, item.path, item.name, os.fsencode(destination), owner.uid, owner.gid, step.chmod,
-               unpack and not item.directory, must, under, pick.exclude, archived.uid, archived.gid)
+               unpack and not item.directory, must, under, pick.exclude, archived.uid, archived.gid, item.stamp)
 
 
 def write_inline(files: Sequence[InlineFile], directory: str) -> list[Fetched]:

@@ -20,7 +20,7 @@ from barque.build.steps.cache_mounts import CacheMounts
 from barque.build.steps.files import FileSteps, Selection, Tree
 from barque.build.steps.run import Mounted
 from barque.errors import InvalidArgument
-from barque.store.place.messages import PlaceRequest, PlaceResult, Put, Source
+from barque.store.place.messages import PlaceRequest, PlaceResult, Put
 from barque.store.tar.messages import decode, encode
 
 _SECRETS = "/run/secrets"
@@ -123,9 +123,9 @@ class Mounts:
         os.mkdir(work, 0o700)
         tree = selection.trees[0]
         fds = [tree.fd] if tree.fd >= 0 else []
-        source = Source(fd=0) if fds else Source(lower=list(tree.lower), named=True)
-        put = Put(0, item.path, item.name, b"/", -1, -1) if item.directory else Put(
-            0, item.path, os.path.basename(item.path), b"/" + os.path.basename(item.path), -1, -1)
+        source = tree.source(0)
+        put = Put(0, item.path, item.name, b"/", -1, -1, stamp=item.stamp) if item.directory else Put(
+            0, item.path, os.path.basename(item.path), b"/" + os.path.basename(item.path), -1, -1, stamp=item.stamp)
         empty = os.path.join(self._layers.snapshots.root, "empty")
         result = decode(await self._workers.run("place", encode(PlaceRequest([empty], path, work, [source], [put])),
                                                 fds), PlaceResult)

@@ -12,12 +12,14 @@ class Source(msgspec.Struct, frozen=True):
 
     ``named``: file digests are those of an image's files (docker hashes the owner's name and the type bits then).
     ``implicit``: directories that the archive of a context did not describe; docker has no digest of them.
+    ``ignore``: what is left out of a client's own directory, None for every other tree (see place.view).
     """
 
     lower: list[str] = []
     fd: int = -1
     named: bool = False
     implicit: list[bytes] = []
+    ignore: list[str] | None = None
 
 
 class Pick(msgspec.Struct, frozen=True):
@@ -38,12 +40,14 @@ class Found(msgspec.Struct, frozen=True):
     """``path`` is resolved (links are followed), ``name`` as found; both relative to the tree, b"" is its root.
 
     ``digest``: ``file:<hex>`` or ``dir:<hex>``, over names, modes, owners and contents, but not over times.
+    ``stamp``: changes with every change of a client's own files.
     """
 
     path: bytes
     name: bytes
     directory: bool
     digest: str
+    stamp: int = 0
 
 
 class SurveyRequest(msgspec.Struct, frozen=True):
@@ -63,7 +67,7 @@ class Put(msgspec.Struct, frozen=True):
 
     ``uid`` and ``gid`` -1 keep the source's; those of an archive's members are apart. ``chmod``: octal or symbolic, ""
     keeps. ``unpack``: an archive is unpacked, anything else copied, or refused with ``must_unpack``. ``under``: the
-    name below ``target``, with parents as in the source.
+    name below ``target``, with parents as in the source. ``stamp``: the files must be as they were found.
     """
 
     source: int
@@ -79,6 +83,7 @@ class Put(msgspec.Struct, frozen=True):
     exclude: list[str] = []
     archive_uid: int = -1
     archive_gid: int = -1
+    stamp: int = 0
 
 
 class PlaceRequest(msgspec.Struct, frozen=True):

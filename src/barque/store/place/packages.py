@@ -7,7 +7,6 @@ sane size are read.
 from __future__ import annotations
 
 import errno
-import importlib
 import json
 import os
 import re
@@ -16,6 +15,7 @@ import struct
 from collections.abc import Iterator
 
 from barque.store.place.messages import Package, PackagesRequest, PackagesResult
+from barque.store.place.sqlite_table import MAGIC, Damaged, rows
 from barque.store.place.trees import empty_root, enter
 from barque.store.tar.messages import WorkerError, decode, encode
 from barque.store.tree import walk
@@ -34,7 +34,6 @@ _RPM_INT32 = 4
 
 def run_packages(request: bytes, fds: list[int]) -> bytes:
     """The worker. Answers an encoded :class:`PackagesResult`."""
-    importlib.import_module("sqlite3")  # not for every worker; after the next step there is nothing to load it from
     order = decode(request, PackagesRequest)
     try:
         _, [root] = enter(empty_root, [order.source], fds)
@@ -116,24 +115,18 @@ def apk(data: bytes, release: str) -> Iterator[Package]:
 
 def rpm(data: bytes, release: str) -> Iterator[Package]:
     """rpm's database in SQLite: a header for each package."""
-    import sqlite3
-
-    if not data.startswith(b"SQLite format 3\0"):
+    if not data.startswith(MAGIC):
         return
-    connection = sqlite3.connect(":memory:")
     try:
-        connection.deserialize(data)
-        for (header,) in connection.execute("SELECT blob FROM Packages"):
-            fields = _rpm_header(header) if isinstance(header, bytes) else {}
+        for row in rows(data, "Packages"):
+            fields = _rpm_header(row[1]) if len(row) > 1 and isinstance(row[1], bytes) else {}
             if fields.get("name") and fields["name"] != "gpg-pubkey":
                 epoch = f"{fields['epoch']}:" if fields.get("epoch") else ""
                 version = f"{epoch}{fields.get('version', '')}-{fields.get('release', '')}"
                 yield Package("rpm", fields["name"], version, fields.get("arch", ""), release or "rpm",
                               fields.get("license", ""))
-    except sqlite3.Error:
+    except Damaged:
         return
-    finally:
-        connection.close()
 
 
 def _rpm_header(header: bytes) -> dict[str, str]:
