@@ -17,7 +17,7 @@ from barque.build.cache import BuildCache, CacheEntry
 from barque.build.lookup import Found, Identity
 from barque.build.state import State
 from barque.errors import InvalidArgument
-from barque.oci import media_types
+from barque.oci import go_json, media_types
 from barque.oci.descriptor import Descriptor
 from barque.oci.manifest import Manifest
 from barque.store.content import ContentStore
@@ -113,7 +113,7 @@ class PortableCache:
         config = await self._content.put(lease, CONFIG, msgspec.json.encode(_Document(_VERSION, records)))
         manifest = Manifest(schema_version=2, media_type=media_types.OCI_MANIFEST, config=config,
                             layers=tuple(layers.values()))
-        stored = await self._content.put(lease, media_types.OCI_MANIFEST, msgspec.json.encode(manifest))
+        stored = await self._content.put(lease, media_types.OCI_MANIFEST, go_json.encode(manifest))
         return stored, manifest
 
     async def add(self, records: Iterable[Record], layers: Mapping[str, Descriptor]) -> int:

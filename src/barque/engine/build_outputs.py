@@ -29,6 +29,7 @@ from barque.image.names import with_id
 from barque.image.progress import Report
 from barque.image.push_index import whole
 from barque.image.save import FULL_NAME, REF_NAME, Archive, Saver, blob_path
+from barque.oci import go_json
 from barque.oci import media_types as mt
 from barque.oci.descriptor import Descriptor
 from barque.oci.manifest import Manifest
@@ -118,7 +119,7 @@ class BuildOutputs:
         top = await self._attested(outcome, record, target, names)
         if top is not target:
             target = with_id(target, state.image_id, top.digest)
-        record.digest = top.digest
+        record.digest = str(top.digest)
         if not options.outputs or any(output.type in _NAMED or (output.type == "docker" and not output.sent)
                                       for output in options.outputs):
             await self._exporter.name(state, target, names)
@@ -178,10 +179,10 @@ class BuildOutputs:
                          for blob in (document.descriptor, *document.blobs)}
         entries = [_named(top, name.with_default_tag()) for name in names] or [_plain(top)]
         archive.documents["oci-layout"] = b'{"imageLayoutVersion":"1.0.0"}'
-        archive.documents["index.json"] = msgspec.json.encode(
+        archive.documents["index.json"] = go_json.encode(
             {"schemaVersion": 2, "mediaType": mt.OCI_INDEX, "manifests": entries})
         if docker:
-            archive.documents["manifest.json"] = msgspec.json.encode([{
+            archive.documents["manifest.json"] = go_json.encode([{
                 "Config": blob_path(state.image_id),
                 "RepoTags": [name.with_default_tag().familiar for name in names] or None,
                 "Layers": [blob_path(layer.digest) for layer in state.layers]}])
@@ -206,7 +207,7 @@ class BuildOutputs:
     async def _cache_archive(self, descriptor: Descriptor, manifest: Manifest) -> Archive:
         archive = Archive(blobs={blob.digest: blob.size for blob in (descriptor, manifest.config, *manifest.layers)})
         archive.documents["oci-layout"] = b'{"imageLayoutVersion":"1.0.0"}'
-        archive.documents["index.json"] = msgspec.json.encode(
+        archive.documents["index.json"] = go_json.encode(
             {"schemaVersion": 2, "mediaType": mt.OCI_INDEX, "manifests": [_plain(descriptor)]})
         return archive
 
@@ -268,8 +269,8 @@ def _metadata(record: BuildRecord, top: Descriptor, names: list[Reference]) -> M
     """What ``--metadata-file`` says, under BuildKit's names."""
     found: dict[str, Any] = {
         "barque.build.ref": record.id, "containerimage.config.digest": record.image_id,
-        "containerimage.digest": top.digest,
-        "containerimage.descriptor": {"mediaType": top.media_type, "digest": top.digest, "size": top.size}}
+        "containerimage.digest": record.digest,
+        "containerimage.descriptor": {"mediaType": top.media_type, "digest": record.digest, "size": top.size}}
     if names:
         found["image.name"] = ",".join(str(name.with_default_tag()) for name in names)
     return found

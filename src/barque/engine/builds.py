@@ -122,8 +122,11 @@ class BuildService:
         except BarqueError as error:
             recorder.end(FAILED, error.message)
             raise
-        except BaseException:
+        except asyncio.CancelledError:
             recorder.end(CANCELLED)
+            raise
+        except Exception as error:  # a bug, which the edge of the API reports
+            recorder.end(FAILED, f"{type(error).__name__}: {error}")
             raise
         finally:
             await asyncio.shield(self._history.keep(recorder))

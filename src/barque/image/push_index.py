@@ -67,6 +67,6 @@ async def push_whole(registry: Registry, content: ContentStore, ref: Reference, 
         await uploads.put_manifest(repository, ref.selector, top.descriptor.media_type, top.body)
 
     await registry.attempt(ref, credentials, "pull,push", use)
-    tag, digest, size = ref.selector, top.descriptor.digest, len(top.body)
+    tag, digest, size = ref.selector, str(top.descriptor.digest), len(top.body)
     report(Progress(status=f"{tag}: digest: {digest} size: {size}"))
     report(Progress(progress_detail={}, aux={"Tag": tag, "Digest": digest, "Size": size}))

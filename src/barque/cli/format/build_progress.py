@@ -66,6 +66,7 @@ class Steps:
         self.id = ""
         self.total = 0
         self.stages: list[str] = []
+        self.result = ""
         self.steps: dict[int, Step] = {}
 
     def take(self, event: Event) -> Step | None:
@@ -75,6 +76,10 @@ class Steps:
             self.id, self.total = str(event.get("Id") or ""), int(event.get("Total") or 0)
             self.stages = list(event.get("Stages") or ())
             return None
+        if kind == "note" and event.get("Kind") == "metadata":
+            found = event.get("Value") or {}
+            names = f" named {found['image.name']}" if found.get("image.name") else ""
+            self.result = f"image {found.get('containerimage.config.digest', '')}{names}"
         number = int(event.get("Number") or 0)
         if kind == "begun":
             self.steps[number] = Step(event)
@@ -96,6 +101,8 @@ class Plain:
         if step is None:
             if kind == "output":
                 self._write(str(event.get("Text") or ""))
+            elif kind == "note" and self._steps.result:
+                self._write(f"{self._steps.result}\n")
         elif kind == "begun":
             stage = f"[{step.stage}] " if step.stage else ""
             self._write(f"#{step.number} {stage}{step.text}\n")
@@ -156,7 +163,7 @@ class Tree:
     def close(self) -> None:
         """Draw the whole tree for good."""
         self._ended = True
-        self._draw(self.lines(self._size()[0]))
+        self._draw([*self.lines(self._size()[0]), *filter(None, [self._steps.result])])
         self._drawn = 0
 
     def _draw(self, lines: list[str]) -> None:
@@ -196,7 +203,7 @@ def _line(step: Step, branch: str, columns: int) -> str:
     note = "CACHED" if step.cached else f"{step.elapsed:.1f}s"
     room = columns - len(branch) - 3 - len(note)
     text = _cut(_clean(step.text), room)
-    why = f" {step.why}" if step.why and len(text) + len(step.why) + 2 <= room else ""
+    why = f"  {step.why}" if step.why and len(text) + len(step.why) + 3 <= room else ""
     gap = " " * max(1, room - len(text) - len(why))
     return f"{branch}{colour}{mark}{_PLAIN} {text}{_DIM}{why}{_PLAIN}{gap}{note}"
 
