@@ -52,6 +52,10 @@ class Engine:
         """A container in the background; returns its id."""
         return self.ok("run", "-d", *self.runtime, "--network", "none", *words)
 
+    def remove(self, name: str) -> None:
+        """By force; podman would first ask the process to end, and wait ten seconds."""
+        self.ok("rm", "-f", *(["-t", "0"] if self.command[0] == "podman" else []), name)
+
     def inspect(self, name: str, template: str) -> str:
         return self.ok("inspect", "-f", template, name)
 
@@ -177,7 +181,7 @@ def test_exec(engine: Engine) -> None:
     assert (done.returncode, done.stdout.split()) == (5, ["12", "y"])
     assert engine.ok("exec", "-i", name, "cat", stdin="through") == "through"
     assert engine("exec", name, "absent").returncode in (126, 127)
-    engine.ok("rm", "-f", name)
+    engine.remove(name)
 
 
 def test_terminals(engine: Engine) -> None:
@@ -188,7 +192,7 @@ def test_terminals(engine: Engine) -> None:
         assert time.monotonic() < deadline
     assert said == "/dev/pts/1\n"
     assert engine.ok("logs", name).split() == ["/dev/pts/0", "/dev/pts/0"]
-    engine.ok("rm", "-f", name)
+    engine.remove(name)
 
 
 def test_stop_kill_and_wait(engine: Engine) -> None:
@@ -209,7 +213,7 @@ def test_pause_and_unpause(engine: Engine) -> None:
     assert engine("exec", name, "true").returncode != 0
     engine.ok("unpause", name)
     assert engine.ok("exec", name, "echo", "runs") == "runs"
-    engine.ok("rm", "-f", name)
+    engine.remove(name)
 
 
 def test_limits_and_top(engine: Engine) -> None:
@@ -220,7 +224,7 @@ def test_limits_and_top(engine: Engine) -> None:
         engine.ok("update", "--pids-limit", "77", name)
         stats = json.loads(engine.ok("stats", "--no-stream", "--format", "{{json .}}", name))
         assert stats["PIDs"] == "1"
-    engine.ok("rm", "-f", name)
+    engine.remove(name)
 
 
 def test_volumes_and_shared_namespaces(engine: Engine, tmp_path: Path) -> None:
@@ -230,4 +234,4 @@ def test_volumes_and_shared_namespaces(engine: Engine, tmp_path: Path) -> None:
     joined = engine("run", "--rm", *engine.runtime, "--network", f"container:{name}", "--pid", f"container:{name}",
                     "busybox", "cat", "/proc/1/cmdline")
     assert joined.stdout == "sleep\x001000\x00"
-    engine.ok("rm", "-f", name)
+    engine.remove(name)

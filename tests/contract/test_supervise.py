@@ -152,12 +152,13 @@ async def open_world(kind: type[World], tmp_path: Path) -> AsyncIterator[World]:
 
 def frames(data: bytes) -> dict[int, bytes]:
     """Undo docker's multiplexing: stream -> bytes."""
-    result = {1: b"", 2: b""}
-    while data:
-        stream, length = struct.unpack("!BxxxI", data[:8])
-        result[stream] += data[8:8 + length]
-        data = data[8 + length:]
-    return result
+    parts: dict[int, list[bytes]] = {1: [], 2: []}
+    at = 0
+    while at < len(data):
+        stream, length = struct.unpack_from("!BxxxI", data, at)
+        parts[stream].append(data[at + 8:at + 8 + length])
+        at += 8 + length
+    return {stream: b"".join(found) for stream, found in parts.items()}
 
 
 async def attached(monitor: Monitor, exec_id: str | None = None, *, stdin: bool = False) -> tuple[

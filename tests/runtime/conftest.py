@@ -5,10 +5,13 @@ from __future__ import annotations
 import itertools
 import json
 import os
+import select
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +21,8 @@ from barque.runtime.default_spec import default_document
 
 BUSYBOX = "/bin/busybox"
 CGROUPS = Path("/sys/fs/cgroup")
+#: How long one answer may take, in seconds.
+ANSWER = 30
 _numbers = itertools.count()
 
 
@@ -114,6 +119,36 @@ class Runtime:
     def state(self, container: str) -> dict[str, Any]:
         tree: dict[str, Any] = json.loads(self.ok("state", container))
         return tree
+
+
+def read_until(fd: int, wanted: bytes | None) -> bytes:
+    """What comes from ``fd`` until ``wanted`` is among it; without it until the end, which of a terminal is EIO."""
+    text, end = b"", time.monotonic() + ANSWER
+    while wanted is None or wanted not in text:
+        assert select.select([fd], [], [], max(0.0, end - time.monotonic()))[0], f"no {wanted!r} after {text!r}"
+        try:
+            piece = os.read(fd, 65536)
+        except OSError:
+            piece = b""
+        if not piece:
+            assert wanted is None, f"the end instead of {wanted!r} after {text!r}"
+            break
+        text += piece
+    return text
+
+
+@contextmanager
+def living(*unshare: str) -> Iterator[int]:
+    """A process in new namespaces; its number."""
+    helper = subprocess.Popen(["unshare", *unshare, "sh", "-c", "echo there; exec sleep 1000"], stdout=subprocess.PIPE)
+    assert helper.stdout
+    try:
+        read_until(helper.stdout.fileno(), b"there\n")
+        yield helper.pid
+    finally:
+        helper.kill()
+        helper.wait()
+        helper.stdout.close()
 
 
 def has_ended(pid: int) -> bool:

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.runtime.conftest import ANSWER, living, read_until
+
 
 def status_fields(text: str) -> dict[str, str]:
     return {key: value.strip() for key, _, value in (line.partition(":") for line in text.splitlines())}
@@ -143,19 +145,13 @@ def test_the_cgroup_namespace_begins_at_the_own_cgroup(barque, bundle):
     assert {line.rpartition(":")[2] for line in lines if not line.startswith("0:")} == {"/"}
 
 
-def test_joining_a_namespace_by_path(runtime, bundle, tmp_path):
-    helper = subprocess.Popen(["unshare", "--net", "sleep", "1000"])
-    try:
-        while os.readlink(f"/proc/{helper.pid}/ns/net") == os.readlink("/proc/self/ns/net"):
-            os.sched_yield()
+def test_joining_a_namespace_by_path(runtime, bundle):
+    with living("--net") as pid:
         for item in bundle.linux["namespaces"]:
             if item["type"] == "network":
-                item["path"] = f"/proc/{helper.pid}/ns/net"
-        expected = os.readlink(f"/proc/{helper.pid}/ns/net")
+                item["path"] = f"/proc/{pid}/ns/net"
+        expected = os.readlink(f"/proc/{pid}/ns/net")
         assert runtime.output(bundle, "readlink", "/proc/self/ns/net").strip() == expected
-    finally:
-        helper.kill()
-        helper.wait()
 
 
 def test_a_user_namespace(runtime, bundle):
@@ -290,6 +286,7 @@ def test_a_terminal_by_the_console_socket(runtime, bundle, tmp_path):
     bundle.process["consoleSize"] = {"height": 33, "width": 99}
     bundle.save("sh", "-c", "tty; stty size; stat -c %F /dev/console; read x; echo got $x")
     with socket.socket(socket.AF_UNIX) as listener:
+        listener.settimeout(ANSWER)
         listener.bind(str(tmp_path / "console.sock"))
         listener.listen()
         runtime.detached("run", "--detach", "--bundle", str(bundle.path), "--console-socket",
@@ -298,13 +295,10 @@ def test_a_terminal_by_the_console_socket(runtime, bundle, tmp_path):
         with connection:
             _, fds, _, _ = socket.recv_fds(connection, 100, 1)
     master = fds[0]
+    # What is typed is echoed at once: not before the program has said what it has to say.
+    text = read_until(master, b"special file\r\n")
     os.write(master, b"typed\n")
-    text = b""
-    while True:
-        try:
-            text += os.read(master, 4096)
-        except OSError:
-            break
+    text += read_until(master, None)
     os.close(master)
     lines = text.decode().split("\r\n")
     assert lines[:3] == ["/dev/pts/0", "33 99", "character special file"]
@@ -329,10 +323,11 @@ def test_descriptors_that_are_to_be_preserved(runtime, bundle):
                "--bundle", str(bundle.path), "kept"]
     with os.fdopen(reader) as file:
         try:
-            done = subprocess.run(program, pass_fds=(writer,), capture_output=True, text=True, check=True, timeout=30)
+            done = subprocess.run(program, pass_fds=(writer,), capture_output=True, text=True, check=True, timeout=30,
+                                  stdin=subprocess.DEVNULL)
         finally:
             os.close(writer)
-        assert file.read() == "through\n"
+        assert read_until(file.fileno(), None) == b"through\n"
     assert done.stdout == "1\n"
 
 

@@ -5,25 +5,11 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
-
-@contextmanager
-def living(*unshare: str) -> Iterator[int]:
-    """A process in new namespaces; its number."""
-    helper = subprocess.Popen(["unshare", *unshare, "sh", "-c", "echo there; exec sleep 1000"], stdout=subprocess.PIPE)
-    assert helper.stdout
-    try:
-        assert helper.stdout.readline() == b"there\n"
-        yield helper.pid
-    finally:
-        helper.kill()
-        helper.wait()
-        helper.stdout.close()
+from tests.runtime.conftest import living
 
 
 def join(bundle, kind: str, path: str) -> None:

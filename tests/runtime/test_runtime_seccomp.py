@@ -19,6 +19,7 @@ from barque.oci import go_json
 from barque.oci.runtime_spec import Seccomp
 from barque.runtime import learn, seccomp_profile
 from barque.sys import seccomp_notify
+from tests.runtime.conftest import ANSWER, read_until
 
 MKDIR = 83 if os.uname().machine == "x86_64" else 34
 
@@ -28,11 +29,12 @@ class Agent:
 
     def __init__(self, path: Path) -> None:
         self.server = socket.socket(socket.AF_UNIX)
+        self.server.settimeout(ANSWER)
         self.server.bind(str(path))
         self.server.listen()
         self.message: dict[str, object] = {}
         self.calls: list[int] = []
-        self.thread = threading.Thread(target=self._serve)
+        self.thread = threading.Thread(target=self._serve, daemon=True)
         self.thread.start()
 
     def _serve(self) -> None:
@@ -52,7 +54,7 @@ class Agent:
             os.close(listener)
 
     def close(self) -> None:
-        self.thread.join(30)
+        self.thread.join(ANSWER)
         assert not self.thread.is_alive()
         self.server.close()
 
@@ -96,7 +98,7 @@ def test_create_and_start(runtime, bundle, tmp_path, agent):
     runtime.detached("create", "--bundle", str(bundle.path), "noted")
     pid = runtime.state("noted")["pid"]
     runtime.ok("start", "noted")
-    agent.thread.join(30)
+    agent.thread.join(ANSWER)
     assert agent.message["pid"] == pid
 
 
@@ -143,10 +145,10 @@ def learning(tmp_path: Path, bundle) -> Iterator[Path]:
     assert learner.stdin and learner.stdout
     learner.stdin.write(go_json.encode(base))
     learner.stdin.close()
-    assert learner.stdout.readline() == b"listening\n"
     try:
+        assert read_until(learner.stdout.fileno(), b"\n") == b"listening\n"
         yield target
-        assert learner.wait(30) == 0
+        assert learner.wait(ANSWER) == 0
     finally:
         learner.kill()
         learner.wait()

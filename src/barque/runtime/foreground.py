@@ -10,6 +10,7 @@ import termios
 import tty as stdlib_tty
 from types import FrameType
 
+from barque.oci.runtime_spec import Box, Process
 from barque.sys import process, tty
 
 _CHUNK = 65536
@@ -17,6 +18,13 @@ _CHUNK = 65536
 _KEPT = frozenset((signal.SIGCHLD, signal.SIGKILL, signal.SIGSTOP, signal.SIGPIPE, signal.SIGSEGV, signal.SIGBUS,
                    signal.SIGFPE, signal.SIGILL, signal.SIGTRAP, signal.SIGTSTP, signal.SIGTTIN, signal.SIGTTOU,
                    signal.SIGURG))
+
+
+def size_console(wanted: Process) -> None:
+    """Let the terminal to be made have the size of ours, if we have one, from the program's first moment on."""
+    if os.isatty(0):
+        height, width = tty.get_size(0)
+        wanted.console_size = Box(height, width)
 
 
 class Signals:
@@ -102,7 +110,6 @@ class _Relay:
         if os.isatty(0):
             self._saved = termios.tcgetattr(0)
             stdlib_tty.setraw(0)
-            self.resize()
         poller.register(0, select.POLLIN)
         poller.register(self.master, select.POLLIN)
 

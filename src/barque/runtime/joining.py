@@ -32,6 +32,8 @@ def exec_command(invocation: Invocation) -> int:
     detach = options.flag("detach")
     if process.terminal and detach and not options.text("console-socket"):
         raise InvalidArgument("cannot allocate tty if runc will detach without setting console socket")
+    if process.terminal and not detach:
+        foreground.size_console(process)
     with foreground.Signals() as signals, container.pidfd() as pidfd:
         target = Target(container.state.pid, pidfd, container.state.spec,
                         _cgroup(options.texts("cgroup"), container), hook_state(container, "running"))

@@ -73,6 +73,8 @@ def _made(invocation: Invocation, *, gated: bool) -> Iterator[Created]:
         raise InvalidArgument("cannot allocate tty if runc will detach without setting console socket")
     if options.text("console-socket") and not (terminal and away):
         raise InvalidArgument("cannot use console socket if runc will not detach or allocate tty")
+    if spec.process is not None and terminal and not away:
+        foreground.size_console(spec.process)
     cgroup = cgroups.manager((spec.linux.cgroups_path if spec.linux else "") or container_id,
                              driver="systemd" if invocation.systemd_cgroup else "cgroupfs")
     with ExitStack() as undo:

@@ -81,15 +81,11 @@ def list_directory(path: str) -> list[str]:
 
 
 def digests(path: str) -> list[Entry]:
-    """What ``path/<algorithm>/<hex>`` holds."""
+    """What ``path/<algorithm>/<hex>`` holds; what is removed meanwhile may be among it or not, all else is."""
     found = []
     for algorithm in ALGORITHMS:
-        try:
-            with os.scandir(f"{path}/{algorithm}") as entries:
-                for entry in entries:
-                    if not entry.name.startswith("."):
-                        stat = entry.stat(follow_symlinks=False)
-                        found.append(Entry(Digest(f"{algorithm}:{entry.name}"), stat.st_size, stat.st_mtime))
-        except (FileNotFoundError, NotADirectoryError):
-            continue
+        for name in list_directory(f"{path}/{algorithm}"):
+            with contextlib.suppress(FileNotFoundError):
+                stat = os.lstat(f"{path}/{algorithm}/{name}")
+                found.append(Entry(Digest(f"{algorithm}:{name}"), stat.st_size, stat.st_mtime))
     return found
