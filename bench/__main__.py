@@ -19,7 +19,7 @@ import time
 from contextlib import ExitStack
 from pathlib import Path
 
-from bench import engines, images, network
+from bench import builds, engines, images, network
 from bench.scenarios import SCENARIOS, Images, Scenario
 
 CLONE_NEWNS = 0x00020000
@@ -117,7 +117,7 @@ def main() -> int:
             stack.callback(engine.remove_all)
             engine.docker("pull", "-q", made.small)
         print(f"{'median of each':32} {'barque':>9} {'dockerd':>9} {'':3} {'ratio':>6} {'goal':>7}      min-max")
-        for scenario in [*SCENARIOS, *network.SCENARIOS]:
+        for scenario in [*SCENARIOS, *network.SCENARIOS, *builds.SCENARIOS]:
             if options.only in scenario.name:
                 _compare(scenario, pair, made, options.scale)
     return 0

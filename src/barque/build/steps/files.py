@@ -31,6 +31,9 @@ from barque.store.place.messages import (
 )
 from barque.store.tar.messages import decode, encode
 
+#: Digests of clients' files that are kept, at some 300 bytes each.
+_MAX_DIGESTS = 4096
+
 
 class CopyFailed(InvalidArgument):
     text = "{name} failed: {reason}"
@@ -99,6 +102,7 @@ class FileSteps:
     def __init__(self, workers: Workers, layers: LayerStore) -> None:
         self._workers = workers
         self._layers = layers
+        self._digests: dict[str, str] = {}
 
     async def select(self, step: Copy | Add, tree: Tree | None, fetched: Sequence[Fetched]) -> Selection:
         """Look at the sources in ``tree`` and at what was fetched. Raises :class:`CopyFailed` in docker's words."""
@@ -134,9 +138,11 @@ class FileSteps:
 
     async def _survey(self, trees: Sequence[Tree], picks: list[Pick], name: str) -> list[list[Found]]:
         fds = [tree.fd for tree in trees if tree.fd >= 0]
-        request = SurveyRequest(_sources(trees), picks)
+        direct = any(tree.ignore is not None for tree in trees)
+        request = SurveyRequest(_sources(trees), picks, self._digests if direct else {})
         result = decode(await self._workers.run("survey", encode(request), fds), SurveyResult)
         if result.error is None:
+            self._remember(result.known)
             return result.found
         message = result.error.message
         if result.error.errno == 2:
@@ -146,6 +152,12 @@ class FileSteps:
                 reason = f"file not found in build context or excluded by .dockerignore: {reason}"
             raise CopyFailed(name=name, reason=reason)
         raise CopyFailed(name=name, reason=message)
+
+    def _remember(self, digests: dict[str, str]) -> None:
+        """The newest digests of clients' large files."""
+        self._digests |= digests
+        for key in list(self._digests)[:max(0, len(self._digests) - _MAX_DIGESTS)]:
+            del self._digests[key]
 
     async def place(self, lease: Lease, state: State, step: Copy | Add, selection: Selection, owner: Owner,
                     epoch: int) -> Layer | None:

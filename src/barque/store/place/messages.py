@@ -51,14 +51,21 @@ class Found(msgspec.Struct, frozen=True):
 
 
 class SurveyRequest(msgspec.Struct, frozen=True):
+    """``known``: digests of a client's own large files from earlier surveys, as :class:`SurveyResult` names them."""
+
     sources: list[Source]
     picks: list[Pick]
+    known: dict[str, str] = {}
 
 
 class SurveyResult(msgspec.Struct, frozen=True):
-    """``found``: for each pick what it stands for, in docker's order."""
+    """``found``: for each pick what it stands for, in docker's order.
+
+    ``known``: digests of large files that need not be read again while inode, size and times stay what they are.
+    """
 
     found: list[list[Found]] = []
+    known: dict[str, str] = {}
     error: WorkerError | None = None
 
 

@@ -11,6 +11,7 @@ import hashlib
 import os
 import posixpath
 import stat
+import time
 from collections.abc import Iterator
 
 from barque.oci.patterns import Patterns, go_match, unescaped
@@ -20,6 +21,8 @@ from barque.store.place.view import View
 from barque.store.tar.messages import WorkerError, decode, encode
 
 _BLOCK = 1 << 20
+#: Files of so many bytes are worth a note, when they have not been changed for so many nanoseconds.
+_LARGE, _SETTLED = 1 << 16, 2_000_000_000
 _FLAGS = {stat.S_IFDIR: "5", stat.S_IFCHR: "3", stat.S_IFBLK: "4", stat.S_IFIFO: "6"}
 _NOT_HASHED = ("trusted.", "security.selinux", "system.")
 
@@ -29,13 +32,14 @@ def run_survey(request: bytes, fds: list[int]) -> bytes:
     order = decode(request, SurveyRequest)
     try:
         _, roots = enter(empty_root, order.sources, fds)
-        trees = [_Tree(root, source) for root, source in zip(roots, order.sources, strict=True)]
+        digests = _Digests(order.known)
+        trees = [_Tree(root, source, digests) for root, source in zip(roots, order.sources, strict=True)]
         found = [trees[pick.source].find(pick) for pick in order.picks]
     except OSError as error:
         path = os.fsdecode(error.filename) if isinstance(error.filename, str | bytes) else ""
         message = f"{path}: {os.strerror(error.errno or errno.EIO).lower()}" if path else str(error)
         return encode(SurveyResult(error=WorkerError("system", message, "survey", error.errno or 0)))
-    return encode(SurveyResult(found))
+    return encode(SurveyResult(found, digests.fresh))
 
 
 def relative(path: str) -> str:
@@ -43,9 +47,33 @@ def relative(path: str) -> str:
     return posixpath.normpath("/" + path).lstrip("/")
 
 
+class _Digests:
+    """What large files had for digests when they were read last: git's index does the same with its files.
+
+    A file that was changed in the last seconds is not noted: a further change might leave its times as they are.
+    """
+
+    def __init__(self, known: dict[str, str]) -> None:
+        self._known = known
+        self._limit = time.time_ns() - _SETTLED
+        self.fresh: dict[str, str] = {}
+
+    def of(self, state: hashlib._Hash, info: os.stat_result, parent: int, name: bytes) -> str:
+        """The digest of ``state`` and the content of the file."""
+        key = f"{info.st_dev}:{info.st_ino}:{info.st_size}:{info.st_mtime_ns}:{info.st_ctime_ns}:{state.hexdigest()}"
+        if (found := self._known.get(key)) is not None:
+            return found
+        _update(state, parent, name)
+        digest = state.hexdigest()
+        if max(info.st_mtime_ns, info.st_ctime_ns) < self._limit:
+            self.fresh[key] = digest
+        return digest
+
+
 class _Tree:
-    def __init__(self, root: int, source: Source) -> None:
+    def __init__(self, root: int, source: Source, digests: _Digests) -> None:
         self._root = root
+        self._digests = digests
         self._named = source.named
         self._view = View(root, source)
         self._implicit = self._view.implicit
@@ -180,6 +208,8 @@ class _Tree:
             if not key.startswith(_NOT_HASHED):
                 state.update(os.fsencode(key) + value)
         if has_content:
+            if self._view.direct and info.st_size >= _LARGE:
+                return self._digests.of(state, info, parent, name)
             _update(state, parent, name)
         return state.hexdigest()
 
