@@ -35,7 +35,7 @@ BUILDS = {
     "files": """FROM busybox AS tools
 COPY d /tools/
 RUN mkdir /gone /kept && ln /tools/b /kept/hard && ln -s ../tools/b /kept/soft && mkfifo -m 604 /kept/pipe && \
-    chmod 4711 /tools/deep/c && chown 12:34 /kept && rm -r /home/bob /data/from-image && rmdir /gone
+    chmod 4711 /tools/deep/c && chown 4012:4034 /kept && rm -r /home/bob /data/from-image && rmdir /gone
 FROM busybox
 COPY --chown=bob:wheel a d/b /own/
 COPY d /copied/
