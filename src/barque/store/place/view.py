@@ -38,7 +38,9 @@ class View:
                             if self._ignore.matches(os.fsdecode(b"/".join(parts[:length]))))
 
     def hides(self, path: bytes) -> bool:
-        return bool(self._ignore) and path != b"" and path not in self.implicit and self._ignore.matches(os.fsdecode(path))
+        if not path or not self._ignore or path in self.implicit:
+            return False
+        return self._ignore.matches(os.fsdecode(path))
 
     def walk(self, top: int, prefix: bytes = b"") -> Iterator[tuple[int, tuple[bytes, ...], list[bytes], list[bytes]]]:
         """As ``tree.walk``, of what is not hidden; ``prefix`` is the path of ``top``."""
