@@ -17,7 +17,8 @@ if TYPE_CHECKING:
 _RECENT, _FAILED = 6, 30
 _NANO = 1_000_000_000
 #: Sequences of a terminal (cursor and colours, titles), and other characters that are none to be seen.
-_CONTROL = re.compile(r"\x1b\][^\x07\x1b]*(?:\x07|\x1b\\)|\x1b\[[0-9;?]*[ -/]*[@-~]|\x1b[^\[]?|[\x00-\x08\x0b-\x1f\x7f]")
+_CONTROL = re.compile(r"\x1b\][^\x07\x1b]*(?:\x07|\x1b\\)|\x1b\[[0-9;?]*[ -/]*[@-~]|\x1b[^\[]?|"
+                      r"[\x00-\x08\x0b-\x1f\x7f]")
 _DIM, _RED, _GREEN, _BLUE, _BOLD, _PLAIN = "\x1b[2m", "\x1b[31m", "\x1b[32m", "\x1b[34m", "\x1b[1m", "\x1b[0m"
 _UP, _CLEAR = "\x1b[{}A", "\r\x1b[J"
 
