@@ -21,6 +21,7 @@ setup: $(VENV)/.ready
 
 setup-test: $(VENV)/.ready-dev
 	@scripts/packages test
+	@scripts/clients $(PY) $(VENV)/clients
 	@$(PY) -m tests.vm || echo "barque: no kernel for the virtual machine's tests: they will be skipped"
 
 $(VENV)/.ready: requirements.lock pyproject.toml
@@ -48,3 +49,6 @@ clean: stop
 lock: setup-test
 	$(PY) -m uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --upgrade pyproject.toml -o requirements.lock
 	$(PY) -m uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --upgrade --extra dev pyproject.toml -o requirements-dev.lock
+	$(PY) -m uv pip compile --quiet --python-platform linux --python-version 3.11 --generate-hashes --no-strip-extras --no-header --upgrade tests/clients/compose.in -o tests/clients/compose.lock
+	$(PY) -m uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --upgrade tests/clients/python.in -o tests/clients/python.lock
+	cd tests/clients/dockerode && npm install --package-lock-only --ignore-scripts --no-audit --no-fund

@@ -14,6 +14,7 @@ import socket
 import subprocess
 import sys
 import time
+import urllib.request
 from collections.abc import Callable
 from pathlib import Path
 
@@ -67,6 +68,19 @@ def _start(name: str, command: list[str], state: Path, ready: Callable[[], bool]
             tail = "".join(log_path.read_text(errors="replace").splitlines(keepends=True)[-15:])
             raise DemoError(f"{name} did not start, the end of {log_path} says:\n{tail}")
         time.sleep(0.02)
+
+
+def _wait_for_answer(url: str) -> None:
+    """Until the server in the container has read its configuration."""
+    deadline = time.monotonic() + READY_TIMEOUT
+    while True:
+        try:
+            with urllib.request.urlopen(url, timeout=5):
+                return
+        except OSError as error:
+            if time.monotonic() > deadline:
+                raise DemoError(f"{url} does not answer: {error}; `barque logs web` may say why") from None
+            time.sleep(0.02)
 
 
 class Demo:
@@ -140,8 +154,9 @@ class Demo:
         _say("a server in the background, with a published port")
         self.show("barque", "run", "-d", "-p", f"{port}:80", "--name", "web", "httpd")
         try:
-            self.show("curl", "-sS", "--retry", "20", "--retry-delay", "0", "--retry-all-errors", "--retry-max-time",
-                      "20", f"http://127.0.0.1:{port}/")
+            url = f"http://127.0.0.1:{port}/"
+            _wait_for_answer(url)
+            self.show("curl", "-sS", url)
             self.show("barque", "ps")
             self.show("barque", "logs", "web")
             self.show("barque", "exec", "web", "cat", "/etc/os-release")

@@ -25,6 +25,8 @@ TESTS = Path(__file__).parent
 AREAS_FOR_ROOT = ("kernel", "runtime", "api", "e2e", "contract", "crash", "conformance")
 #: How long a module's asynchronous teardown (namespaces die, processes are reaped) may take to finish, in seconds.
 SETTLE = 10.0
+#: The most that a test marked so may take, in seconds: it boots a machine.
+SLOW = 600
 _skipped: set[str] = set()
 
 
@@ -50,6 +52,8 @@ def _area(path: Path) -> str:
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
+        if item.get_closest_marker("slow"):
+            item.add_marker(pytest.mark.timeout(SLOW))
         if _area(item.path) in AREAS_FOR_ROOT and os.geteuid() != 0:
             item.add_marker(pytest.mark.skip(reason="needs root"))
 

@@ -7,6 +7,7 @@ import gzip
 import hashlib
 import io
 import json
+import ssl
 import tarfile
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -152,14 +153,14 @@ def refusal(status: int, code: str, message: str, **headers: str) -> web.Respons
 
 
 @asynccontextmanager
-async def served(handler: Handler) -> AsyncIterator[int]:
+async def served(handler: Handler, tls: ssl.SSLContext | None = None) -> AsyncIterator[int]:
     """Serve every request by ``handler`` on a loopback port."""
     app = web.Application()
     app.router.add_route("*", "/{rest:.*}", handler)
     runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1)
     await runner.setup()
     try:
-        await web.TCPSite(runner, "127.0.0.1", 0).start()
+        await web.TCPSite(runner, "127.0.0.1", 0, ssl_context=tls).start()
         yield runner.addresses[0][1]
     finally:
         await runner.cleanup()

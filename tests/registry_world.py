@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import hashlib
 import io
 import json
 import sys
 import urllib.request
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
 from typing import Any
 
 import aiohttp
 
-from barque.registry.app import Settings, make_app, serving
+from barque.registry.app import Settings, make_app
+from barque.registry.listen import serving
 from barque.registry.storage.base import Storage
 from barque.registry.storage.s3.client import S3
 from barque.registry.storage.s3.sigv4 import Signer
@@ -85,6 +87,15 @@ class Client:
 
     async def json_of(self, path: str) -> Any:
         return json.loads(await self.bytes_of(path))
+
+
+async def until(holds: Callable[[], Awaitable[bool]], seconds: float = 20) -> None:
+    """Wait for what nobody announces."""
+    async with asyncio.timeout(seconds):
+        while True:
+            if await holds():
+                return
+            await asyncio.sleep(0.01)
 
 
 @asynccontextmanager

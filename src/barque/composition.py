@@ -35,6 +35,7 @@ from barque.engine.containers.registry import Registry
 from barque.engine.events import EventBus
 from barque.engine.networks import NetworkService
 from barque.engine.system import load_id
+from barque.engine.volume_copies import VolumeCopies
 from barque.engine.volumes import Volumes
 from barque.network.model import DEFAULT_POOLS, AddressPool, NetworkSettings, NetworkSpec, Sandbox
 from barque.network.stack import Network
@@ -50,12 +51,6 @@ from barque.supervise.forkserver import ZygoteHandle
 from barque.sys import caps
 
 log = logging.getLogger("barque.daemon")
-
-
-def proxies(environment: Mapping[str, str]) -> dict[str, str]:
-    """The proxies that the service's environment names; curl's and docker's variables."""
-    return {key: environment.get(f"{name}_PROXY") or environment.get(f"{name.lower()}_proxy") or ""
-            for key, name in (("http", "HTTP"), ("https", "HTTPS"), ("no", "NO"))}
 
 
 def sandboxes(registry: Registry) -> list[tuple[str, Sandbox]]:
@@ -76,7 +71,8 @@ class VolumeUsers:
 
 #: What a reload changes; everything else needs a restart.
 RELOADABLE = frozenset({"labels", "debug", "log_level", "live_restore", "shutdown_timeout", "default_runtime",
-                        "runtimes", "insecure_registries", "registry_mirrors"})
+                        "runtimes", "insecure_registries", "registry_mirrors", "http_proxy",
+                        "https_proxy", "no_proxy"})
 
 
 @dataclass(frozen=True)
@@ -84,7 +80,6 @@ class Engine:
     context: Context
     server: ApiServer
     images: ImageParts
-    proxies: dict[str, str]
 
     def reload(self, config: Config) -> tuple[list[str], list[str]]:
         """Take over what can change while containers run: the names of what did, and of what needs a restart."""
@@ -93,7 +88,7 @@ class Engine:
                          if getattr(config, item.name) != getattr(before, item.name))
         taken = [name for name in changed if name in RELOADABLE]
         self.context.config = replace(before, **{name: getattr(config, name) for name in taken})
-        self.images.transport.hosts = registry_hosts(self.context.config, self.proxies)
+        self.images.transport.hosts = registry_hosts(self.context.config)
         self.context.emit("daemon", "reload", self.context.host.name, {
             name.replace("_", "-"): str(getattr(config, name)) for name in taken})
         return taken, [name for name in changed if name not in RELOADABLE]
@@ -167,8 +162,8 @@ async def open_engine(stack: AsyncExitStack, config: Config, layout: Layout, zyg
     users = VolumeUsers(registry)
     volumes = Volumes(layout, db, supervisor, users, bus.emit)
     await volumes.clean()
-    stores = Stores(db, content, snapshots, leases)
-    images = await open_images(stack, config, stores, supervisor, registry, bus, proxies(environment))
+    stores = Stores(layout, db, content, snapshots, leases)
+    images = await open_images(stack, config, stores, supervisor, registry, bus)
     context = Context(config=config, host=look_around(), registry=registry, images=images.resolver, snapshots=snapshots,
                       volumes=volumes, networks=network, supervisor=supervisor, emit=bus.emit,
                       containers_dir=layout.containers)
@@ -176,16 +171,15 @@ async def open_engine(stack: AsyncExitStack, config: Config, layout: Layout, zyg
     service = NetworkService(network, Documents(db, "networks", NetworkSpec), lambda: sandboxes(registry), bus.emit)
     await network.reconcile(await reconcile.adopt_all(context), await service.stored())
     await reconcile.settle(context)
-    builds = await open_builds(stack, layout, stores, images, context, supervisor,
-                               proxies(environment))
+    builds = await open_builds(stack, layout, stores, images, context, supervisor)
     others = [*images.routes, *commit_routes.routes(committer(stores, images, context)),
               *build_routes.routes(builds.service, builds.cache),
-              *volume_routes.routes(volumes),
+              *volume_routes.routes(volumes, VolumeCopies(volumes, context.volume_mounts, supervisor)),
               *networks.routes(service, Memberships(context)),
               *system.routes(context, bus, load_id(f"{layout.root}/engine-id"), images.service,
                              system_model.VolumeUsage(volumes, users), builds.cache)]
     server = await serve(stack, context, others, sockets)
-    return Engine(context, server, images, proxies(environment))
+    return Engine(context, server, images)
 
 
 def _save_events(bus: EventBus, path: str) -> None:

@@ -17,7 +17,7 @@ from barque.build.portable_cache import PortableCache
 from barque.build.remote import Fetcher
 from barque.build.steps.cache_mounts import CacheMounts
 from barque.build.steps.files import FileSteps
-from barque.composition_images import ImageParts, Stores
+from barque.composition_images import ImageParts, Stores, proxies_of
 from barque.engine.build_cache import BuildCacheService
 from barque.engine.build_outputs import BuildOutputs, Offers
 from barque.engine.build_steps import ContainerSteps
@@ -39,9 +39,9 @@ class Builds:
 
 
 async def open_builds(stack: AsyncExitStack, layout: Layout, stores: Stores, images: ImageParts, context: Context,
-                      workers: Supervisor, proxies: dict[str, str]) -> Builds:
+                      workers: Supervisor) -> Builds:
     """Removes what builds of an earlier daemon have left; ``stack`` closes the connections."""
-    fetcher = Fetcher({scheme: proxies[scheme] for scheme in ("http", "https") if proxies.get(scheme)})
+    fetcher = Fetcher(proxies_of(context.config).of)
     stack.push_async_callback(fetcher.close)
     layers = LayerStore(stores.content, stores.snapshots)
     cache = BuildCache(stores.db)

@@ -9,16 +9,23 @@ from functools import partial
 
 from aiohttp import web
 
+from barque.api.routes import fsck as fsck_routes
+from barque.api.routes import image_contents as content_routes
 from barque.api.routes import images as image_routes
 from barque.config import Config
 from barque.engine.commit import apply_changes
 from barque.engine.containers.registry import Registry
 from barque.engine.events import EventBus
 from barque.engine.image_archives import ImageArchives
+from barque.engine.image_attestations import Attestations
+from barque.engine.image_explorer import Explorer
+from barque.engine.image_flatten import Flattener
 from barque.engine.image_removal import ImageUser
 from barque.engine.images import ImageService
+from barque.image.client.download import download
 from barque.image.client.hosts import HostConfig
 from barque.image.client.login import login
+from barque.image.client.proxies import Proxies
 from barque.image.client.transport import Transport
 from barque.image.fetch import Limits, Puller
 from barque.image.imports import Importer
@@ -31,7 +38,9 @@ from barque.image.resolve import Images
 from barque.image.save import Saver
 from barque.store.content import ContentStore
 from barque.store.db import Database
+from barque.store.fsck import Damage, check
 from barque.store.gc import collect
+from barque.store.layout import Layout
 from barque.store.leases import Leases
 from barque.store.snapshots import Snapshots
 from barque.store.verify import restore_torn
@@ -44,6 +53,7 @@ CERTIFICATES = "/etc/barque/certs.d"
 class Stores:
     """What images are kept in."""
 
+    layout: Layout
     db: Database
     content: ContentStore
     snapshots: Snapshots
@@ -59,48 +69,63 @@ class ImageParts:
 
 
 class ImageUsers:
-    """Which containers were made from an image: the registry of containers knows."""
+    """Which containers were made from an image or show it: the registry of containers knows."""
 
     def __init__(self, registry: Registry) -> None:
         self._registry = registry
 
     def users_of_image(self, image_id: str) -> Sequence[ImageUser]:
-        return [ImageUser(live.id, live.facts.alive) for live in self._registry if live.container.image_id == image_id]
+        return [ImageUser(live.id, live.facts.alive) for live in self._registry
+                if image_id in (live.container.image_id, *(point.image_id for point in live.container.mounts))]
 
 
-def registry_hosts(config: Config, proxies: dict[str, str]) -> HostConfig:
+def proxies_of(config: Config) -> Proxies:
+    """Raises InvalidProxy."""
+    return Proxies(config.http_proxy, config.https_proxy, config.no_proxy)
+
+
+def registry_hosts(config: Config) -> HostConfig:
     """Which registries may be reached how."""
     return HostConfig(
         mirrors=config.registry_mirrors, insecure=config.insecure_registries, certs_dir=CERTIFICATES,
-        proxies={scheme: proxies[scheme] for scheme in ("http", "https") if proxies.get(scheme)},
-        no_proxy=tuple(filter(None, proxies.get("no", "").split(","))))
+        proxies=proxies_of(config))
 
 
 async def open_images(stack: AsyncExitStack, config: Config, stores: Stores, workers: Supervisor, registry: Registry,
-                      bus: EventBus, proxies: dict[str, str]) -> ImageParts:
+                      bus: EventBus) -> ImageParts:
     """Unpack again what a power cut tore, and open. Before anything is mounted.
 
-    ``proxies``: "http", "https" and "no" as the environment has them; ``stack`` closes the connections.
+    ``stack`` closes the connections.
     """
     stack.push_async_callback(stores.snapshots.settler.wait)
     stack.push_async_callback(stores.snapshots.removals.close)
     await restore_torn(stores.db, stores.content, stores.snapshots, workers)
-    transport = Transport(registry_hosts(config, proxies))
+    transport = Transport(registry_hosts(config))
     stack.push_async_callback(transport.close)
     names = ImageNames(stores.db)
     resolver = Images(names, stores.content, stores.snapshots)
     limits = Limits(downloads=config.max_concurrent_downloads, attempts=config.max_download_attempts)
     puller = Puller(stores.content, stores.snapshots, stores.leases, names, workers, transport, limits)
     stack.callback(puller.close)
-    pusher = Pusher(stores.content, names, transport)
+    pusher = Pusher(stores.content, names, transport, config.max_concurrent_uploads)
     sweep = partial(collect, stores.db, stores.content, stores.snapshots)
     service = ImageService(resolver, names, stores.snapshots, puller, pusher, ImageUsers(registry),
                            sweep, bus.emit)
     slots = UnpackSlots()
     stack.callback(slots.threads.shutdown)
     made = MadeImages(stores.content, stores.leases, names, workers, slots)
+    importer = Importer(made, stores.snapshots, apply_changes)
     archives = ImageArchives(
         Saver(stores.content, resolver, names),
         Loader(stores.content, stores.snapshots, stores.leases, names, workers, slots),
-        Importer(made, stores.snapshots, apply_changes), sweep, bus.emit)
-    return ImageParts(resolver, service, image_routes.routes(service, archives, partial(login, transport)), transport)
+        importer, partial(download, transport), sweep, bus.emit)
+    flattener = Flattener(resolver, stores.snapshots, importer, workers, sweep, bus.emit)
+    routes = [*content_routes.routes(Attestations(resolver, stores.content), Explorer(resolver, stores.snapshots),
+                                     flattener),
+              *image_routes.routes(service, archives, partial(login, transport))]
+
+    async def fsck(*, repair: bool, deep: bool) -> list[Damage]:
+        return await check(stores.layout, stores.db, stores.content, stores.snapshots, repair=repair,
+                           workers=workers, deep=deep, leases=stores.leases)
+
+    return ImageParts(resolver, service, [*routes, *fsck_routes.routes(fsck)], transport)

@@ -64,7 +64,6 @@ class Config:
     icc: bool = True
     publish_obey_input: bool = False
     fixed_cidr: str = ""
-    default_gateway: str = ""
     default_address_pools: tuple[Pool, ...] = ()
     default_bind_ip: str = "0.0.0.0"
     dns: tuple[str, ...] = ()
@@ -74,6 +73,9 @@ class Config:
 
     insecure_registries: tuple[str, ...] = ()
     registry_mirrors: tuple[str, ...] = ()
+    http_proxy: str = ""
+    https_proxy: str = ""
+    no_proxy: str = ""
     max_concurrent_downloads: int = 3
     max_concurrent_uploads: int = 5
     max_download_attempts: int = 5

@@ -64,10 +64,19 @@ def load(line: CommandLine) -> Config:
     """The settings of this run; raises :class:`BadOption`."""
     path = line.config_file or DEFAULT_CONFIG_FILE
     file = read_file(path, required=line.config_file is not None)
-    config = combine(line.values, file, path)
+    config = with_proxies(combine(line.values, file, path), os.environ)
     exec_root = os.path.abspath(config.exec_root)
     return replace(config, data_root=os.path.abspath(config.data_root), exec_root=exec_root,
                    hosts=config.hosts or (f"unix://{exec_root}/barque.sock",))
+
+
+def with_proxies(config: Config, environment: Mapping[str, str]) -> Config:
+    """What the configuration does not say of proxies, as the service's environment has it."""
+    def named(own: str, variable: str) -> str:
+        return own or environment.get(variable) or environment.get(variable.lower()) or ""
+
+    return replace(config, http_proxy=named(config.http_proxy, "HTTP_PROXY"),
+                   https_proxy=named(config.https_proxy, "HTTPS_PROXY"), no_proxy=named(config.no_proxy, "NO_PROXY"))
 
 
 def _run(config: Config, line: CommandLine) -> int:

@@ -14,6 +14,7 @@ from dataclasses import dataclass, fields, replace
 from typing import Any, Literal
 
 from barque.config import Config, ForeignRuntime, Pool, Tls
+from barque.errors import InvalidArgument
 from barque.log import LEVELS
 
 
@@ -61,7 +62,6 @@ OPTIONS = (
     Option("publish-obey-input", "bool", "publish_obey_input",
            help="Relay published ports, so that this host's INPUT firewall rules decide about them"),
     Option("fixed-cidr", "str", "fixed_cidr", help="IPv4 subnet for fixed IPs"),
-    Option("default-gateway", "str", "default_gateway", help="Container default gateway IPv4 address"),
     Option("default-address-pool", "pools", "default_address_pools", key="default-address-pools",
            help="base=CIDR,size=BITS: default address pools"),
     Option("ip", "str", "default_bind_ip", help="Default IP when binding container ports"),
@@ -72,6 +72,9 @@ OPTIONS = (
     Option("insecure-registry", "list", "insecure_registries", key="insecure-registries",
            help="Enable insecure registry communication"),
     Option("registry-mirror", "list", "registry_mirrors", key="registry-mirrors", help="Preferred registry mirror"),
+    Option("http-proxy", "str", "http_proxy", key="proxies.http-proxy", help="HTTP proxy for what the engine fetches"),
+    Option("https-proxy", "str", "https_proxy", key="proxies.https-proxy", help="Proxy for HTTPS"),
+    Option("no-proxy", "str", "no_proxy", key="proxies.no-proxy", help="Hosts that are asked directly, with commas"),
     Option("max-concurrent-downloads", "int", "max_concurrent_downloads", help="Set the max concurrent downloads"),
     Option("max-concurrent-uploads", "int", "max_concurrent_uploads", help="Set the max concurrent uploads"),
     Option("max-download-attempts", "int", "max_download_attempts", help="Set the max download attempts for each pull"),
@@ -115,6 +118,7 @@ REFUSED = (
     Refused("ipv6", "the default bridge has IPv4 only", True, (False,)),
     Refused("fixed-cidr-v6", "the default bridge has IPv4 only"),
     Refused("default-gateway-v6", "the default bridge has IPv4 only"),
+    Refused("default-gateway", "containers reach out through the bridge's own address"),
     Refused("bridge", "the bridge is this engine's own"),
     Refused("storage-driver", "there is one storage driver", fine=("", "overlay2", "overlayfs", "overlay")),
     Refused("storage-opt", "the storage driver takes no options", fine=((), []), key="storage-opts"),
@@ -137,12 +141,18 @@ REFUSED = (
     Refused("raw-logs", "logs have no colours to turn off", True, (False, True)),
     Refused("allow-nondistributable-artifacts", "such layers are never pushed", fine=((), [])),
     Refused("cdi-spec-dir", "CDI devices are not supported", fine=((), []), key="cdi-spec-dirs"),
-    Refused("http-proxy", "set HTTP_PROXY in the service's environment"),
-    Refused("https-proxy", "set HTTPS_PROXY in the service's environment"),
-    Refused("no-proxy", "set NO_PROXY in the service's environment"),
     Refused("features", "no feature can be switched", fine=({},)),
     Refused("builder", "the builder takes no settings", fine=({},)),
     Refused("firewall-backend", "there is one firewall backend", fine=("", "nftables")),
+    Refused("allow-direct-routing", "published ports are reached by the host's addresses", True, (False,)),
+    Refused("bridge-accept-fwmark", "the firewall knows no marks"),
+    Refused("bip6", "the default bridge has IPv4 only"),
+    Refused("default-network-opts", "networks get their options one by one", fine=({},)),
+    Refused("host-gateway-ips", "name one IPv4 address as host-gateway-ip", fine=((), [])),
+    Refused("ip-forward-no-drop", "what this host did not forward before stays dropped", True, (False,)),
+    Refused("isolation", "isolation technologies are for Windows", fine=("", "default")),
+    Refused("min-api-version", "clients of all versions from 1.24 on are served", fine=("", "1.24")),
+    Refused("nri-opts", "NRI plugins are not supported", fine=({},)),
 )
 
 _BY_FLAG = {option.flag: option for option in OPTIONS}
@@ -308,6 +318,8 @@ def read_file(path: str, *, required: bool) -> dict[str, Any]:
         raise BadOption(f"unable to configure the daemon with file {path}: {error}") from None
     if not isinstance(tree, dict):
         raise BadOption(f"unable to configure the daemon with file {path}: want an object")
+    if isinstance(tree.get("proxies"), dict):
+        tree |= {f"proxies.{key}": value for key, value in tree.pop("proxies").items()}
     unknown = sorted(key for key in tree if key not in _BY_KEY and key not in _REFUSED)
     if unknown:
         raise BadOption(f"unable to configure the daemon with file {path}: the following directives don't match any "
@@ -415,8 +427,7 @@ def check(config: Config) -> Config:
             raise BadOption(f"runtime name '{name}' is reserved or malformed")
     if config.default_runtime not in ("barque", *config.runtimes):
         raise BadOption(f"specified default runtime '{config.default_runtime}' does not exist")
-    if config.log_driver not in ("json-file", "none"):
-        raise BadOption(f"no log driver named '{config.log_driver}' is registered")
+    _check_log(config)
     if config.default_ipc_mode not in ("private", "shareable"):
         raise BadOption(f"IPC mode \"{config.default_ipc_mode}\" is not supported as default value")
     if config.default_cgroupns_mode not in ("", "private", "host"):
@@ -425,6 +436,17 @@ def check(config: Config) -> Config:
     if config.seccomp_profile not in ("", "builtin", "unconfined") and not os.path.isabs(config.seccomp_profile):
         raise BadOption("seccomp profile needs an absolute path, builtin or unconfined")
     return config
+
+
+def _check_log(config: Config) -> None:
+    """The engine, which knows the drivers, takes its time to load: only who asks for more than the default waits."""
+    if config.log_opts or config.log_driver != Config.log_driver:
+        from barque.engine.logging import drivers
+
+        try:
+            drivers.check(config.log_driver, config.log_opts)
+        except InvalidArgument as error:
+            raise BadOption(f"failed to set log opts: {error.message}") from None
 
 
 def usage() -> str:

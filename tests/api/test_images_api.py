@@ -4,120 +4,28 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Any
 
-import aiohttp
 import pytest
 from aiohttp import web
 
-from barque.api.app import build
-from barque.api.routes.images import routes
-from barque.engine.commit import apply_changes
-from barque.engine.image_archives import ImageArchives
 from barque.engine.image_removal import ImageUser
-from barque.engine.images import ImageService
 from barque.image.client.auth import Credentials
-from barque.image.client.login import login
-from barque.image.imports import Importer
-from barque.image.load import Loader
-from barque.image.save import Saver
-from barque.store.gc import GcReport
-from barque.store.workers import SubprocessWorkers
-from tests.image_world import (
-    INDEX,
-    FaultyRegistry,
-    World,
-    digest,
-    faulty_registry,
-    make_image,
-    make_index,
-    refusal,
-    tar_of,
-    world,
-)
+from tests.api.image_site import Site, image_site
+from tests.image_world import INDEX, digest, make_image, make_index, refusal, tar_of
 
 BASE = {"a": b"x" * 1000}
 OLD = make_image(BASE, created="2020-01-01T00:00:00Z", Labels={"kind": "old"}, Cmd=["true"])
 NEW = make_image(BASE, {"b": b"y" * 500}, created="2024-01-01T00:00:00.5Z", Labels={"kind": "new", "x": "1"})
 
 
-class Site:
-    """An application with nothing but the image routes."""
-
-    session: aiohttp.ClientSession
-
-    def __init__(self, here: World, registry: FaultyRegistry) -> None:
-        self.here = here
-        self.registry = registry
-        self.users: dict[str, list[ImageUser]] = {}
-        self.events: list[tuple[str, str, dict[str, str]]] = []
-        self.collected = asyncio.Event()
-
-    async def collect(self) -> GcReport:
-        report = await self.here.collect()
-        self.collected.set()
-        return report
-
-    def users_of_image(self, image_id: str) -> Sequence[ImageUser]:
-        return self.users.get(image_id, [])
-
-    def emit(self, kind: str, action: str, actor: str, attributes: Mapping[str, str]) -> None:
-        assert kind == "image"
-        self.events.append((action, actor, dict(attributes)))
-
-    async def ask(self, method: str, path: str, version: str = "1.45", **options: Any) -> tuple[int, Any]:
-        async with self.session.request(method, f"/v{version}{path}", **options) as response:
-            text = await response.text()
-            if "\r\n" in text:
-                return response.status, [json.loads(line) for line in text.splitlines()]
-            return response.status, json.loads(text) if text else None
-
-    async def pull(self, name: str, tag: str = "latest") -> list[dict[str, Any]]:
-        status, lines = await self.ask("POST", "/images/create", params={"fromImage": f"{self.registry.address}/{name}",
-                                                                         "tag": tag})
-        assert status == 200, lines
-        return lines  # type: ignore[no-any-return]
-
-    def name(self, rest: str) -> str:
-        return f"{self.registry.address}/{rest}"
-
-
 @pytest.fixture
 async def site(tmp_path: Path) -> AsyncIterator[Site]:
-    async with faulty_registry() as registry, world(tmp_path) as here, _serve(here, registry) as found:
+    async with image_site(tmp_path) as found:
         for name, image in (("old", OLD), ("group/new", NEW)):
-            registry.add(name, "latest", image)
+            found.registry.add(name, "latest", image)
         yield found
-
-
-def archives(here: World, found: Site) -> ImageArchives:
-    return ImageArchives(
-        Saver(here.content, here.images, here.names),
-        Loader(here.content, here.snapshots, here.leases, here.names, SubprocessWorkers(), here.slots),
-        Importer(here.made, here.snapshots, apply_changes), found.collect, found.emit)
-
-
-@asynccontextmanager
-async def _serve(here: World, registry: FaultyRegistry) -> AsyncIterator[Site]:
-    async def prove(credentials: Credentials) -> str:
-        return await login(here.transport, credentials)
-
-    found = Site(here, registry)
-    service = ImageService(here.images, here.names, here.snapshots, here.puller, here.pusher, found, found.collect,
-                           found.emit)
-    # As the daemon serves it: a client that goes away cancels its request.
-    runner = web.AppRunner(build(routes(service, archives(here, found), prove)), access_log=None,
-                           handler_cancellation=True, shutdown_timeout=0.1)
-    await runner.setup()
-    try:
-        await web.TCPSite(runner, "127.0.0.1", 0).start()
-        async with aiohttp.ClientSession(f"http://127.0.0.1:{runner.addresses[0][1]}") as found.session:
-            yield found
-    finally:
-        await runner.cleanup()
 
 
 async def test_pull_streams_and_tells(site: Site) -> None:
@@ -154,7 +62,8 @@ async def test_errors_before_and_within_the_stream(site: Site) -> None:
 @pytest.mark.parametrize(("params", "status", "text"), [
     ({"fromImage": "UPPER", "tag": "x"}, 400, "must be lowercase"),
     ({"fromImage": "scratch", "tag": "latest"}, 403, "'scratch' is a reserved name"),
-    ({"fromSrc": "http://127.0.0.1:1/x.tar"}, 501, "download it and import the file"),
+    ({"fromSrc": "http://127.0.0.1:1/x.tar"}, 500, "connection refused"),
+    ({"fromSrc": "ftp://127.0.0.1:1/x.tar"}, 400, "is not an address to import from"),
     ({"fromImage": "a", "platform": "windows/x/y/z"}, 400, "unknown operating system or architecture"),
 ])
 async def test_bad_pulls(site: Site, params: dict[str, str], status: int, text: str) -> None:
@@ -203,7 +112,7 @@ async def test_dangling_names_of_old_clients(site: Site) -> None:
     site.users[OLD.id] = [ImageUser("c" * 64, False)]
     status, records = await site.ask("DELETE", "/images/mine:v1?force=0")
     assert status == 409
-    await site.here.names.remove("docker.io/library/mine:v1", keep=(await site.here.images.resolve(OLD.id)).target)
+    await site.here.names.remove("docker.io/library/mine:v1", keep={OLD.id})
     for version, tags in (("1.42", ["<none>:<none>"]), ("1.43", [])):
         _, found = await site.ask("GET", "/images/json", version)
         assert found[0]["RepoTags"] == tags
@@ -426,3 +335,19 @@ async def test_manifests_of_an_index(site: Site) -> None:
     assert listed["Manifests"] == body["Manifests"]
     status, body = await site.ask("GET", f"/images/{NEW.id}/json", "1.48")
     assert "Manifests" not in body
+
+
+async def test_import_from_an_address(site: Site) -> None:
+    async def file(request: web.Request) -> web.StreamResponse | None:
+        if request.path == "/moved":
+            return web.Response(status=302, headers={"Location": "/root.tar"})
+        return web.Response(body=tar_of({"etc/motd": b"hi"})) if request.path == "/root.tar" else None
+
+    site.registry.faults.append(file)
+    status, lines = await site.ask("POST", "/images/create", params={"fromSrc": site.name("moved"), "repo": "made"})
+    assert status == 200, lines
+    assert lines[0]["status"] == "Importing" and lines[0]["progressDetail"]["total"] == len(tar_of({"etc/motd": b"hi"}))
+    _, body = await site.ask("GET", "/images/made/json")
+    assert body["Id"] == lines[-1]["status"] and body["Comment"] == f"Imported from {site.name('moved')}"
+    status, body = await site.ask("POST", "/images/create", params={"fromSrc": f"http://{site.name('none')}"})
+    assert status == 404 and "with status 404" in body["message"]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Collection, Mapping
 from pathlib import Path
 
 import msgspec
@@ -14,7 +14,7 @@ from barque.api.routes.networks import routes
 from barque.engine.containers.options import EndpointSettings
 from barque.engine.networks import NetworkService
 from barque.errors import BarqueError
-from barque.network.model import Endpoint, NetworkInfo, NetworkSpec, PublishedPort, Sandbox, Subnet
+from barque.network.model import Blockers, Endpoint, NetworkInfo, NetworkSpec, PublishedPort, Sandbox, Subnet
 from barque.store.db import Database, Documents
 
 BRIDGE, HOST, NONE = "b" * 64, "c" * 64, "bd" + "0" * 62
@@ -37,11 +37,12 @@ class Networks:
         self.specs[spec.id] = msgspec.structs.replace(spec, ipv4=four)
         return self.specs[spec.id]
 
-    async def blockers(self) -> list[str]:
-        return ["ip filter FORWARD"]
+    async def blockers(self) -> Blockers:
+        return Blockers(forward=("ip filter FORWARD",), input=("ip filter INPUT",))
 
-    async def remove_network(self, network_id: str) -> None:
-        del self.specs[network_id]
+    async def remove_networks(self, network_ids: Collection[str]) -> None:
+        for network_id in network_ids:
+            del self.specs[network_id]
 
 
 class Memberships:
@@ -130,7 +131,7 @@ async def test_create_is_shown_stored_told_and_removed(client: TestClient, world
     status, made = await create(client, "backend", Driver="bridge", CheckDuplicate=True, Internal=True,
                                 Attachable=True, EnableIPv6=True, Labels={"a": "b"}, Options=options,
                                 IPAM={"Driver": "default", "Config": pools})
-    assert status == 201 and made["Warning"] == ""
+    assert status == 201 and made["Warning"] == "", "nothing leaves an internal network"
     shown = await (await client.get("/networks/backend")).json()
     assert shown["Id"] == made["Id"] and shown["IPAM"]["Config"] == pools and shown["Options"] == options
     assert shown["Internal"] and shown["Attachable"] and shown["EnableIPv6"] and shown["Labels"] == {"a": "b"}
@@ -150,19 +151,54 @@ async def test_create_is_shown_stored_told_and_removed(client: TestClient, world
 @pytest.mark.parametrize(("body", "status", "text"), [
     ({"Name": "host"}, 403, "operation is not permitted on predefined host network"),
     ({"Name": ""}, 400, "invalid network name"), ({"Name": "a/b"}, 400, "invalid network name"),
-    ({"Name": "x", "Driver": "weave"}, 404, "plugin not found"), ({"Name": "x", "Driver": "ipvlan"}, 501, "ipvlan"),
+    ({"Name": "x", "Driver": "weave"}, 404, "plugin not found"), ({"Name": "x", "Driver": "overlay"}, 501, "no swarm"),
+    ({"Name": "x", "Driver": "ipvlan", "Options": {"ipvlan_mode": "l4"}}, 400, "not one of l2, l3, l3s"),
     ({"Name": "x", "Driver": "host"}, 403, 'only one instance of "host" network is allowed'),
     ({"Name": "x", "Scope": "swarm"}, 503, "This node is not a swarm manager"),
     ({"Name": "x", "Options": {"colour": "red"}}, 400, "invalid option 'colour'"),
     ({"Name": "x", "Options": {"com.docker.network.driver.mtu": "9"}}, 400, "an MTU is between"),
     ({"Name": "x", "Options": {"com.docker.network.bridge.enable_icc": "maybe"}}, 400, "invalid syntax"),
-    ({"Name": "x", "EnableIPv4": False}, 501, "IPv4"), ({"Name": "x", "ConfigOnly": True}, 501, "configuration-only"),
+    ({"Name": "x", "EnableIPv4": False}, 400, "IPv4 or IPv6 must be enabled"),
+    ({"Name": "x", "EnableIPv4": False, "EnableIPv6": True, "IPAM": {"Config": [{"Subnet": "10.1.0.0/24"}]}}, 400,
+     "IPv4 has not been enabled"),
+    ({"Name": "x", "ConfigOnly": True, "Internal": True}, 403, "configuration network can only contain network"),
+    ({"Name": "x", "ConfigOnly": True, "ConfigFrom": {"Network": "y"}}, 403, "cannot depend on another configuration"),
+    ({"Name": "x", "ConfigFrom": {"Network": "none"}}, 404, 'configuration network "none" does not exist'),
     ({"Name": "x", "IPAM": {"Config": [{"Subnet": "10.1.0.0/24"}, {"Subnet": "10.2.0.0/24"}]}}, 403, "more than one"),
     ({"Name": "x", "IPAM": {"Config": [{"Gateway": "10.1.0.1"}]}}, 400, "needs a subnet"),
     ({"Name": "x", "IPAM": {"Config": [{"Subnet": "fd00::/64"}]}}, 400, "not been enabled")])
 async def test_refusals(client: TestClient, body: dict[str, object], status: int, text: str) -> None:
     answer = await client.post("/networks/create", json=body)
     assert answer.status == status and text in (await answer.json())["message"]
+
+
+async def test_a_firewall_in_the_way_of_a_new_network_is_named(client: TestClient) -> None:
+    _, made = await create(client, "web")
+    assert "ip filter FORWARD drops by default" in made["Warning"]
+
+
+async def test_networks_made_from_a_configuration(client: TestClient, world: World) -> None:
+    pools = [{"Subnet": "10.9.0.0/24", "Gateway": "10.9.0.254"}]
+    options = {"com.docker.network.driver.mtu": "1400"}
+    await create(client, "conf", ConfigOnly=True, IPAM={"Config": pools}, Options=options, Labels={"a": "b"})
+    shown = await (await client.get("/networks/conf")).json()
+    assert shown["ConfigOnly"] and shown["Driver"] == "null" and shown["IPAM"]["Config"] == pools
+    status, _ = await create(client, "real", ConfigFrom={"Network": "conf"}, Internal=True)
+    real = await (await client.get("/networks/real")).json()
+    assert status == 201 and (real["ConfigFrom"], real["ConfigOnly"], real["Driver"], real["Internal"]) == (
+        {"Network": "conf"}, False, "bridge", True)
+    assert real["IPAM"]["Config"] == pools and real["Options"] == options and real["Labels"] == {"a": "b"}
+    assert next(spec.mtu for spec in await world.service.stored() if spec.name == "real") == 1400
+    for more, text in (({"Labels": {"c": "d"}}, "user specified configurations are not supported"),
+                       ({"EnableIPv4": False}, "user specified configurations are not supported"),
+                       ({"Options": options}, "network driver options are not supported")):
+        status, answer = await create(client, "other", ConfigFrom={"Network": "conf"}, **more)
+        assert status == 403 and text in answer["message"]
+    answer = await client.delete("/networks/conf")
+    assert (answer.status, (await answer.json())["message"]) == (403, 'configuration network "conf" is in use')
+    await client.post("/networks/prune")
+    assert [spec.name for spec in await world.service.stored()] == ["conf"]
+    assert (await client.delete("/networks/conf")).status == 204
 
 
 async def test_predefined_networks_stay_and_bodies_are_checked(client: TestClient) -> None:
@@ -184,8 +220,10 @@ async def test_the_firewall_is_explained(client: TestClient, world: World) -> No
     shown = await (await client.get("/networks/bridge/firewall")).json()
     assert [len(port["ReachedBy"]) for port in shown["Ports"]] == [3, 1, 3]
     assert [port.get("Warning") for port in shown["Ports"]] == [
-        "unless accepted, dropped by ip filter FORWARD", None, None]
-    assert "INPUT rules decide" in shown["Ports"][2]["Path"] and shown["WayOut"] == "with this host's address"
+        "unless accepted, dropped by ip filter FORWARD", None, "unless accepted, dropped by ip filter INPUT"]
+    assert "INPUT rules decide" in shown["Ports"][2]["Path"]
+    assert shown["WayOut"] == "with this host's address, unless dropped by ip filter FORWARD"
+    assert shown["ThisHost"].endswith("unless dropped by ip filter INPUT")
     shut = await (await client.get("/networks/shut/firewall")).json()
     assert {tuple(port["ReachedBy"]) for port in shut["Ports"]} == {("this host",)} and "none" in shut["WayOut"]
     assert (await client.get("/networks/nope/firewall")).status == 404

@@ -12,6 +12,8 @@ from aiohttp import web
 from aiohttp.test_utils import TestClient, TestServer
 
 from barque.api.routes.volumes import routes
+from barque.engine.volume_copies import VolumeCopies
+from barque.engine.volume_mounts import VolumeMounts
 from barque.engine.volumes import Volumes
 from barque.errors import BarqueError
 from barque.store.db import Database
@@ -47,7 +49,9 @@ async def client(tmp_path: Path) -> AsyncIterator[Client]:
     layout = Layout.open(str(tmp_path))
     db = await Database.open(layout.database)
     app = web.Application(middlewares=[edge])
-    app.add_routes(routes(Volumes(layout, db, SubprocessWorkers(), Nobody(), emit)))
+    workers = SubprocessWorkers()
+    volumes = Volumes(layout, db, workers, Nobody(), emit)
+    app.add_routes(routes(volumes, VolumeCopies(volumes, VolumeMounts(), workers)))
     async with TestClient(TestServer(app)) as client:
         yield client
     await db.close()

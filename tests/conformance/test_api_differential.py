@@ -6,6 +6,7 @@ Compared at API 1.41, which both speak.
 from __future__ import annotations
 
 import http.client
+import io
 import json
 import os
 import shutil
@@ -169,3 +170,42 @@ def test_shapes(sockets: tuple[str, str], url: str) -> None:
     different = {key: (theirs[key], ours[key]) for key in theirs.keys() & ours.keys()
                  if theirs[key] != ours[key] and "empty" not in (theirs[key], ours[key])}
     assert not different
+
+
+def _import(path: str, archive: bytes) -> None:
+    connection = UnixConnection(path)
+    try:
+        connection.request("POST", "/v1.41/images/create?fromSrc=-&repo=bare", archive)
+        assert connection.getresponse().read()
+    finally:
+        connection.close()
+
+
+def _seen(path: str, script: str) -> tuple[object, list[str]]:
+    """What a container from an image of busybox alone changed, and the names in its export."""
+    status, made = call(path, "POST", "/containers/create", {
+        "Image": "bare", "Cmd": ["/bin/busybox", "sh", "-c", script], "Volumes": {"/v": {}},
+        "HostConfig": {"Tmpfs": {"/t": ""}}})
+    assert status == 201
+    one = f"/containers/{made['Id']}"
+    try:
+        assert call(path, "POST", f"{one}/start")[0] == 204
+        assert call(path, "POST", f"{one}/wait")[1]["StatusCode"] == 0
+        changes = call(path, "GET", f"{one}/changes")[1]
+        with tarfile.open(fileobj=io.BytesIO(call(path, "GET", f"{one}/export")[1])) as tar:
+            return sorted(changes, key=lambda change: change["Path"]), sorted(tar.getnames())
+    finally:
+        call(path, "DELETE", f"{one}?v=1&force=1")
+
+
+def test_what_a_container_changed(sockets: tuple[str, str]) -> None:
+    """Neither tells of what every container has mounted; both have it in an export."""
+    archive = io.BytesIO()
+    with tarfile.open(fileobj=archive, mode="w") as tar:
+        tar.add(str(shutil.which("busybox")), "bin/busybox")
+        tar.addfile(tarfile.TarInfo("etc/gone"))
+    for path in sockets:
+        _import(path, archive.getvalue())
+    script = "echo > /etc/new; /bin/busybox rm /etc/gone; test -f /.dockerenv"
+    theirs, ours = (_seen(path, script) for path in sockets)
+    assert ours == theirs

@@ -18,12 +18,16 @@ import aiohttp
 import pytest
 from aiohttp import web
 
-from barque.registry.app import make_app, make_status_app, serving
+from barque.cli.main import _main as barque
+from barque.registry.app import Settings, make_app, make_status_app
 from barque.registry.assemble import settings_of, storage_of
 from barque.registry.config import InvalidConfig, load
+from barque.registry.events import Receiver
+from barque.registry.listen import serving
 from barque.registry.server import main
+from barque.registry.storage.filesystem import FilesystemStorage
 from tests.registry_peers import answering, free_port
-from tests.registry_world import Client, digest
+from tests.registry_world import Client, digest, registry_over, until
 
 #: "secret" by bcrypt with the lowest cost, for ann and bob.
 HASH = "$2y$04$abcdefghijklmnopqrstuu2r9OfJnfCsdneAXAGHnS4UpFFP8WIrW"
@@ -55,6 +59,7 @@ async def registry(root: Path, text: str) -> AsyncIterator[Client]:
         status = await stack.enter_async_context(serving(make_status_app(storage, settings.metrics), "127.0.0.1", 0))
         port = await stack.enter_async_context(serving(make_app(storage, settings), "127.0.0.1", 0))
         client = Client(await stack.enter_async_context(aiohttp.ClientSession(f"http://127.0.0.1:{port}")))
+        client.users = settings.users  # type: ignore[attr-defined]
         client.status_url = f"http://127.0.0.1:{status}"  # type: ignore[attr-defined]
         yield client
 
@@ -133,6 +138,36 @@ async def test_tokens_of_the_built_in_server(tmp_path: Path) -> None:
         assert await status(client, "GET", "/v2/_catalog", {"Authorization": f"Bearer {access}"}) == 200
 
 
+async def test_refresh_token_stands_for_the_password_until_that_is_changed(tmp_path: Path) -> None:
+    text = RULES + '[auth]\nhtpasswd = "HTPASSWD"\n[auth.tokens]\nservice = "reg"\n'
+    async with registry(tmp_path, text) as client:
+        async def posted(**form: str) -> tuple[int, dict[str, Any]]:
+            async with client._session.post("/token", data=form) as answer:
+                return answer.status, await answer.json()
+
+        offline = {"service": "reg", "offline_token": "true"}
+        async with client.get("/token", params=offline, headers=basic("ann")) as answer:
+            refresh = (await answer.json())["refresh_token"]
+        async with client.get("/token", params=offline) as answer:
+            assert "refresh_token" not in await answer.json()  # nobody in particular
+        status_, answered = await posted(grant_type="refresh_token", refresh_token=refresh, service="reg",
+                                         scope="repository:team/app:pull,push,delete")
+        assert (status_, answered["refresh_token"]) == (200, refresh)
+        bearer = {"Authorization": f"Bearer {answered['access_token']}"}
+        assert await status(client, "POST", "/v2/team/app/blobs/uploads/", bearer) == 202
+        assert await status(client, "DELETE", "/v2/team/app/manifests/v1", bearer) == 401
+        # Neither kind of token can be taken for the other.
+        assert await status(client, "GET", "/v2/", {"Authorization": f"Bearer {refresh}"}) == 401
+        assert (await posted(grant_type="refresh_token", refresh_token=answered["access_token"]))[0] == 401
+        assert (await posted(grant_type="refresh_token", refresh_token=refresh[:-2] + "AA"))[0] == 401
+        assert (await posted(grant_type="guess"))[0] == 400
+        _, answered = await posted(grant_type="password", username="root", password="secret", access_type="offline")
+        other = answered["refresh_token"]
+        client.users.replace(f"root:{HASH}\n")  # type: ignore[attr-defined]
+        assert (await posted(grant_type="refresh_token", refresh_token=refresh))[0] == 401
+        assert (await posted(grant_type="refresh_token", refresh_token=other))[0] == 200
+
+
 async def test_read_only_and_rate_limit(tmp_path: Path) -> None:
     limits = "read_only = true\n[limits]\nrequests_per_second = 0.01\nburst = 3\n"
     async with registry(tmp_path, limits) as client:
@@ -156,6 +191,10 @@ async def test_log_health_and_metrics(tmp_path: Path, caplog: pytest.LogCaptureF
         text = (await client.bytes_of(client.status_url + "/metrics")).decode()  # type: ignore[attr-defined]
         assert 'route="/v2/{name}/tags/list",code="404"} 1' in text
         assert "in_flight_requests 0" in text
+        (tmp_path / "data/version").unlink()
+        for url in ("", client.status_url):  # type: ignore[attr-defined]
+            async with client.get(f"{url}/healthz") as answer:
+                assert (answer.status, (await answer.json())["status"]) == (503, "unavailable")
 
 
 async def test_webhooks_tell_all_in_order_and_try_again(tmp_path: Path) -> None:
@@ -191,6 +230,39 @@ async def test_webhooks_tell_all_in_order_and_try_again(tmp_path: Path) -> None:
     assert pushed["url"].endswith(f"/v2/app/manifests/{digest(image)}")
 
 
+async def test_receiver_that_is_away_delays_nobody_and_is_asked_ever_later(
+        tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    told: asyncio.Queue[list[str]] = asyncio.Queue()
+
+    async def hook(request: web.Request) -> web.Response:
+        await told.put([event["target"]["tag"] for event in (await request.json())["events"]])
+        return web.Response()
+
+    app, port = web.Application(), free_port()
+    app.add_routes([web.post("/", hook)])
+    receiver = Receiver(f"http://127.0.0.1:{port}/", frozenset({"delete"}), pause=0.01)
+    storage = FilesystemStorage(str(tmp_path))
+    async with registry_over(storage, Settings(receivers=(receiver,))) as client:
+        with caplog.at_level(logging.WARNING, "barque.registry.events"):
+            for tag in ("one", "two", "three"):
+                await client.push_image("app", tag, b"layer")
+                assert await status(client, "DELETE", f"/v2/app/manifests/{tag}") == 202
+
+            async def asked() -> bool:
+                return len(caplog.records) >= 4
+
+            await until(asked)
+        pauses = [record.getMessage().rpartition("again in ")[2] for record in caplog.records[:4]]
+        assert pauses == ["0.01 s", "0.02 s", "0.04 s", "0.08 s"]
+        async with serving(app, "127.0.0.1", port):
+            seen: list[str] = []
+            async with asyncio.timeout(20):
+                while len(seen) < 3:
+                    seen += await told.get()
+            assert seen == ["one", "two", "three"]
+    storage.close()
+
+
 @pytest.mark.parametrize("text", [
     "", '[storage]\nroot = "x"\n[storage.s3]\nendpoint = "http://x"\nbucket = "b"\naccess_key = "a"\nsecret_key = "s"',
     '[storage.s3]\nendpoint = "x"\nbucket = "b"\naccess_key = "a"\nsecret_key = "s"'])
@@ -207,6 +279,37 @@ def test_contradictions_are_refused(tmp_path: Path, text: str) -> None:
     (tmp_path / "htpasswd").write_text(f"ann:{HASH}\n")
     with pytest.raises(InvalidConfig):
         settings_of(load(text.replace("HTPASSWD", str(tmp_path / "htpasswd"))))
+
+
+async def test_collection_and_check_as_commands(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """By the rules of a configuration, while a server has the directory open."""
+    root, config = tmp_path / "data", tmp_path / "config.toml"
+    config.write_text(f'[storage]\nroot = "{root}"\n[gc]\ngrace = "0s"\nuploads = "0s"\n'
+                      '[[retention]]\nuntagged = "0s"\ntags = "ci-*"\nkeep_tags = 1\n')
+
+    async def command(*words: str) -> tuple[int, str]:
+        code = await asyncio.to_thread(barque, ["registry", *words, "--config", str(config)])
+        return code, capfd.readouterr().out
+
+    storage = FilesystemStorage(str(root))
+    async with registry_over(storage) as client:
+        for tag in ("ci-1", "ci-2", "v1"):
+            await client.push_image("app", tag, tag.encode() * 1000)
+            await asyncio.sleep(0.01)  # tags are told apart by their times
+        code, said = await command("gc")
+        assert code == 0
+        assert said.startswith("removed 1 tags, 1 manifests, 1 blobs of repositories"), said
+        assert (await client.json_of("/v2/app/tags/list"))["tags"] == ["ci-2", "v1"]
+        assert await command("check") == (0, "0 damages found\n")
+        for path in root.rglob(digest(b"v1" * 1000)[7:]):
+            path.write_bytes(b"wrong")
+        code, said = await command("check")
+        assert (code, said) == (1, f"app: blob {digest(b'v1' * 1000)} is damaged\n1 damages found\n")
+        code, said = await command("check", "--repair")
+        assert (code, said.splitlines()[-1]) == (0, "2 damages repaired")
+        await client.push_image("app", "v1", b"v1" * 1000)
+        assert await command("check") == (0, "0 damages found\n")
+    storage.close()
 
 
 def test_server_from_the_command_line(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
@@ -16,11 +17,13 @@ from aiohttp import web
 from barque.image.client.endpoints import Registry
 from barque.image.client.hosts import HostConfig
 from barque.image.client.transport import RetryPolicy, Transport
-from barque.registry.app import make_app, serving
+from barque.registry.app import make_app
+from barque.registry.check import check
+from barque.registry.listen import serving
 from barque.registry.proxy import CachingStorage, Upstream
 from barque.registry.storage.filesystem import FilesystemStorage
 from tests.registry_peers import docker_registry, has_docker_registry
-from tests.registry_world import Client, digest, registry_over
+from tests.registry_world import Client, digest, registry_over, until
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -70,7 +73,8 @@ class World:
 
 
 @asynccontextmanager
-async def world(root: Path, *, tag_life: float = 0.0, default: bool = False) -> AsyncIterator[World]:
+async def world(root: Path, *, tag_life: float = 0.0, default: bool = False,
+                size: int | None = None) -> AsyncIterator[World]:
     faults = Faults()
     async with AsyncExitStack() as stack:
         behind = FilesystemStorage(str(root / "upstream"))
@@ -80,7 +84,7 @@ async def world(root: Path, *, tag_life: float = 0.0, default: bool = False) -> 
         port = await stack.enter_async_context(serving(app, "127.0.0.1", 0))
         upstream = Client(await stack.enter_async_context(aiohttp.ClientSession(f"http://127.0.0.1:{port}")))
         host = f"127.0.0.1:{port}"
-        storage = caching(root / "cache", (Upstream("up", host, default=default, tag_life=tag_life),))
+        storage = caching(root / "cache", (Upstream("up", host, default=default, tag_life=tag_life, size=size),))
         stack.push_async_callback(storage.aclose)
         yield World(upstream, await stack.enter_async_context(registry_over(storage)), faults, storage, host)
 
@@ -164,6 +168,42 @@ async def test_own_repositories_live_beside_copies(tmp_path: Path) -> None:
         assert (await w.cache.json_of("/v2/_catalog"))["repositories"] == ["library/both", "up/library/theirs"]
         async with w.cache.post("/v2/up/library/theirs/blobs/uploads/") as answer:
             assert answer.status == 403
+
+
+async def test_cache_stays_within_its_size(tmp_path: Path) -> None:
+    """What was asked for longest ago goes, own repositories stay, and what went is fetched again."""
+    async with world(tmp_path, size=100_000) as w:
+        own = await w.cache.push_image("own/app", "v1", b"o" * 90_000)
+        layers = [bytes([number]) * 30_000 for number in range(4)]
+        await w.upstream.push_image("app", "v1", *layers)
+        image = await w.cache.bytes_of("/v2/up/app/manifests/v1")
+        for number, layer in enumerate(layers[:3]):
+            assert await w.cache.bytes_of(f"/v2/up/app/blobs/{digest(layer)}") == layer
+            (path,) = (tmp_path / "cache/repositories/up").rglob(digest(layer)[7:])
+            used = time.time() - 3600 * (3 - number)
+            os.utime(path, (used, used))
+        assert await w.cache.bytes_of(f"/v2/up/app/blobs/{digest(layers[0])}") == layers[0]  # so it is young again
+        assert await w.cache.bytes_of(f"/v2/up/app/blobs/{digest(layers[3])}") == layers[3]
+
+        async def held() -> set[str]:
+            return {entry.digest for entry in await w.storage.blobs.entries("up/app")}
+
+        async def made_room() -> bool:
+            return digest(layers[1]) not in await held()
+
+        await until(made_room)
+        assert await held() == {digest(layers[number]) for number in (0, 2, 3)}
+        w.faults.asked.clear()
+        assert await w.cache.bytes_of(f"/v2/up/app/blobs/{digest(layers[1])}") == layers[1]
+        assert w.faults.asked == [f"GET /v2/app/blobs/{digest(layers[1])}"]
+        assert await w.cache.bytes_of("/v2/own/app/manifests/v1") == own
+        assert await w.cache.bytes_of(f"/v2/own/app/blobs/{digest(b'o' * 90_000)}") == b"o" * 90_000
+        assert await w.cache.bytes_of("/v2/up/app/manifests/v1") == image
+        # A copy that has not all its blobs is no damage; an own image would be.
+        kept = FilesystemStorage(str(tmp_path / "cache"))
+        assert await check(kept, copies=("up",)) == []
+        assert len(await check(kept)) == 2
+        kept.close()
 
 
 @pytest.mark.skipif(not has_docker_registry(), reason="docker-registry is not installed")

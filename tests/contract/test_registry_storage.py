@@ -21,7 +21,7 @@ from barque.registry.quotas import Quota
 from barque.registry.retention import Rule
 from barque.registry.storage.base import Storage
 from barque.registry.storage.filesystem import FilesystemStorage
-from tests.registry_world import INDEX, MANIFEST, Client, digest, registry_over, s3_server, s3_storage
+from tests.registry_world import INDEX, MANIFEST, Client, digest, registry_over, s3_server, s3_storage, until
 
 #: Nothing is too young to be collected.
 AT_ONCE = Policy(grace=-5.0, upload_lifetime=-5.0)
@@ -224,8 +224,8 @@ async def test_quota(world: World) -> None:
         await client.push_blob("team/other", b"y" * 6000)
 
 
-async def test_two_front_ends_over_one_bucket(tmp_path: Path, s3_url: str) -> None:
-    world = World("s3", tmp_path, s3_url)
+async def test_two_front_ends_at_once(world: World) -> None:
+    """As two workers over one directory, or two servers over one bucket."""
     data = os.urandom(20_000_000)
     async with AsyncExitStack() as stack:
         fronts = [(await stack.enter_async_context(world.serving()))[0] for _ in range(2)]
@@ -236,12 +236,59 @@ async def test_two_front_ends_over_one_bucket(tmp_path: Path, s3_url: str) -> No
                 assert answer.status == 202
         async with fronts[1].put(location, params={"digest": digest(data)}) as answer:
             assert answer.status == 201
+        async with fronts[0].put(location, params={"digest": digest(data)}) as answer:
+            assert (await answer.json())["errors"][0]["code"] == "BLOB_UPLOAD_UNKNOWN"
         assert await fronts[0].bytes_of(f"/v2/app/blobs/{digest(data)}") == data
         await fronts[0].push_image("app", "v1", b"layer")
         assert await fronts[1].status("/v2/app/manifests/v1") == 200
         async with fronts[1].delete("/v2/app/manifests/v1") as answer:
             assert answer.status == 202
         assert await fronts[0].status("/v2/app/manifests/v1") == 404
+        await asyncio.gather(*(front.push_image("app", f"v{number}", b"shared", os.urandom(100))
+                               for number, front in enumerate(fronts * 4)))
+        tags = [f"v{number}" for number in range(8)]
+        for number in range(4):
+            for front in fronts:
+                assert (await front.json_of("/v2/app/tags/list"))["tags"] == tags
+            tags.append(f"w{number}")
+            await fronts[number % 2].push_image("app", tags[-1], b"shared")
+
+
+async def test_session_has_one_writer_among_processes(tmp_path: Path) -> None:
+    """A client whose connection broke goes on through another worker while the first still writes what came."""
+    world = World("filesystem", tmp_path, "")
+    async with AsyncExitStack() as stack:
+        fronts = [(await stack.enter_async_context(world.serving())) for _ in range(2)]
+        (one, _), (two, other) = fronts
+        async with one.post("/v2/app/blobs/uploads/") as answer:
+            location = answer.headers["Location"]
+        first, second, go_on = os.urandom(3_000_000), os.urandom(1000), asyncio.Event()
+
+        async def slow() -> AsyncIterator[bytes]:
+            yield first
+            await go_on.wait()
+            yield second
+
+        async def send() -> int:
+            async with one._session.patch(location, data=slow()) as answer:
+                return answer.status
+
+        async def arrived() -> bool:
+            return any(path.stat().st_size for path in tmp_path.rglob("_uploads/*"))
+
+        sending = asyncio.create_task(send())
+        await until(arrived)
+        upload = await other.blobs.resume_upload("app", location.rpartition("/")[2])
+        assert upload is not None
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.2), upload.lock:
+                pass
+        go_on.set()
+        assert await asyncio.wait_for(sending, 20) == 202
+        async with asyncio.timeout(20), upload.lock:
+            assert upload.offset == len(first + second)
+        async with two.put(location, params={"digest": digest(first + second)}) as answer:
+            assert answer.status == 201
 
 
 async def test_clients_are_sent_to_the_object_store(tmp_path: Path, s3_url: str) -> None:

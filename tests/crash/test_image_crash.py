@@ -45,7 +45,7 @@ async def job(root: str, source: str) -> None:
         await boot(here)
         if source.startswith("/"):
             loader = Loader(here.content, here.snapshots, here.leases, here.names, SubprocessWorkers(), here.slots)
-            await loader.load(_file(source), None, lambda _: None)
+            await loader.load(_file(source), [], lambda _: None)
         else:
             await here.puller.pull(parse(f"{source}/app:1"), None, None, lambda _: None)
         await here.snapshots.settler.wait()

@@ -28,11 +28,15 @@ SERVE = "import sys; from barque.registry.server import main; sys.exit(main(sys.
 def armed_registry(root: Path, failpoints: str) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
     """A server that dies at a failpoint: its URL and its process."""
     port = free_port()
-    with subprocess.Popen([sys.executable, "-c", SERVE, "--addr", f"127.0.0.1:{port}", "--root", str(root)],
-                          stderr=subprocess.PIPE, env={**os.environ, "BARQUE_FAILPOINTS": failpoints}) as server:
-        assert server.stderr is not None
-        assert b"registry:" in server.stderr.readline()
-        yield f"http://127.0.0.1:{port}", server
+    command = [sys.executable, "-c", SERVE, "--addr", f"127.0.0.1:{port}", "--root", str(root), "--workers", "1"]
+    with subprocess.Popen(command, stderr=subprocess.PIPE,
+                          env={**os.environ, "BARQUE_FAILPOINTS": failpoints}) as server:
+        try:
+            assert server.stderr is not None
+            assert b"registry:" in server.stderr.readline()
+            yield f"http://127.0.0.1:{port}", server
+        finally:
+            server.kill()
 
 
 @pytest.fixture

@@ -182,6 +182,13 @@ class EngineWorld:
                                 stderr=subprocess.PIPE)
 
 
+def barque(world: EngineWorld, *arguments: str, stdin: str | None = None) -> Done:
+    """Our own command line, for what docker's has no words for."""
+    done = subprocess.run([sys.executable, "-m", "barque.cli.main", *arguments], input=stdin or "", text=True,
+                          capture_output=True, check=False, env=world.environment(), timeout=PATIENCE)
+    return Done(done.stdout, done.stderr, done.returncode)
+
+
 @contextmanager
 def busybox_registry(root: Path) -> Iterator[int]:
     """A registry on the port of loopback that it gives, with library/busybox:latest in it."""

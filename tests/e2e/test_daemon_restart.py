@@ -93,6 +93,23 @@ def test_a_crash_anywhere_leaves_no_ghost(world: EngineWorld, point: str, monkey
     assert world.ok("ps", "-aq") == ""
 
 
+@pytest.mark.parametrize("point", ["container.exit.before-row", "container.exit.after-row"])
+def test_an_end_that_the_daemon_did_not_live_to_tell(world: EngineWorld, point: str, monkeypatch: pytest.MonkeyPatch
+                                                     ) -> None:
+    assert world.end() == 0
+    monkeypatch.setenv("BARQUE_FAILPOINTS", f"{point}=kill")
+    world.start()
+    assert world.docker("run", "--name", "ended", "busybox", "sh", "-c", "echo said; exit 9").code != 9
+    assert world.process is not None
+    assert world.process.wait(PATIENCE) == -signal.SIGKILL
+    monkeypatch.delenv("BARQUE_FAILPOINTS")
+    world.start()
+    assert world.inspect("ended", "{{.State.Status}} {{.State.ExitCode}} {{.State.Pid}}") == "exited 9 0"
+    assert world.ok("logs", "ended") == "said"
+    assert not os.listdir(world.root / "run" / "containers")
+    world.ok("rm", "ended")
+
+
 def test_two_daemons_do_not_share_a_data_root(world: EngineWorld) -> None:
     command = [sys.executable, "-m", "barque.daemon", "--data-root", str(world.root / "data"), "--exec-root",
                str(world.root / "other"), "--config-file", str(world.root / "daemon.json")]

@@ -1,16 +1,20 @@
-"""Volumes whose options name something to mount, and containers that are frozen while others ask things of them."""
+"""Volumes whose options name something to mount, copies of volumes, and containers that are frozen while others ask
+things of them.
+"""
 
 from __future__ import annotations
 
+import gzip
 import json
 import signal
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from barque.engine.volume_mounts import mounted
-from tests.e2e.engine_world import EngineWorld, engine_world
+from tests.e2e.engine_world import EngineWorld, barque, engine_world
 
 
 @pytest.fixture(scope="module")
@@ -61,6 +65,79 @@ def test_bind_volume_and_its_failure(world: EngineWorld, tmp_path: Path) -> None
     assert "no such file or directory" in done.err
     assert world.ok("ps", "-aq") == ""
     world.ok("volume", "rm", "broken")
+
+
+FILL = """
+echo text > /v/file; chown 5:6 /v/file; chmod 4750 /v/file; ln /v/file /v/again; ln -s /etc /v/link; mkfifo /v/pipe
+mkdir /v/dir; touch -d '2001-02-03 04:05:06' /v/dir/old; truncate -s 40M /v/hole; chown 7:8 /v; chmod 1700 /v
+"""
+LOOK = "cd /v; stat -c '%n %u:%g %a %F %s %h' . *; cat file; readlink link; stat -c %Y dir/old; du -k hole | cut -f1"
+
+
+def test_copies_of_a_volume_are_like_it(world: EngineWorld, tmp_path: Path) -> None:
+    """Owners, modes, times, links and holes; from one that is in use, too."""
+    world.ok("volume", "create", "--label", "a=b", "first")
+    world.ok("run", "--rm", "-v", "first:/v", "busybox", "sh", "-c", FILL)
+    world.ok("run", "-d", "--name", "user", "-v", "first:/v", "busybox", "sleep", "1000")
+    there = world.ok("exec", "user", "sh", "-c", LOOK)
+    assert barque(world, "volume", "clone", "first", "second").out == "second\n"
+    assert barque(world, "volume", "export", "-o", str(tmp_path / "tar"), "first").code == 0
+    (tmp_path / "tar.gz").write_bytes(gzip.compress((tmp_path / "tar").read_bytes(), 1))
+    assert barque(world, "volume", "import", "third", str(tmp_path / "tar.gz")).out == "third\n"
+    for name in ("second", "third"):
+        seen = world.ok("run", "--rm", "-v", f"{name}:/v", "busybox", "sh", "-c", LOOK)
+        # An archive has no mark for holes that this one's reader could tell from zeros.
+        assert seen.splitlines()[:-1] == there.splitlines()[:-1]
+        assert int(seen.splitlines()[-1]) < 1024 or name == "third"
+    assert json.loads(world.ok("volume", "inspect", "-f", "{{json .Labels}}", "second")) == {"a": "b"}
+    done = barque(world, "volume", "clone", "first", "third")
+    assert "conflict: volume name must be unique" in done.err
+    assert "no such volume" in barque(world, "volume", "export", "nosuch").err
+    world.ok("rm", "-f", "user")
+    world.ok("volume", "rm", "first", "second", "third")
+
+
+def test_import_goes_into_what_is_there_or_makes_it_whole(world: EngineWorld, tmp_path: Path) -> None:
+    (tmp_path / "new").write_text("new")
+    (tmp_path / "file").write_text("newer")
+    archive = subprocess.run(["tar", "-C", str(tmp_path), "-c", "new", "file"], capture_output=True, check=True).stdout
+    world.ok("run", "--rm", "-v", "there:/v", "busybox", "sh", "-c", "echo old > /v/file; echo kept > /v/kept")
+    (tmp_path / "tar").write_bytes(archive)
+    assert barque(world, "volume", "import", "there", str(tmp_path / "tar")).code == 0
+    assert world.ok("run", "--rm", "-v", "there:/v", "busybox", "sh", "-c", "cat /v/*") == "newerkept\nnew"
+    (tmp_path / "broken").write_bytes(archive[:700])
+    done = barque(world, "volume", "import", "half", str(tmp_path / "broken"))
+    assert done.code == 1
+    assert "unpack half:" in done.err
+    assert world.docker("volume", "inspect", "half").code == 1
+    assert not list((world.root / "data" / "volumes").glob(".*"))
+    world.ok("volume", "rm", "there")
+
+
+def test_volume_with_options_is_mounted_to_be_copied(world: EngineWorld, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("far")
+    world.ok("volume", "create", "-o", "type=none", "-o", "o=bind", "-o", f"device={tmp_path}", "away")
+    assert barque(world, "volume", "clone", "away", "here").code == 0
+    assert not mounted(mountpoint(world, "away"))
+    assert world.ok("run", "--rm", "-v", "here:/v", "busybox", "cat", "/v/file") == "far"
+    world.ok("volume", "rm", "away", "here")
+
+
+def test_rename(world: EngineWorld) -> None:
+    world.ok("create", "--name", "holds", "-v", "/v", "busybox")
+    name = world.inspect("holds", "{{(index .Mounts 0).Name}}")
+    done = barque(world, "volume", "rename", name, "chosen")
+    assert f"rename {name}: volume is in use" in done.err
+    Path(mountpoint(world, name), "file").write_text("content")
+    world.ok("rm", "holds")
+    assert barque(world, "volume", "rename", name, "chosen").code == 0
+    world.ok("volume", "prune", "-f")  # it is no longer one whose name nobody chose
+    assert world.ok("run", "--rm", "-v", "chosen:/v", "busybox", "cat", "/v/file") == "content"
+    world.ok("volume", "create", "taken")
+    assert "must be unique" in barque(world, "volume", "rename", "chosen", "taken").err
+    assert "includes invalid characters" in barque(world, "volume", "rename", "chosen", "a/b").err
+    assert "no such volume" in barque(world, "volume", "rename", name, "other").err
+    world.ok("volume", "rm", "chosen", "taken")
 
 
 def test_a_frozen_container_takes_no_exec(world: EngineWorld) -> None:

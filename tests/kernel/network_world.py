@@ -9,14 +9,16 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
-from barque.network.model import NetworkSettings, PortBinding, Sandbox, SandboxRequest
+from barque.network.model import Attachment, NetworkSettings, NetworkSpec, PortBinding, Sandbox, SandboxRequest
 from barque.network.stack import Network
 
 SERVER = """
 import socket, sys
-kind, port, family = sys.argv[1], int(sys.argv[2]), socket.AF_INET
-s = socket.socket(family, socket.SOCK_STREAM if kind == "tcp" else socket.SOCK_DGRAM)
-s.bind(("0.0.0.0", port))
+kind, port = sys.argv[1], int(sys.argv[2])
+six, kind = kind.endswith("6"), kind.rstrip("6")
+s = socket.socket(socket.AF_INET6 if six else socket.AF_INET,
+                  socket.SOCK_STREAM if kind == "tcp" else socket.SOCK_DGRAM)
+s.bind(("::" if six else "0.0.0.0", port))
 if kind == "tcp": s.listen(16)
 print("ready", flush=True)
 while True:
@@ -68,6 +70,7 @@ class Servers:
         self._running: list[subprocess.Popen[str]] = []
 
     def start(self, sandbox: Sandbox | None, kind: str, port: int) -> None:
+        """``kind`` is tcp or udp, with a 6 behind it for IPv6."""
         prefix = [] if sandbox is None else ["nsenter", f"--net={sandbox.netns_path}"]
         process = subprocess.Popen([*prefix, sys.executable, "-I", "-S", "-c", SERVER, kind, str(port)],
                                    stdout=subprocess.PIPE, text=True)
@@ -115,3 +118,55 @@ def tables() -> set[str]:
 def elements(network: Network, name: str) -> list[object]:
     listed = json.loads(run("nft", "-j", "list", "map", "inet", network.settings.table, name))["nftables"]
     return next(item["map"].get("elem", []) for item in listed if "map" in item)
+
+
+def spec(name: str, number: int = 1, **more: object) -> NetworkSpec:
+    return NetworkSpec(**{"id": f"{number:02x}" * 32, "name": name, "driver": "bridge",
+                          "created": "2026-01-01T00:00:00Z"} | more)
+
+
+async def on(network: Network, number: int, *attachments: Attachment, **more: object) -> Sandbox:
+    return await network.setup(request(number, "networks", attachments=attachments, **more))
+
+
+def to(made: NetworkSpec, *names: str, **more: object) -> Attachment:
+    return Attachment(network_id=made.id, names=names, **more)
+
+
+def reaches(source: Sandbox, address: str) -> bool:
+    """Whether ping gets an answer. (The second try is for a packet that was lost on the way.)"""
+    assert source.netns_path is not None
+    ping = ["nsenter", "--net=" + source.netns_path, "ping", "-c1"]
+    return any(subprocess.run([*ping, wait, address], check=False, capture_output=True, timeout=20).returncode == 0
+               for wait in ("-W0.3", "-W0.7"))
+
+
+class Outside:
+    """Another machine, on the far end of a veth; with ``card`` on a macvlan there, which is no container's kind."""
+
+    def __init__(self, number: int, *, card: bool = False) -> None:
+        self._process = subprocess.Popen(["unshare", "-n", "sh", "-c", "echo ready; exec sleep 300"],
+                                         stdout=subprocess.PIPE, text=True)
+        assert self._process.stdout is not None and self._process.stdout.readline() == "ready\n"
+        self.netns = f"/proc/{self._process.pid}/ns/net"
+        self.host, self.address = f"198.51.{number}.1", f"198.51.{number}.2"
+        self._link = f"up{number}"
+        run("ip", "link", "add", self._link, "type", "veth", "peer", "name", "eth0", "netns", str(self._process.pid))
+        for prefix, link, address in ([], self._link, self.host), \
+                (["nsenter", "--net=" + self.netns], "eth0", self.address):
+            run(*prefix, "ip", "link", "set", link, "up")
+            if card:
+                run(*prefix, "ip", "link", "add", "link", link, "name", link + ".5", "type", "macvlan")
+                run(*prefix, "ip", "link", "set", link + ".5", "up")
+                run(*prefix, "ip", "link", "set", link, "arp", "off")  # else it would answer for the macvlan's address
+            run(*prefix, "ip", "addr", "add", address + "/24", "dev", link + (".5" if card else ""))
+
+    def as_sandbox(self) -> Sandbox:
+        return Sandbox(container_id="0" * 64, mode="none", netns_path=self.netns)
+
+    def close(self) -> None:
+        run("ip", "link", "del", self._link)
+        self._process.kill()
+        self._process.wait()
+        assert self._process.stdout is not None
+        self._process.stdout.close()

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import dataclasses
 import os
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from barque.oci.runtime_spec import CPU, BlockIO, HugepageLimit, Memory, Resources, ThrottleDevice
 from barque.runtime import cgroups
@@ -21,7 +22,7 @@ PARENT = f"/barque-test-{os.getpid()}"
 def _layout(kind: str) -> Layout:
     layout = host_layout()
     assert layout.version in ("v1", "hybrid"), "on a pure version 2 host run guest_cgroup_v2.py instead"
-    return dataclasses.replace(layout, v2=None) if kind == "v1" else layout
+    return replace(layout, v2=None) if kind == "v1" else layout
 
 
 @pytest.fixture(params=["hybrid", "v1"])
@@ -50,21 +51,25 @@ class TestV1(CgroupCases):
         child.go().wait()
 
     def test_a_process_born_there_is_in_all_hierarchies(self, group: CgroupManager) -> None:
-        """The unified one by clone3, the others by itself; no one moves it."""
+        """The unified one by clone3, the others by itself; no one moves it. Nothing leads it back to the host's."""
         reading, writing = os.pipe()
         with birthplace(group) as place:
+            assert place.complete
             child = place.clone(0)
             if child is None:
                 place.enter()
                 with open("/proc/self/cgroup", "rb") as file:
                     os.write(writing, file.read())
+                for link in Path("/proc/self/fd").iterdir():
+                    if link.exists() and str(link.readlink()).startswith("/sys/fs/cgroup"):
+                        os.write(writing, f"open: {link.readlink()}\n".encode())
                 os._exit(0)
         assert process.wait(child.pidfd) == 0
         os.close(child.pidfd)
         lines = os.read(reading, 1 << 16).decode().splitlines()
         os.close(reading)
         os.close(writing)
-        assert place.complete
+        assert not any(line.startswith("open:") for line in lines)
         assert sum(line.endswith(PARENT + "/one") for line in lines) == len(set(group.paths().values()))
 
     def test_values_arrive(self, group: CgroupManager) -> None:

@@ -81,7 +81,7 @@ async def pieces_of(data: bytes, size: int = 70_000) -> AsyncIterator[bytes]:
 async def load(here: World, archive: bytes, platform: Platform | None = None) -> list[Progress]:
     lines: list[Progress] = []
     loader = Loader(here.content, here.snapshots, here.leases, here.names, SubprocessWorkers(), here.slots)
-    await loader.load(pieces_of(archive), platform, lines.append)
+    await loader.load(pieces_of(archive), [platform] if platform else [], lines.append)
     return lines
 
 
@@ -223,7 +223,7 @@ async def test_a_client_that_goes_away_leaves_nothing(here: World) -> None:
         await asyncio.Event().wait()
 
     loader = Loader(here.content, here.snapshots, here.leases, here.names, SubprocessWorkers(), here.slots)
-    loading = asyncio.ensure_future(loader.load(stalling(), None, lambda _: None))
+    loading = asyncio.ensure_future(loader.load(stalling(), [], lambda _: None))
     await reached.wait()
     loading.cancel()
     with pytest.raises(asyncio.CancelledError):

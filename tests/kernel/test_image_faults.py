@@ -115,8 +115,6 @@ FAULTS: dict[str, tuple[Callable[[FaultyRegistry], None], int, str]] = {
                     "layers from manifest don't match image configuration"),
     "unknown layer type": (spoiled(lambda manifest: manifest["layers"][0].update(mediaType="text/plain")), 400,
                            "unsupported media type text/plain"),
-    "an artifact": (spoiled(lambda manifest: manifest["config"].update(mediaType="application/vnd.x")), 400,
-                    "unsupported media type application/vnd.x"),
     "diff id": (bad_diff_id, 500, "failed to register layer"),
     "index with a wrong size": (wrong_index_size, 500, "manifest verification failed for digest"),
     "other platform": (other_platform, 404, "no matching manifest for linux/amd64 in the manifest list entries"),

@@ -9,7 +9,7 @@ import struct
 import subprocess
 import threading
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -50,10 +50,16 @@ def status(sandbox: Sandbox, *words: str) -> str:
 
 
 class Server:
-    """A name server that answers every A question with ``address``; ``delay`` None never answers."""
+    """A name server that answers every A question with ``address``; ``delay`` None never answers.
 
-    def __init__(self, host: str, address: str, *, delay: float | None = 0, code: int = 0, ttl: int = 60) -> None:
+    ``records``: so many times; what does not fit into 512 bytes has to be asked for by TCP. ``only``: names that end in
+    something else do not exist.
+    """
+
+    def __init__(self, host: str, address: str, *, delay: float | None = 0, code: int = 0, ttl: int = 60,
+                 records: int = 1, only: bytes = b"") -> None:
         self.asked = 0
+        self._records, self._only = records, only
         self._socket = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
         self._socket.bind((host, 53))
         self._listener = socket.create_server((host, 53))
@@ -68,8 +74,11 @@ class Server:
         if delay is None:
             return None
         end = 12 + query[12:].index(b"\0") + 5
-        body = b"\xc0\x0c" + struct.pack(">HHIH", 1, 1, ttl, 4) + socket.inet_aton(address) if code == 0 else b""
-        return (query[:2] + struct.pack(">HHHHH", 0x8180 | code, 1, 1 if body else 0, 0, 0) + query[12:end] + body)
+        if not query[12:end - 5].endswith(self._only):
+            code = 3
+        count = self._records if code == 0 and query[end - 4:end - 2] == b"\0\1" else 0
+        body = (b"\xc0\x0c" + struct.pack(">HHIH", 1, 1, ttl, 4) + socket.inet_aton(address or "0.0.0.0")) * count
+        return query[:2] + struct.pack(">HHHHH", 0x8180 | code, 1, count, 0, 0) + query[12:end] + body
 
     def _serve(self) -> None:
         while True:
@@ -81,6 +90,9 @@ class Server:
                 return
             answer = self._answer(query)
             if answer is not None:
+                if len(answer) > 512:
+                    question = query[12:12 + query[12:].index(b"\0") + 5]
+                    answer = answer[:2] + b"\x83\x80\0\1" + bytes(6) + question
                 self._socket.sendto(answer, peer)
 
     def _accept(self) -> None:
@@ -186,7 +198,7 @@ async def test_names_survive_the_engine_and_the_keeper(tmp_path: Path) -> None:
         three = await container(again, 3, on(web, "three"))
         for _ in range(100):
             try:
-                if dig(one, "three") == [three.endpoints[0].ipv4]:
+                if dig(one, "+time=1", "three") == [three.endpoints[0].ipv4]:
                     break
             except subprocess.CalledProcessError:
                 continue
@@ -233,3 +245,92 @@ async def test_other_servers_are_asked_remembered_and_never_waited_for(network: 
     finally:
         for number in (1, 2, 3):
             run("ip", "addr", "del", f"198.51.100.{number}/32", "dev", "lo")
+
+
+@pytest.fixture
+def resolvers(tmp_path: Path) -> Iterator[Path]:
+    """What the host's /etc/resolv.conf is, for whoever is started while the test runs."""
+    file = tmp_path / "resolv.conf"
+    file.write_text("")
+    run("mount", "--bind", str(file), "/etc/resolv.conf")
+    yield file
+    run("umount", "/etc/resolv.conf")
+
+
+def seen_within(seconds: float, look: Callable[[], bool]) -> bool:
+    deadline = time.monotonic() + seconds
+    while not look():
+        if time.monotonic() > deadline:
+            return False
+    return True
+
+
+async def test_the_hosts_resolv_conf_is_followed(resolvers: Path, network: Network) -> None:
+    with servers(first := Server("127.0.1.2", "192.0.2.7"), second := Server("127.0.1.3", "192.0.2.8")):
+        one = await container(network, 1, on(await net(network, "web"), "one"))
+        assert status(one, "example.test") == "SERVFAIL", "there is no server at all yet"
+        # Nobody is at the first address, which costs no time; the second is one that only the host itself reaches.
+        resolvers.write_text("nameserver 127.0.1.9\nnameserver 127.0.1.2\n")
+        assert seen_within(5, lambda: dig(one, "example.test") == ["192.0.2.7"])
+        asked = first.asked
+        assert dig(one, "example.test") == ["192.0.2.7"] and first.asked == asked
+        resolvers.write_text("nameserver 127.0.1.3\n")
+        assert seen_within(5, lambda: dig(one, "example.test") == ["192.0.2.8"]) and second.asked == 1
+
+
+async def test_answers_are_kept_for_their_time_and_no_longer(resolvers: Path, network: Network) -> None:
+    resolvers.write_text("nameserver 127.0.1.2\n")
+    with servers(server := Server("127.0.1.2", "192.0.2.7", ttl=1), Server("127.0.1.3", "")):
+        one = await container(network, 1, on(await net(network, "web"), "one"))
+        assert [dig(one, "example.test") for _ in range(3)] == [["192.0.2.7"]] * 3
+        assert seen_within(5, lambda: bool(dig(one, "example.test")) and server.asked >= 2)
+
+
+async def test_large_answers_come_by_tcp(resolvers: Path, network: Network) -> None:
+    resolvers.write_text("nameserver 127.0.1.2\n")
+    with servers(Server("127.0.1.2", "192.0.2.7", records=200)):
+        one = await container(network, 1, on(await net(network, "web"), "one"))
+        cut = inside(one, "dig", "@" + OWN_SERVER, "+tries=1", "+ignore", "+noedns", "big.test")
+        assert " tc " in cut.split("flags:")[1].split(";")[0] + " "
+        assert dig(one, "+noedns", "big.test") == dig(one, "+tcp", "big.test") == ["192.0.2.7"] * 200
+        # Several questions on one connection.
+        assert dig(one, "+tcp", "+keepopen", "one", "one.web") == [one.endpoints[0].ipv4] * 2
+
+
+async def test_what_a_container_is_called_by_many_fits_by_tcp_too(network: Network) -> None:
+    web = await net(network, "web")
+    made = [await container(network, number, on(web, f"c{number}", "pool")) for number in range(40)]
+    addresses = sorted(sandbox.endpoints[0].ipv4 for sandbox in made)
+    assert sorted(dig(made[0], "+noedns", "pool")) == sorted(dig(made[0], "pool")) == addresses
+
+
+async def test_the_resolver_of_the_c_library_searches(resolvers: Path, network: Network, tmp_path: Path) -> None:
+    """As a program in the container does: search domains and ndots are its resolver's business, and must fit ours."""
+    resolvers.write_text("nameserver 127.0.1.2\n")
+    inner = tmp_path / "inner.conf"
+    with servers(Server("127.0.1.2", "192.0.2.7", only=b"\4mail\4corp\4test")):
+        web = await net(network, "web")
+        one = await container(network, 1, on(web, "one"))
+        many = await container(network, 2, on(web, "two"), resolving=Resolving(ndots=True))
+
+        def find(sandbox: Sandbox, name: str) -> str:
+            lookup = f"mount --bind {inner} /etc/resolv.conf && getent ahostsv4 {name}"
+            assert sandbox.netns_path is not None
+            done = subprocess.run(["nsenter", "--net=" + sandbox.netns_path, "unshare", "-m", "sh", "-c", lookup],
+                                  capture_output=True, text=True, check=False, timeout=30)
+            return done.stdout.split()[0] if done.stdout else ""
+
+        for sandbox, ndots in ((one, 0), (many, 2)):
+            inner.write_text(f"nameserver {OWN_SERVER}\nsearch corp.test web\noptions ndots:{ndots} attempts:1\n")
+            assert find(sandbox, "one") == one.endpoints[0].ipv4
+            assert find(sandbox, "mail") == "192.0.2.7" and find(sandbox, "mail.corp.test") == "192.0.2.7"
+            assert find(sandbox, "nobody.elsewhere.test.") == ""
+
+
+async def test_a_name_without_an_address_of_that_kind_exists_nevertheless(network: Network) -> None:
+    """NXDOMAIN to the question for an IPv6 address would make resolvers give up the IPv4 one."""
+    one = await container(network, 1, on(await net(network, "web"), "one"))
+    assert (status(one, "one", "AAAA"), dig(one, "one", "AAAA")) == ("NOERROR", [])
+    six = await container(network, 2, on(await net(network, "six", 2, enable_ipv4=False, enable_ipv6=True), "two"))
+    assert (status(six, "two", "A"), dig(six, "two", "AAAA")) == ("NOERROR", [six.endpoints[0].ipv6])
+    assert dig(six, "-x", str(six.endpoints[0].ipv6)) == ["two.six."]

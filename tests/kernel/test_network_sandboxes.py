@@ -20,7 +20,19 @@ from barque.errors import InvalidArgument
 from barque.network.errors import PoolOverlaps, PortFailure, PortsWithoutNetwork, StaticAddressRefused
 from barque.network.model import NetworkSettings, Sandbox
 from barque.network.stack import Network
-from tests.kernel.network_world import Servers, ask, elements, engine, inside, links, publish, request, run, tables
+from tests.kernel.network_world import (
+    Outside,
+    Servers,
+    ask,
+    elements,
+    engine,
+    inside,
+    links,
+    publish,
+    request,
+    run,
+    tables,
+)
 
 
 @pytest.fixture
@@ -200,6 +212,51 @@ async def test_containers_cannot_reach_the_hosts_loopback(network: Network, serv
     assert ask("tcp", "127.0.0.5", 7777, within=sandbox).startswith("hello"), "the attack itself must work"
 
 
+async def test_three_hundred_containers_out_of_thirteen_addresses(tmp_path: Path) -> None:
+    """No address is lost on the way, be it that a start fails or that many go at once."""
+    async with engine(tmp_path / "exec", bip="10.77.0.1/28") as network:
+        for cycle in range(25):
+            made = [await network.setup(request(number)) for number in range(12)]
+            assert len({sandbox.endpoints[0].ipv4 for sandbox in made}) == 12
+            with pytest.raises(OSError, match="No such file"):
+                await network.setup(request(99, sysctls={"net.ipv4.no_such_thing": str(cycle)}))
+            await asyncio.gather(*(network.teardown(sandbox.container_id) for sandbox in made))
+        assert os.listdir(tmp_path / "exec" / "netns") == []
+        left = run("nft", "list", "table", "bridge", network.settings.table)
+        assert "elements" not in left and "10.77.0." not in left
+
+
+async def test_many_that_go_together_go_in_one_transaction(network: Network, servers: Servers) -> None:
+    made = [await network.setup(request(number, ports=(publish(80, 8100 + number),))) for number in range(12)]
+    stays = await network.setup(request(99, ports=(publish(80, 8199),)))
+    servers.start(stays, "tcp", 80)
+    monitor = await asyncio.create_subprocess_exec("nft", "monitor", stdout=subprocess.PIPE)
+    assert monitor.stdout is not None
+    try:
+        # A transaction of the test's own, again and again until the monitor has begun to tell of them.
+        first = b""
+        while not first.startswith(b"# new generation"):
+            run("nft", "add table inet marker; delete table inet marker")
+            with contextlib.suppress(TimeoutError):
+                first = await asyncio.wait_for(monitor.stdout.readline(), 1)
+        await asyncio.gather(*(network.teardown(sandbox.container_id) for sandbox in made))
+        run("nft", "add table inet finished; delete table inet finished")
+        lines = []
+        while b"finished" not in (line := await asyncio.wait_for(monitor.stdout.readline(), 20)):
+            lines.append(line)
+    finally:
+        monitor.kill()
+        await monitor.wait()
+    mine = [line for line in lines if b"delete element" in line or line.startswith(b"# new generation")]
+    assert sum(b"delete element" in line for line in mine) >= 24
+    generations = [number for number, line in enumerate(mine) if line.startswith(b"# new generation")
+                   and number and b"delete element" in mine[number - 1]]
+    assert 0 < len(generations) <= 6, "12 containers, in a few transactions"
+    assert ask("tcp", "127.0.0.1", 8199).startswith("hello")
+    for number in range(12):
+        socket.create_server(("0.0.0.0", 8100 + number)).close()
+
+
 CRASHED = """
 import asyncio, os, signal, sys, msgspec
 from barque.network.model import *
@@ -251,37 +308,6 @@ async def test_ports_survive_a_kill_and_the_next_engine_takes_over(tmp_path: Pat
     await vanished(before)
 
 
-class Outside:
-    """Another machine, on the far end of a veth; with ``card`` on a macvlan there, which is no container's kind."""
-
-    def __init__(self, number: int, *, card: bool = False) -> None:
-        self._process = subprocess.Popen(["unshare", "-n", "sh", "-c", "echo ready; exec sleep 300"],
-                                         stdout=subprocess.PIPE, text=True)
-        assert self._process.stdout is not None and self._process.stdout.readline() == "ready\n"
-        self.netns = f"/proc/{self._process.pid}/ns/net"
-        self.host, self.address = f"198.51.{number}.1", f"198.51.{number}.2"
-        self._link = f"up{number}"
-        run("ip", "link", "add", self._link, "type", "veth", "peer", "name", "eth0", "netns", str(self._process.pid))
-        for prefix, link, address in ([], self._link, self.host), \
-                (["nsenter", "--net=" + self.netns], "eth0", self.address):
-            run(*prefix, "ip", "link", "set", link, "up")
-            if card:
-                run(*prefix, "ip", "link", "add", "link", link, "name", link + ".5", "type", "macvlan")
-                run(*prefix, "ip", "link", "set", link + ".5", "up")
-                run(*prefix, "ip", "link", "set", link, "arp", "off")  # else it would answer for the macvlan's address
-            run(*prefix, "ip", "addr", "add", address + "/24", "dev", link + (".5" if card else ""))
-
-    def as_sandbox(self) -> Sandbox:
-        return Sandbox(container_id="0" * 64, mode="none", netns_path=self.netns)
-
-    def close(self) -> None:
-        run("ip", "link", "del", self._link)
-        self._process.kill()
-        self._process.wait()
-        assert self._process.stdout is not None
-        self._process.stdout.close()
-
-
 @pytest.fixture
 def outside() -> Iterator[Outside]:
     made = Outside(1)
@@ -319,6 +345,57 @@ async def test_forwarding_is_given_back(tmp_path: Path, others: bool) -> None:
         forwarding.write_text(before)
         if others:
             run("nft", "delete", "table", "ip", "other")
+
+
+async def test_the_last_engine_gives_forwarding_back_and_all_before_it_keep_the_guard(tmp_path: Path, servers: Servers
+                                                                                      ) -> None:
+    forwarding = Path("/proc/sys/net/ipv4/ip_forward")
+    before = forwarding.read_text()
+    forwarding.write_text("0")
+    machines = Outside(1, card=True), Outside(2, card=True)
+    one, two = (machine.as_sandbox() for machine in machines)
+
+    def passes() -> bool:
+        try:
+            return ask("tcp", machines[1].address, 7000, within=one, timeout=0.4).startswith("hello")
+        except subprocess.CalledProcessError:
+            return False
+
+    try:
+        servers.start(two, "tcp", 7000)
+        for sandbox, machine in ((one, machines[0]), (two, machines[1])):
+            inside(sandbox, "ip", "route", "add", "default", "via", machine.host)
+        # The first that came goes first, then the one that came in between; the last turns the light off.
+        opened = []
+        for name in "abc":
+            network = await Network.open(NetworkSettings(exec_root=str(tmp_path / name)))
+            await network.reconcile([])
+            opened.append(network)
+        await opened[0].close(remove=True)
+        assert forwarding.read_text().strip() == "1" and not passes()
+        await opened[2].close(remove=True)
+        assert forwarding.read_text().strip() == "1" and not passes()
+        run("nft", "flush", "chain", "inet", opened[1].settings.table, "forward")
+        assert passes(), "without the guard it would have been a router"
+        await opened[1].close(remove=True)
+        assert forwarding.read_text().strip() == "0"
+    finally:
+        forwarding.write_text(before)
+        servers.stop()
+        for machine in machines:
+            machine.close()
+
+
+async def test_an_engine_that_found_forwarding_on_leaves_it_on(tmp_path: Path) -> None:
+    forwarding = Path("/proc/sys/net/ipv4/ip_forward")
+    before = forwarding.read_text()
+    forwarding.write_text("1")
+    try:
+        async with engine(tmp_path / "a") as a, engine(tmp_path / "b"):
+            assert "forwarding was off" not in run("nft", "list", "table", "inet", a.settings.table)
+        assert forwarding.read_text().strip() == "1"
+    finally:
+        forwarding.write_text(before)
 
 
 async def test_turning_forwarding_on_makes_no_router(tmp_path: Path, servers: Servers) -> None:

@@ -30,7 +30,7 @@ def test_bridge_addresses_and_routes_are_what_ip_sees() -> None:
             netlink.request(rtnetlink.add_address(link.index, ipaddress.ip_address("10.1.2.3"), 24),
                             rtnetlink.add_address(link.index, ipaddress.ip_address("fd00::1"), 64),
                             rtnetlink.set_link(link.index, up=True),
-                            rtnetlink.set_default_route(link.index, ipaddress.ip_address("10.1.2.9")))
+                            rtnetlink.set_default_route(link.index, 4, ipaddress.ip_address("10.1.2.9")))
             shown = ip("addr", "show", "tb0")[0]
             assert (shown["ifname"], shown["address"], shown["mtu"]) == ("tb0", "02:42:0a:01:02:03", 1400)
             assert {"10.1.2.3", "fd00::1"} <= {address["local"] for address in shown["addr_info"]}

@@ -199,9 +199,10 @@ async def test_container_layer_and_its_diff(store: Store) -> None:
         (MODIFIED, b"/old"),
         (ADDED, b"/pipe"),
     } <= found
-    seen = in_overlay(
-        await store.snapshots.container_mount("c1", readonly=True), "find . | sort; stat -c '%a %u' usr pipe"
-    )
+    # What every container has mounted lies below the writable layer: it shows, and is no part of the diff.
+    assert not any(b"dev" in path or b"etc" in path for _, path in found)
+    look = "find . | grep -Ev '^./([.]dockerenv|dev|etc|proc|sys)' | sort; stat -c '%a %u' usr pipe"
+    seen = in_overlay(await store.snapshots.container_mount("c1", readonly=True), look)
     committed = b"".join(first)
     diff_id = "sha256:" + hashlib.sha256(committed).hexdigest()
     whole = list(chain_ids([*["sha256:" + hashlib.sha256(data).hexdigest() for data in (BASE, UPPER)], diff_id]))
@@ -210,11 +211,25 @@ async def test_container_layer_and_its_diff(store: Store) -> None:
         assert slot is not None
         async with slot:
             await slot.commit(await store._unpack(committed, slot.fs))
-    assert in_overlay(await store.snapshots.image_mount(whole[2]), "find . | sort; stat -c '%a %u' usr pipe") == seen
+    assert in_overlay(await store.snapshots.image_mount(whole[2]), look) == seen
     await store.snapshots.remove_container("c1")
     await store.snapshots.remove_container("c1")
     with pytest.raises(NoSuchSnapshot):
         await store.snapshots.container_mount("c1")
+
+
+async def test_places_for_what_every_container_has_mounted(store: Store) -> None:
+    """The image's own directories keep owner, mode and times; what it has already, or as a link, is left alone."""
+    [chain] = await store.layers(tar(
+        directory(b"etc", mode=0o700, uid=5, mtime=SECOND), file(b"etc/hosts", b"own"), file(b"sys", b"a file"),
+        symlink(b"dev", b"etc")))
+    mount = await store.snapshots.create_container(None, "c1", chain)
+    shown = in_overlay(mount, "find . | sort; stat -c '%a %u %Y' etc; cat etc/hosts; readlink etc/mtab; "
+                              "stat -c %a .dockerenv")
+    assert shown.splitlines() == [
+        ".", "./.dockerenv", "./dev", "./etc", "./etc/hostname", "./etc/hosts", "./etc/mtab", "./etc/resolv.conf",
+        "./proc", "./sys", "700 5 1", "own/proc/mounts", "755"]
+    assert os.listdir(await store.snapshots.container_upper("c1")) == []
 
 
 async def test_container_without_image(store: Store) -> None:

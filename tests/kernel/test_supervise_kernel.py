@@ -220,6 +220,26 @@ async def test_no_descriptor_of_ours_in_the_container(box: Box) -> None:
     await finish(record_reader)
 
 
+async def test_a_hundred_in_a_row_leave_nothing(box: Box, tmp_path: Path) -> None:
+    async def traces() -> dict[str, object]:
+        assert box.supervisor.refill is not None
+        await box.supervisor.refill
+        pid = box.supervisor.zygote_pid
+        assert pid is not None
+        return {
+            "cgroups": sorted(Path("/sys/fs/cgroup").glob(f"**/barque-supervise-{os.getpid()}-*")),
+            "mounts": [Path(f"/proc/{owner}/mountinfo").read_text() for owner in ("self", pid)],
+            "files": sorted(path.name for path in [*tmp_path.glob("containers/*"), *tmp_path.glob("m/*")]),
+            "descriptors": (len(os.listdir("/proc/self/fd")), len(os.listdir(f"/proc/{pid}/fd"))),
+            "children": len(children(pid))}
+
+    assert (await box.run("true", log=False)).exit_code == 0
+    before = await traces()
+    for _ in range(100):
+        assert (await box.run("true", log=False)).exit_code == 0
+    assert await traces() == before
+
+
 async def test_zygote_forks_the_unpack_worker(box: Box, tmp_path: Path) -> None:
     (tmp_path / "target").mkdir()
     data = io.BytesIO()

@@ -6,7 +6,6 @@ import ipaddress
 import json
 import socket
 import subprocess
-import sys
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
@@ -25,16 +24,22 @@ from barque.network.errors import (
     PoolsExhausted,
     PortsOfInternal,
 )
-from barque.network.model import AddressPool, Attachment, NetworkSettings, NetworkSpec, Sandbox, Subnet
+from barque.network.model import AddressPool, Attachment, NetworkSettings, Sandbox, Subnet
 from barque.network.stack import Network
-from tests.kernel.network_world import Servers, ask, engine, inside, links, publish, request, run
-
-SENDER = """
-import socket, sys
-s = socket.socket(socket.AF_PACKET, socket.SOCK_RAW)
-s.bind(("eth0", 0))
-s.send(bytes.fromhex(sys.argv[1]))
-"""
+from tests.kernel.network_world import (
+    Servers,
+    ask,
+    engine,
+    inside,
+    links,
+    on,
+    publish,
+    reaches,
+    request,
+    run,
+    spec,
+    to,
+)
 
 
 @pytest.fixture
@@ -48,25 +53,6 @@ def servers() -> Iterator[Servers]:
 async def network(tmp_path: Path) -> AsyncIterator[Network]:
     async with engine(tmp_path / "exec") as made:
         yield made
-
-
-def spec(name: str, number: int = 1, **more: object) -> NetworkSpec:
-    return NetworkSpec(**{"id": f"{number:02x}" * 32, "name": name, "driver": "bridge",
-                          "created": "2026-01-01T00:00:00Z"} | more)
-
-
-async def on(network: Network, number: int, *attachments: Attachment, **more: object) -> Sandbox:
-    return await network.setup(request(number, "networks", attachments=attachments, **more))
-
-
-def to(made: NetworkSpec, *names: str, **more: object) -> Attachment:
-    return Attachment(network_id=made.id, names=names, **more)
-
-
-def reaches(source: Sandbox, address: str) -> bool:
-    assert source.netns_path is not None
-    ping = ["nsenter", "--net=" + source.netns_path, "ping", "-c3", "-i0.3", "-W1", address]
-    return subprocess.run(ping, check=False, capture_output=True).returncode == 0
 
 
 async def test_dual_stack_network_with_addresses_of_its_own_choice(network: Network) -> None:
@@ -97,7 +83,7 @@ async def test_asked_subnets_ranges_and_addresses(network: Network) -> None:
     with pytest.raises(AddressInUse):
         await on(network, 8, to(made, ipv4="10.77.0.129"))
     with pytest.raises(NetworkInUse, match="has active endpoints"):
-        await network.remove_network(made.id)
+        await network.remove_networks([made.id])
 
 
 @pytest.mark.parametrize(("four", "text"), [
@@ -129,17 +115,17 @@ async def test_clashes_are_named_and_nothing_is_left_of_them(network: Network) -
     finally:
         run("ip", "link", "delete", "vpn0")
     with pytest.raises(NetworkMissing):
-        await network.remove_network("02" * 32)
+        await network.remove_networks(["02" * 32])
 
 
 async def test_hundreds_of_networks_out_of_pools_that_say_when_they_are_empty(tmp_path: Path) -> None:
-    pools = (AddressPool("10.60.0.0/16", 24),)
+    pools = (AddressPool("10.60.0.0/17", 24),)
     async with engine(tmp_path / "exec", pools=pools, bip="10.61.0.1/24") as network:
-        made = [await network.create_network(spec(f"n{number}", number)) for number in range(256)]
-        assert len({item.ipv4.subnet for item in made if item.ipv4}) == 256
+        made = [await network.create_network(spec(f"n{number}", number)) for number in range(128)]
+        assert len({item.ipv4.subnet for item in made if item.ipv4}) == 128
         with pytest.raises(PoolsExhausted, match=r"10\.60\.0\.0/24 of network n0 covers 10\.60\.0\.0/24"):
             await network.create_network(spec("more", 300))
-        one, two = await on(network, 1, to(made[0])), await on(network, 2, to(made[255]))
+        one, two = await on(network, 1, to(made[0])), await on(network, 2, to(made[127]))
         assert not reaches(one, two.endpoints[0].ipv4)
         assert reaches(one, one.endpoints[0].gateway)
 
@@ -151,7 +137,7 @@ async def test_a_bridge_that_somebody_else_made_is_used_and_stays(network: Netwo
         made = await network.create_network(spec("t", ipv4=Subnet(subnet="10.6.6.0/24"), bridge="theirs"))
         assert {"10.5.5.1", "10.6.6.1"} <= {item["local"] for item in json.loads(
             run("ip", "-j", "addr", "show", "theirs"))[0]["addr_info"]}
-        await network.remove_network(made.id)
+        await network.remove_networks([made.id])
         shown = run("ip", "addr", "show", "theirs")
         assert "10.5.5.1" in shown and "10.6.6.1" not in shown
     finally:
@@ -204,44 +190,6 @@ async def test_icc_off_keeps_neighbours_apart(network: Network) -> None:
     made = await network.create_network(spec("quiet", icc=False))
     one, two = await on(network, 1, to(made)), await on(network, 2, to(made))
     assert not reaches(one, two.endpoints[0].ipv4) and reaches(one, one.endpoints[0].gateway)
-
-
-def arp(source_mac: str, sender_mac: str, sender_ip: str, target_ip: str) -> str:
-    def raw(mac: str) -> str:
-        return mac.replace(":", "")
-    return ("ff" * 6 + raw(source_mac) + "0806" + "0001080006040001" + raw(sender_mac)
-            + socket.inet_aton(sender_ip).hex() + "00" * 6 + socket.inet_aton(target_ip).hex())
-
-
-async def test_no_address_of_others_is_believed(network: Network) -> None:
-    made = await network.create_network(spec("web", enable_ipv6=True))
-    attacker, victim, witness = [await on(network, number, to(made)) for number in (1, 2, 3)]
-    own, other, seen = attacker.endpoints[0], victim.endpoints[0], witness.endpoints[0]
-
-    def neighbours() -> dict[str, str]:
-        return {item["dst"]: item.get("lladdr", "") for item in json.loads(inside(witness, "ip", "-j", "neigh"))}
-
-    assert reaches(witness, other.ipv4) and reaches(witness, own.ipv4)
-    honest = neighbours()
-    # ARP in the victim's name; a frame in the victim's MAC; a packet in the victim's address.
-    for frame in (arp(own.mac, own.mac, other.ipv4, seen.ipv4), arp(other.mac, other.mac, other.ipv4, seen.ipv4)):
-        inside(attacker, sys.executable, "-I", "-c", SENDER, frame)
-    assert neighbours()[other.ipv4] == honest[other.ipv4] == other.mac
-    inside(attacker, "ip", "addr", "add", "10.99.0.1/24", "dev", "eth0")
-    inside(witness, "ip", "addr", "add", "10.99.0.2/24", "dev", "eth0")
-    assert not reaches(attacker, "10.99.0.2")
-    assert own.ipv6 and other.ipv6 and seen.ipv6 and reaches(witness, other.ipv6)
-    inside(attacker, "ip", "-6", "addr", "add", other.ipv6 + "/64", "dev", "eth0", "nodad")
-    inside(attacker, "ip", "-6", "addr", "del", own.ipv6 + "/64", "dev", "eth0")
-    assert not reaches(attacker, seen.ipv6)
-    # After all that, what is true still works; and a trusted network lets containers do as they like.
-    inside(attacker, "ip", "-6", "addr", "del", other.ipv6 + "/64", "dev", "eth0")
-    assert reaches(attacker, seen.ipv4)
-    free = await network.create_network(spec("free", 2, trusted=True))
-    left, right = await on(network, 4, to(free)), await on(network, 5, to(free))
-    inside(left, "ip", "addr", "add", "10.99.1.1/24", "dev", "eth0")
-    inside(right, "ip", "addr", "add", "10.99.1.2/24", "dev", "eth0")
-    assert reaches(left, "10.99.1.2")
 
 
 async def test_several_networks_connected_and_disconnected_while_it_runs(network: Network, servers: Servers) -> None:
@@ -339,7 +287,7 @@ async def test_macvlan_interfaces_on_a_link_of_the_host(network: Network) -> Non
         assert reaches(both, both.endpoints[1].gateway)
         await network.disconnect(one.container_id, made.id)
         await network.teardown(two.container_id)
-        await network.remove_network(made.id)
+        await network.remove_networks([made.id])
         assert "nic0" in links()
         with pytest.raises(ParentMissing, match="nosuch0"):
             await network.create_network(spec("lan", 2, driver="macvlan", parent="nosuch0", ipv4=four))

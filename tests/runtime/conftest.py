@@ -88,7 +88,7 @@ class Runtime:
     def __init__(self, name: str, root: Path) -> None:
         self.name = name
         self.root = root
-        program = [sys.executable, "-m", "barque.runtime.main"] if name == "barque-runtime" else [name]
+        program = [str(Path(sys.executable).with_name(name))] if name == "barque-runtime" else [name]
         self.base = [*program, "--root", str(root)]
 
     def __call__(self, *args: str, **options: Any) -> subprocess.CompletedProcess[str]:

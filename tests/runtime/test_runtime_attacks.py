@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import select
 import shutil
@@ -14,9 +15,10 @@ import time
 import msgspec
 import pytest
 
-from barque.runtime import capabilities, seccomp_profile, targets
+from barque.runtime import capabilities, init, seccomp_profile, targets
 from barque.runtime.failure import RuntimeFailure
 from barque.sys.libc import libc
+from tests.kernel.in_child import in_child
 
 RENAME_EXCHANGE = 2
 
@@ -307,3 +309,15 @@ echo $seen
     (bundle.rootfs / "stop").touch()
     answer, _ = container.communicate(timeout=30)
     assert answer == "yes\n"
+
+
+def test_nothing_is_imported_from_the_container():
+    """CVE-2019-14271: what has entered loads its libraries from there. An import of a child that is cut off fails."""
+    def child() -> str:
+        init.separate(0)
+        assert "wave" not in sys.modules
+        with pytest.raises(ImportError), pytest.warns(ImportWarning):
+            importlib.import_module("wave")
+        return "refused"
+
+    assert in_child(child) == "refused"

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import pytest
 
-from barque.cli.errors import TemplateError
 from barque.cli.format.table import Row, label_getter, render
 from barque.cli.format.tabwriter import align
-from barque.cli.format.template import parse
 from barque.cli.format.types import typed
+from barque.gotemplate.errors import TemplateError
+from barque.gotemplate.quoting import quoted
+from barque.gotemplate.template import parse
 
 DATA = {"A": "z", "B": [1, 2], "M": {"k": "v", "a.b": 3}, "L": [{"N": "n"}], "F": 1.5, "T": True, "Z": None, "E": []}
 
@@ -121,3 +122,7 @@ def test_plain_tables_are_what_the_engine_makes_of_them() -> None:
     assert out[0] == out[1] == "NAME             SIZE\nn                1kB\nlong-name-here   2kB\n"
     with pytest.raises(TemplateError, match="can't evaluate field Nope"):
         render(rows, "table {{.Name}}\t{{.Nope}}", "", headers, out.append)
+
+
+def test_quoting_is_gos() -> None:
+    assert quoted('a"b\n\x01é') == '"a\\"b\\n\\x01é"'

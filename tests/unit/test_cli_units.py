@@ -70,5 +70,4 @@ def test_times() -> None:
 
 def test_texts() -> None:
     assert units.ellipsis("sleep 1000 and more words", 10) == "sleep 100…"
-    assert units.quoted('a"b\n\x01é') == '"a\\"b\\n\\x01é"'
     assert units.short_id("sha256:0123456789abcdef") == "0123456789ab"

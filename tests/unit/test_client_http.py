@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from barque.client import fastjson
+from barque import fastjson
 from barque.client.engine import ApiError, Engine, Unreachable
 from barque.client.http import Connection, ProtocolError, query_string
 from barque.client.transport import BadHost, parse_host

@@ -10,6 +10,7 @@ import pytest
 
 from barque.engine import clock
 from barque.engine.containers import logs
+from barque.engine.logging.formats import JSON_FILE
 
 
 def line(text: str, stream: str = "stdout", time: str = "2026-01-02T03:04:05.5Z", attrs: str = "") -> bytes:
@@ -20,7 +21,7 @@ def render(lines: list[bytes], *, framed: bool = False, stdout: bool = True, std
            since: int | None = None,
            until: int | None = None, timestamps: bool = False, details: bool = False) -> bytes:
     query = logs.Query(stdout=stdout, stderr=stderr, since=since, until=until, timestamps=timestamps, details=details)
-    return logs.Renderer(query, framed=framed).render(lines)
+    return logs.Renderer(query, JSON_FILE, framed=framed).render(lines)
 
 
 def test_frames() -> None:
@@ -42,7 +43,7 @@ def test_a_span_of_time() -> None:
     lines = [line(str(second), time=f"2026-01-01T00:00:0{second}Z") for second in range(5)]
     start = clock.parse("2026-01-01T00:00:00Z")
     query = logs.Query(stdout=True, stderr=True, since=start + 10**9, until=start + 3 * 10**9)
-    renderer = logs.Renderer(query, framed=False)
+    renderer = logs.Renderer(query, JSON_FILE, framed=False)
     assert renderer.render(lines) == b"1\n2\n3\n"
     assert renderer.done
 
@@ -52,7 +53,7 @@ def test_a_span_of_time() -> None:
     (b"a\nb\n", 0, b"", 0), (b"x" * 100_000 + b"\ny\n", 1, b"y\n", 1), (b"\n\n\n", 2, b"\n\n", 2)])
 def test_tails(text: bytes, wanted: int, rest: bytes, count: int) -> None:
     file = io.BytesIO(text)
-    offset, found = logs.tail_offset(file, wanted)
+    offset, found = JSON_FILE.tail_offset(file, wanted)
     assert (text[offset:], found) == (rest, count)
 
 

@@ -88,7 +88,7 @@ def test_what_is_asked_for_replaces_a_standard_mount() -> None:
               MountPoint(type="tmpfs", destination="/run", options=("size=1m", "exec"))]
     spec = build(mounts=points)
     hosts = [mount for mount in spec.mounts if mount.destination == "/etc/hosts"]
-    assert [(mount.source, mount.options) for mount in hosts] == [("/s", ["rbind", "ro", "rslave"])]
+    assert [(mount.source, mount.options) for mount in hosts] == [("/s", ["rbind", "ro", "rro", "rslave"])]
     run = next(mount for mount in spec.mounts if mount.destination == "/run")
     assert run.options == ["nosuid", "nodev", "size=1m", "exec"]
     assert spec.linux is not None

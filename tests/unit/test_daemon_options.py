@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
 
+import barque
 from barque.config import Config, ForeignRuntime, Pool
-from barque.daemon_options import BadOption, combine, parse_flags, parse_size, read_file, usage
+from barque.daemon_options import OPTIONS, REFUSED, BadOption, combine, parse_flags, parse_size, read_file, usage
 
 
 def config(*argv: str, file: dict[str, object] | None = None) -> Config:
@@ -110,3 +112,48 @@ def test_sizes(text: str, size: int) -> None:
 def test_help_names_every_flag() -> None:
     assert "--data-root" in usage()
     assert "-H, --host" in usage()
+
+
+def test_proxies_of_the_file(tmp_path: Path) -> None:
+    path = tmp_path / "daemon.json"
+    path.write_text(json.dumps({"proxies": {"http-proxy": "http://a:1", "https-proxy": "b", "no-proxy": "c,d"}}))
+    found = combine({}, read_file(str(path), required=True), str(path))
+    assert (found.http_proxy, found.https_proxy, found.no_proxy) == ("http://a:1", "b", "c,d")
+    path.write_text('{"proxies": {"ftp-proxy": "x"}}')
+    with pytest.raises(BadOption, match=r"proxies\.ftp-proxy"):
+        read_file(str(path), required=True)
+
+
+#: What dockerd 28 reads from its daemon.json.
+KEYS = [
+    "allow-direct-routing", "authorization-plugins", "bip", "bip6", "bridge", "bridge-accept-fwmark", "builder",
+    "cdi-spec-dirs", "cgroup-parent", "containerd", "containerd-namespace", "containerd-plugins-namespace",
+    "cri-containerd", "data-root", "debug", "default-address-pools", "default-cgroupns-mode", "default-gateway",
+    "default-gateway-v6", "default-ipc-mode", "default-network-opts", "default-runtime", "default-shm-size",
+    "default-ulimits", "dns", "dns-opts", "dns-search", "exec-opts", "exec-root", "experimental", "features",
+    "firewall-backend", "fixed-cidr", "fixed-cidr-v6", "group", "host-gateway-ip", "host-gateway-ips", "hosts",
+    "icc", "init", "init-path", "insecure-registries", "ip", "ip-forward",
+    "ip-forward-no-drop", "ip-masq", "ip6tables", "iptables", "ipv6", "isolation", "labels", "live-restore",
+    "log-driver", "log-format", "log-level", "log-opts", "max-concurrent-downloads", "max-concurrent-uploads",
+    "max-download-attempts", "metrics-addr", "min-api-version", "mtu", "network-control-plane-mtu",
+    "no-new-privileges", "node-generic-resources", "oom-score-adjust", "pidfile", "proxies.http-proxy",
+    "proxies.https-proxy", "proxies.no-proxy", "raw-logs",
+    "registry-mirrors", "rootless", "runtimes", "seccomp-profile", "selinux-enabled", "shutdown-timeout",
+    "storage-driver", "storage-opts", "swarm-default-advertise-addr", "tls", "tlscacert", "tlscert", "tlskey",
+    "tlsverify", "userland-proxy", "userland-proxy-path", "userns-remap",
+]
+
+
+def test_every_key_of_dockerd_is_honoured_or_refused_with_a_reason() -> None:
+    honoured = {option.file_key for option in OPTIONS}
+    refused = {row.key or row.flag: row for row in REFUSED}
+    assert set(KEYS) <= honoured | set(refused)
+    assert not honoured & set(refused)
+    assert all(row.why for row in REFUSED)
+
+
+def test_no_setting_is_read_and_forgotten() -> None:
+    """Each field of the configuration is used by something else than the reading of it."""
+    sources = Path(barque.__file__).parent.rglob("*.py")
+    code = "".join(path.read_text() for path in sources if path.name not in ("config.py", "daemon_options.py"))
+    assert [item.name for item in fields(Config) if f".{item.name}" not in code] == []

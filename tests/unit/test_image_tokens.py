@@ -21,8 +21,9 @@ from barque.image.client.login import LoginFailed, domain_of, login
 from barque.image.client.repository import Repository
 from barque.image.client.token import Tokens
 from barque.image.client.transport import RetryPolicy, Transport
-from barque.registry.app import make_app, serving
+from barque.registry.app import make_app
 from barque.registry.auth import Access, TokenAuthority
+from barque.registry.listen import serving
 from barque.registry.storage.filesystem import FilesystemStorage
 from tests.image_world import served
 

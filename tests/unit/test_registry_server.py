@@ -14,8 +14,9 @@ from typing import Any
 import aiohttp
 import pytest
 
-from barque.registry.app import make_app, serving
+from barque.registry.app import make_app
 from barque.registry.auth import Access, Authenticator, InvalidPasswordFile, PasswordFile, TokenAuthority
+from barque.registry.listen import serving
 from barque.registry.storage.filesystem import FilesystemStorage, UnknownLayout
 
 MANIFEST = "application/vnd.oci.image.manifest.v1+json"

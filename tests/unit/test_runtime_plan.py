@@ -106,7 +106,8 @@ def test_options_are_sorted_by_whom_they_are_for():
     assert parsed.recursive_bind
     assert parsed.bind
     assert (parsed.add, parsed.deep_add) == (0, mounts.ATTR_RDONLY)
-    assert parsed.propagations == ((mounts.PROPAGATION_SLAVE, True), (mounts.PROPAGATION_SHARED, False))
+    assert parsed.propagations == (options.Propagation(mounts.PROPAGATION_SLAVE, True),
+                                       options.Propagation(mounts.PROPAGATION_SHARED, False))
     assert parsed.data == (("size", "64k"), ("newinstance", None))
 
 

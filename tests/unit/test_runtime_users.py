@@ -46,7 +46,7 @@ def root(tmp_path):
     ("4294967294", (4294967294, 0, (), "")),
 ])
 def test_resolve(root, user, expected):
-    assert users.resolve(root, user) == expected
+    assert users.resolve(root, user) == users.Identity(*expected)
 
 
 def test_additional_groups_come_after_the_users_own(root):
@@ -76,8 +76,8 @@ def test_who_does_not_exist(root, user, groups, text):
 def test_a_root_without_the_files_knows_numbers_alone(tmp_path):
     fd = os.open(tmp_path, os.O_PATH)
     try:
-        assert users.resolve(fd, "") == (0, 0, (), "")
-        assert users.resolve(fd, "5:6") == (5, 6, (), "")
+        assert users.resolve(fd, "") == users.Identity(0, 0, (), "")
+        assert users.resolve(fd, "5:6") == users.Identity(5, 6, (), "")
         assert users.home_of(fd, 0) == ""
         with pytest.raises(RuntimeFailure, match="unable to find user root"):
             users.resolve(fd, "root")

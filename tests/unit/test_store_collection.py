@@ -15,7 +15,7 @@ from barque.oci.digest import Digest
 from barque.oci.image import chain_ids
 from barque.store.content import ContentStore
 from barque.store.db import Database
-from barque.store.fsck import check
+from barque.store.fsck import Damage, check
 from barque.store.gc import collect
 from barque.store.layout import Layout
 from barque.store.leases import Lease, Leases
@@ -49,6 +49,9 @@ class Store:
         row = (name, index.digest, go_json.encode(index))
         await self.db.write(lambda c: c.execute("INSERT INTO images VALUES (?, ?, ?, 0)", row))
         return {"index": index, "manifest": manifest, "config": config, "layer": blobs[-1]}
+
+    async def check(self, *, repair: bool = False) -> list[Damage]:
+        return await check(self.layout, self.db, self.content, self.snapshots, repair=repair)
 
     async def _json(self, lease: Lease, media_type: str, document: object) -> Descriptor:
         return await self.content.put(lease, media_type, json.dumps(document).encode())
@@ -88,8 +91,11 @@ async def test_incomplete_image_is_named(store: Store, part: str) -> None:
         blobs = await store.image(lease, "one", b"base", b"first")
     await store.content.delete(blobs[part].digest)
     found = await check(store.layout, store.db, store.content, store.snapshots, repair=False)
-    assert {(item.kind, item.subject) for item in found} == {("image-incomplete", "one")}
+    kind = "image-incomplete" if part == "layer" else "image-lost"
+    assert {(item.kind, item.subject) for item in found} == {(kind, "one")}
     assert any(blobs[part].digest in item.detail for item in found)
+    assert {item.repaired for item in await store.check(repair=True)} == {part != "layer"}
+    assert {item.kind for item in await store.check()} <= {"image-incomplete"}, "a lost image has lost its name"
 
 
 async def test_lost_directories_are_named(store: Store) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from barque import failpoints
 from barque.engine.volumes import ANONYMOUS, NameConflict, NoSuchDriver, NoSuchVolume, VolumeInUse, Volumes
 from barque.errors import InvalidArgument
 from barque.oci.mount import Mount
@@ -93,7 +94,7 @@ async def test_leftover_directory_is_taken_over(setting: tuple[Volumes, World], 
     volumes, _ = setting
     (tmp_path / "volumes/old/_data").mkdir(parents=True)
     (tmp_path / "volumes/old/_data/precious").write_text("x")
-    (tmp_path / "volumes/.removing-1/_data").mkdir(parents=True)
+    (tmp_path / "volumes/.transient-1/_data").mkdir(parents=True)
     await volumes.clean()
     assert os.listdir(tmp_path / "volumes") == ["old"]
     volume = await volumes.ensure("old")
@@ -109,7 +110,7 @@ async def test_leftover_directory_is_taken_over(setting: tuple[Volumes, World], 
         ("a/b", "includes invalid characters"),
         ("ab\n", "includes invalid characters"),
         ("x" * 256, "too long"),
-        (".removing-1", "includes invalid characters"),
+        (".transient-1", "includes invalid characters"),
         ("äö", "includes invalid characters"),
     ],
 )
@@ -182,3 +183,68 @@ async def test_prune(setting: tuple[Volumes, World], tmp_path: Path) -> None:
     assert await volumes.prune({"all": ["1"]}, False) == (["named"], 0)
     assert os.listdir(tmp_path / "volumes") == [used.name]
     assert world.events[-1] == ("volume", "prune", "", {"reclaimed": "0"})
+
+
+@pytest.mark.parametrize("point", ["after-row", "moved"])
+async def test_a_renaming_that_was_cut_short_is_finished_at_boot(tmp_path: Path, point: str) -> None:
+    layout = Layout.open(str(tmp_path))
+    db = await Database.open(layout.database)
+    world = World()
+    volumes = Volumes(layout, db, world, world, world.emit)
+    Path((await volumes.ensure("old")).mountpoint, "file").write_text("content")
+    failpoints.arm(f"volume.rename.{point}=error")
+    try:
+        with pytest.raises(failpoints.FailpointError):
+            await volumes.rename("old", "new")
+    finally:
+        failpoints.arm("")
+    again = Volumes(layout, db, world, world, world.emit)
+    await again.clean()
+    volume = await again.get("new")
+    assert volume.mountpoint == str(tmp_path / "volumes/new/_data")
+    assert Path(volume.mountpoint, "file").read_text() == "content"
+    assert os.listdir(tmp_path / "volumes") == ["new"]
+    with pytest.raises(NoSuchVolume):
+        await again.get("old")
+    await db.close()
+    layout.close()
+
+
+async def test_what_cannot_be_filled_leaves_nothing(setting: tuple[Volumes, World], tmp_path: Path) -> None:
+    volumes, world = setting
+
+    async def fail(directory: str) -> None:
+        Path(directory, "half").write_text("half")
+        raise InvalidArgument("no more")
+
+    with pytest.raises(InvalidArgument, match="no more"):
+        await volumes.make("new", None, fail)
+    assert os.listdir(tmp_path / "volumes") == []
+    with pytest.raises(NoSuchVolume):
+        await volumes.get("new")
+    assert world.events == []
+
+
+@pytest.mark.parametrize("point", ["create.before-row", "make.before-row", "remove.after-row"])
+async def test_a_volume_that_was_half_made_or_removed_is_no_hindrance(
+        setting: tuple[Volumes, World], tmp_path: Path, point: str) -> None:
+    volumes, _ = setting
+
+    async def fill(directory: str) -> None:
+        Path(directory, "file").write_text("content")
+
+    if point.startswith("remove"):
+        await volumes.ensure("data")
+    failpoints.arm(f"volume.{point}=error")
+    try:
+        with pytest.raises(failpoints.FailpointError):
+            await {"create": lambda: volumes.ensure("data"), "make": lambda: volumes.make("data", None, fill),
+                   "remove": lambda: volumes.remove("data")}[point.partition(".")[0]]()
+    finally:
+        failpoints.arm("")
+    await volumes.clean()
+    assert await volumes.list({}) == []
+    volume = await volumes.ensure("data")
+    assert (await volumes.get("data")) == volume
+    await volumes.remove("data")
+    assert os.listdir(tmp_path / "volumes") == []

@@ -7,7 +7,7 @@ import hashlib
 import os
 import posixpath
 import secrets
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from email.message import Message
 from email.utils import parsedate_to_datetime
@@ -67,10 +67,10 @@ def parse_git(text: str) -> GitAddress:
 
 
 class Fetcher:
-    """Close with :meth:`close`. ``proxy`` is used for all addresses where given."""
+    """Close with :meth:`close`. ``proxy_of``: from scheme and host to the URL of a proxy, None for none."""
 
-    def __init__(self, proxies: dict[str, str] | None = None) -> None:
-        self._proxies = proxies or {}
+    def __init__(self, proxy_of: Callable[[str, str], str | None] = lambda _scheme, _host: None) -> None:
+        self._proxy_of = proxy_of
         self._session: aiohttp.ClientSession | None = None
 
     def _opened(self) -> aiohttp.ClientSession:
@@ -89,9 +89,10 @@ class Fetcher:
         :class:`WrongChecksum`.
         """
         expected = _checked(checksum)
-        proxy = self._proxies.get(urlsplit(address).scheme)
+        parts = urlsplit(address)
+        proxy = self._proxy_of(parts.scheme, parts.netloc.rpartition("@")[2])
         try:
-            async with self._opened().get(address, proxy=proxy or None) as response:
+            async with self._opened().get(address, proxy=proxy) as response:
                 if response.status >= 400:
                     raise CannotFetch(reason=f"failed to GET {address} with status {response.status} {response.reason}")
                 name = _file_name(address, response.headers.get("Content-Disposition", ""))

@@ -211,6 +211,6 @@ def filters(values: dict[str, Any]) -> str | None:
     """The API's filters document, None where nothing is filtered."""
     if not values:
         return None
-    from barque.client import fastjson
+    from barque import fastjson
 
     return fastjson.dumps({key: dict.fromkeys(items, True) for key, items in values.items()})

@@ -33,7 +33,7 @@ _ARGUMENTS = {
     "context rm": "context", "context inspect": "context", "context export": "context file",
     "context update": "context", "context import": "none file", "build": "file", "completion": "shell",
     "checkpoint create": "running", "checkpoint ls": "container", "checkpoint rm": "container",
-    "registry serve": "file",
+    "registry serve": "file", "registry gc": "file", "registry check": "file",
 }
 _FLAG_VALUES = {
     "network": "network", "net": "network", "volumes-from": "container", "context": "context", "link": "container",

@@ -21,7 +21,3 @@ class CommandError(ExitCode):
 
 class UsageError(ExitCode):
     """The command line makes no sense: docker leaves with 125 for flags and 1 for arguments."""
-
-
-class TemplateError(Exception):
-    """A template that cannot be parsed or executed; the message is text/template's."""

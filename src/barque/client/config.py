@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 
-from barque.client import fastjson
+from barque import fastjson
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 
-from barque.client import fastjson
+from barque import fastjson
 from barque.client.tlsfiles import TlsFiles
 
 TYPE_CHECKING = False

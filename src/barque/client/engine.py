@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import select
 
-from barque.client import fastjson
+from barque import fastjson
 from barque.client.http import query_string
 
 TYPE_CHECKING = False

@@ -6,7 +6,7 @@ carry the next one; after an upgrade it belongs to the caller as a raw byte stre
 
 from __future__ import annotations
 
-from barque.client import fastjson
+from barque import fastjson
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

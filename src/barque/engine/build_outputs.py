@@ -27,8 +27,8 @@ from barque.errors import BarqueError, Internal, InvalidArgument, NotFound
 from barque.image.client.auth import Credentials
 from barque.image.names import with_id
 from barque.image.progress import Report
-from barque.image.push_index import whole
 from barque.image.save import FULL_NAME, REF_NAME, Archive, Saver, blob_path
+from barque.image.whole import whole
 from barque.oci import go_json
 from barque.oci import media_types as mt
 from barque.oci.descriptor import Descriptor
@@ -172,11 +172,10 @@ class BuildOutputs:
                        docker: bool) -> Archive:
         """An OCI layout; for ``docker`` with its ``manifest.json`` beside it."""
         archive = Archive(image_ids=[state.image_id])
-        documents = await whole(self._content, top)
-        if documents is None:
+        blobs = await whole(self._content, top)
+        if blobs is None:
             raise InvalidArgument("a part of the base image is not stored: pull it again")
-        archive.blobs = {blob.digest: blob.size for document in documents
-                         for blob in (document.descriptor, *document.blobs)}
+        archive.blobs = {blob.digest: blob.size for blob in blobs}
         entries = [_named(top, name.with_default_tag()) for name in names] or [_plain(top)]
         archive.documents["oci-layout"] = b'{"imageLayoutVersion":"1.0.0"}'
         archive.documents["index.json"] = go_json.encode(
@@ -198,7 +197,7 @@ class BuildOutputs:
         descriptor, manifest = await self._cache.artifact(site.lease, keys)
         if fields["type"] == "registry":
             ref = parse(fields["ref"]).with_default_tag()
-            await self._registries.push(ref, site.options.credentials.get(ref.domain), descriptor,
+            await self._registries.push(ref, site.options.credentials.get(ref.domain), descriptor, manifest,
                                         outcome.channel.progress)
         else:
             archive = await self._cache_archive(descriptor, manifest)

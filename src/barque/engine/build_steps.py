@@ -22,12 +22,11 @@ from barque.engine.containers.options import (
 from barque.engine.containers.ports import ResolvedImage
 from barque.engine.containers.registry import NoSuchContainer, Outcome
 from barque.oci.image import ImageConfig
+from barque.oci.platform import Platform
 
 #: Marks the containers of builds, so that boot removes those of a daemon that died.
 BUILD = "org.barque.build"
 _HEADER = 8
-#: What every container has mounted; volumes stay, as docker leaves them in layers too.
-_MOUNT_POINTS = ("/proc", "/sys", "/dev", "/etc/resolv.conf", "/etc/hostname", "/etc/hosts")
 _STREAMS = {1: STDOUT, 2: STDERR}
 
 
@@ -47,7 +46,7 @@ class _StepImages:
     def __init__(self, image: _StepImage) -> None:
         self._image = image
 
-    async def resolve(self, text: str) -> ResolvedImage:
+    async def resolve(self, text: str, platform: Platform | None = None) -> ResolvedImage:
         return self._image
 
     async def get(self, image_id: str) -> ResolvedImage | None:
@@ -100,8 +99,9 @@ class ContainerSteps:
             attachment = Attachment(self._ctx, self._ctx.registry.find(made.id), stdin=False, stdout=True, stderr=True)
             outcome = wait.wait(self._ctx, made.id, "next-exit")
             await start.start(self._ctx, made.id)
-            own = [bind.target for bind in order.binds] + [mount.target for mount in order.tmpfs]
-            yield RunningContainer(made.id, attachment, outcome, self._ctx, (*_MOUNT_POINTS, *own))
+            # Volumes stay, as docker leaves them in layers too.
+            own = (*(bind.target for bind in order.binds), *(mount.target for mount in order.tmpfs))
+            yield RunningContainer(made.id, attachment, outcome, self._ctx, own)
         finally:
             await asyncio.shield(self._gone(made.id))
 

@@ -58,12 +58,10 @@ class BaseImageSource:
     async def base(self, name: str, platform: Platform | None, *, pull: bool, report: Progress, lease: Lease,
                    credentials: Mapping[str, Credentials]) -> BaseImage:
         """Raises NotFound, InvalidReference, and what pulling raises."""
-        image = None if pull else await self.local(name, lease)
-        if image is not None and platform is not None and not _platform(image).satisfies(platform):
-            image = None
+        image = None if pull else await self.local(name, lease, platform)
         if image is None:
             await self._fetch(name, platform, report, credentials)
-            image = await self.local(name, lease)
+            image = await self.local(name, lease, platform) or await self.local(name, lease)
         if image is None:
             raise NotFound(f"No such image: {name}")
         return image
@@ -77,17 +75,13 @@ class BaseImageSource:
 
         await self._pull.pull(ref, platform, credentials.get(ref.domain), pass_on)
 
-    async def local(self, name: str, lease: Lease) -> BaseImage | None:
+    async def local(self, name: str, lease: Lease, platform: Platform | None = None) -> BaseImage | None:
         try:
-            image = await self._images.resolve(name)
+            image = await self._images.resolve(name, platform)
         except NotFound:
             return None
         await self._db.write(lambda connection: lease.add(connection, "blob", image.target.digest))
         return image
-
-
-def _platform(image: BaseImage) -> Platform:
-    return Platform(os=image.config.os, architecture=image.config.architecture, variant=image.config.variant)
 
 
 class BuildService:

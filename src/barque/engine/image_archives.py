@@ -11,21 +11,23 @@ from barque.image.save import Archive, Saver
 from barque.oci.platform import Platform
 from barque.store.gc import GcReport
 
+Download = Callable[[str, Report], AsyncIterator[bytes]]
 Emit = Callable[[str, str, str, Mapping[str, str]], None]
 
 
 class ImageArchives:
-    def __init__(self, saver: Saver, loader: Loader, importer: Importer, collect: Callable[[], Awaitable[GcReport]],
-                 emit: Emit) -> None:
+    def __init__(self, saver: Saver, loader: Loader, importer: Importer, download: Download,
+                 collect: Callable[[], Awaitable[GcReport]], emit: Emit) -> None:
         self._saver = saver
         self._loader = loader
         self._importer = importer
+        self._download = download
         self._collect = collect
         self._emit = emit
 
-    async def plan(self, texts: Sequence[str], platform: Platform | None) -> Archive:
+    async def plan(self, texts: Sequence[str], platforms: Sequence[Platform]) -> Archive:
         """What ``GET /images/get`` will send. Raises NoSuchImage, NoSuchPlatform, DataLoss."""
-        archive = await self._saver.plan(texts, platform)
+        archive = await self._saver.plan(texts, platforms)
         for image_id in archive.image_ids:
             self._emit("image", "save", image_id, {"name": image_id})
         return archive
@@ -33,18 +35,22 @@ class ImageArchives:
     def save(self, archive: Archive) -> AsyncIterator[bytes]:
         return self._saver.stream(archive)
 
-    async def load(self, pieces: AsyncIterator[bytes], platform: Platform | None, report: Report) -> None:
+    async def load(self, pieces: AsyncIterator[bytes], platforms: Sequence[Platform], report: Report) -> None:
         """``POST /images/load``. Raises BadArchive and whatever is wrong with an image in it."""
         try:
-            loaded = await self._loader.load(pieces, platform, report)
+            loaded = await self._loader.load(pieces, platforms, report)
         except BaseException:
             await self._collect()
             raise
         for image in loaded:
             self._emit("image", "load", image.image_id, {"name": image.image_id})
 
-    async def bring_in(self, request: ImportRequest, pieces: AsyncIterator[bytes], report: Report) -> None:
-        """``POST /images/create?fromSrc``: an image of one layer from a root file system as tar."""
+    async def bring_in(self, request: ImportRequest, sent: AsyncIterator[bytes] | None, report: Report) -> None:
+        """``POST /images/create?fromSrc``: an image of one layer from a root file system as tar.
+
+        The archive is what the client ``sent``, or else what is behind the request's URL.
+        """
+        pieces = self._download(request.source, report) if sent is None else sent
         try:
             image_id = await self._importer.bring_in(request, pieces)
         except BaseException:

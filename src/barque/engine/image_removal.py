@@ -27,32 +27,28 @@ class ImageInUse(Conflict):
     text = "conflict: unable to delete {image} ({how}) - {reason}"
 
 
-@dataclass(frozen=True)
-class Removal:
-    """``untagged`` go, in this order; with ``delete`` the image goes too."""
+def decide(image: ResolvedImage, text: str, users: Sequence[ImageUser], force: bool) -> list[Reference]:
+    """The names that ``rmi text`` takes away, where ``text`` was resolved to ``image``; raises NameInUse, ImageInUse.
 
-    untagged: tuple[Reference, ...]
-    delete: bool
-
-
-def decide(image: ResolvedImage, text: str, users: Sequence[ImageUser], force: bool) -> Removal:
-    """What ``rmi text`` does, where ``text`` was resolved to ``image``; raises NameInUse, ImageInUse."""
+    An image that has none left goes with them, unless :func:`still_used` holds it.
+    """
     references = [row.reference for row in image.names if row.reference is not None]
     if is_id_prefix(image.id, text):
         return _by_id(image, references, users, force)
     return _by_name(image, text, references, users, force)
 
 
-def _by_id(image: ResolvedImage, references: list[Reference], users: Sequence[ImageUser], force: bool) -> Removal:
+def _by_id(image: ResolvedImage, references: list[Reference], users: Sequence[ImageUser],
+           force: bool) -> list[Reference]:
     if len(references) > 1 and not force and not _single(references):
-        _check_use(image, [user for user in users if user.running])
+        check_use(image, users, force=True)
         raise _conflict(image, "must be forced", "image is referenced in multiple repositories")
-    _check_use(image, [user for user in users if user.running or not force])
-    return Removal(tuple(references), True)
+    check_use(image, users, force=force)
+    return references
 
 
 def _by_name(image: ResolvedImage, text: str, references: list[Reference], users: Sequence[ImageUser],
-             force: bool) -> Removal:
+             force: bool) -> list[Reference]:
     if not force and users and _single(references):
         raise NameInUse(name=text, container=users[0].container_id[:12], image=image.short_id)
     wanted = parse(text).with_default_tag()
@@ -62,13 +58,17 @@ def _by_name(image: ResolvedImage, text: str, references: list[Reference], users
     # With its last tag a repository loses what registries call the image there, too.
     if not wanted.digest and not any(found.tag and found.name == wanted.name for found in rest):
         gone += [found for found in rest if found.name == wanted.name]
-        rest = [found for found in rest if found.name != wanted.name]
-    in_use = any(user.running or not force for user in users)
-    return Removal(tuple(gone), not rest and not in_use)
+    return gone
 
 
-def _check_use(image: ResolvedImage, users: list[ImageUser]) -> None:
-    for user in sorted(users, key=lambda user: not user.running):
+def still_used(users: Sequence[ImageUser], force: bool) -> bool:
+    """Whether containers keep an image that loses its last name."""
+    return any(user.running or not force for user in users)
+
+
+def check_use(image: ResolvedImage, users: Sequence[ImageUser], *, force: bool) -> None:
+    """Raises :class:`ImageInUse` where a container runs from the image, or is just there and ``force`` is not given."""
+    for user in sorted((user for user in users if user.running or not force), key=lambda user: not user.running):
         if user.running:
             raise _conflict(image, "cannot be forced", f"image is being used by running container "
                                                        f"{user.container_id[:12]}")

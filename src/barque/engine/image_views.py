@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -61,7 +61,9 @@ def inspect(image: ResolvedImage, version: Version, lower: Sequence[str]) -> dic
     if version < (1, 44):
         found["VirtualSize"] = image.size
     if version < (1, 45):
-        found |= {"Container": "", "ContainerConfig": _config(RunConfig(), (1, 24))}
+        found["Container"] = ""
+    # Gone from the API since 1.45, but docker-compose 1.29, which speaks the newest version, cannot do without.
+    found["ContainerConfig"] = _config(RunConfig(), (1, 24))
     if version < (1, 52):
         found |= {"Parent": "", "DockerVersion": ""}
     return found
@@ -103,23 +105,23 @@ def history(image: ResolvedImage) -> list[dict[str, Any]]:
     return entries
 
 
-def manifests(image: ResolvedImage, listed: Sequence[ListedManifest],
-              containers: Sequence[str]) -> list[dict[str, Any]]:
-    """``Manifests`` of an image: API 1.47 in lists, 1.48 in inspect."""
-    return [_manifest(image, entry, containers) for entry in listed]
+def manifests(images: Mapping[str, tuple[ResolvedImage, Sequence[str]]],
+              listed: Sequence[ListedManifest]) -> list[dict[str, Any]]:
+    """``Manifests`` of an image: API 1.47 in lists, 1.48 in inspect.
+
+    ``images``: those that are here, with the containers made from each, by the digests of their manifests.
+    """
+    return [_manifest(entry, *images.get(entry.descriptor.digest, (None, ()))) for entry in listed]
 
 
-def _manifest(image: ResolvedImage, entry: ListedManifest, containers: Sequence[str]) -> dict[str, Any]:
-    own = entry.descriptor.digest == image.target.digest
-    unpacked = image.size if own else 0
+def _manifest(entry: ListedManifest, image: ResolvedImage | None, containers: Sequence[str]) -> dict[str, Any]:
+    unpacked = image.size if image else 0
     found: dict[str, Any] = {
         "ID": entry.descriptor.digest, "Descriptor": entry.descriptor, "Available": entry.available,
         "Size": {"Content": entry.content, "Total": entry.content + unpacked}, "Kind": entry.kind}
     if entry.kind == "image":
-        platform = entry.descriptor.platform or Platform(image.config.architecture, image.config.os,
-                                                         variant=image.config.variant)
-        found["ImageData"] = {"Platform": platform, "Containers": list(containers) if own else [],
-                              "Size": {"Unpacked": unpacked}}
+        platform = entry.descriptor.platform or (image.platform if image else Platform())
+        found["ImageData"] = {"Platform": platform, "Containers": list(containers), "Size": {"Unpacked": unpacked}}
     elif entry.kind == "attestation":
         found["AttestationData"] = {"For": entry.about}
     return found

@@ -12,7 +12,7 @@ from typing import Any, Protocol
 
 from barque.engine import clock, filters, image_views
 from barque.engine.filters import Filters, match_labels
-from barque.engine.image_removal import ImageUser, decide
+from barque.engine.image_removal import ImageUser, check_use, decide, still_used
 from barque.engine.image_views import Version
 from barque.errors import Conflict, InvalidArgument
 from barque.image.client.auth import Credentials
@@ -22,7 +22,7 @@ from barque.image.fetch import Puller
 from barque.image.names import ImageNames
 from barque.image.progress import Progress, Report
 from barque.image.push import Pusher
-from barque.image.resolve import Images, ResolvedImage
+from barque.image.resolve import Images, NoSuchPlatform, ResolvedImage, is_id_prefix
 from barque.oci.platform import Platform
 from barque.oci.reference import Reference
 from barque.store.gc import GcReport
@@ -62,35 +62,45 @@ class ImageService:
         self._emit("image", action, actor, {**labels, "name": name})
 
     async def count(self) -> int:
-        return len({str(row.id) for row in await self._names.list()})
+        return len({str(row.id) for row in await self._names.list() if row.preferred})
 
     async def disk_usage(self) -> tuple[builtins.list[dict[str, Any]], int]:
-        """The list entries of all images, and the bytes of all layers, each counted once."""
+        """The list entries of all images, and the bytes of all, unpacked and packed: what is on the disk, once each.
+
+        Sizes in these entries are of both, other than in :meth:`list`.
+        """
         images = await self._images.all()
-        layers = {chain_id: size for image in images
-                  for chain_id, size in zip(image.chain, image.layer_sizes, strict=True)}
-        shared = _shared_sizes(images)
-        return [image_views.summary(image, (1, 51), len(self._users.users_of_image(image.id)),
-                                    shared[image.id]) for image in images], sum(layers.values())
+        parts = {image.id: await self._images.parts(image) for image in images}
+        uses = Counter(name for sizes in parts.values() for name in sizes)
+        found = []
+        for image in _listed(images):
+            together = {name: size for each in _platforms_of(image, images) for name, size in parts[each.id].items()}
+            shared = sum(size for name, size in parts[image.id].items() if uses[name] > 1)
+            entry = image_views.summary(image, (1, 51), len(self._containers_of(image, images)), shared)
+            found.append({**entry, "Size": sum(together.values())})
+        return found, sum({name: size for sizes in parts.values() for name, size in sizes.items()}.values())
+
+    def _containers_of(self, image: ResolvedImage, images: Sequence[ResolvedImage]) -> builtins.list[str]:
+        return [user.container_id for each in _platforms_of(image, images)
+                for user in self._users.users_of_image(each.id)]
 
     async def list(self, version: Version, wanted: Filters, *, shared_size: bool = False,
                    manifests: bool = False) -> builtins.list[dict[str, Any]]:
         """``GET /images/json``, newest first. Raises InvalidArgument, NoSuchImage (before, since)."""
         images = await self._images.all()
         shared = _shared_sizes(images) if shared_size else {}
-        chosen = await self._filtered(images, wanted)
+        chosen = await self._filtered(_listed(images), wanted)
         chosen.sort(key=image_views.created_ns, reverse=True)
-        return [image_views.summary(image, version, len(self._users.users_of_image(image.id)),
-                                    shared.get(image.id, -1)) | await self._manifests_of(image, manifests)
+        return [image_views.summary(image, version, len(self._containers_of(image, images)),
+                                    shared.get(image.id, -1))
+                | (await self._manifests_of(image, _platforms_of(image, images)) if manifests else {})
                 for image in chosen]
 
-    async def _manifests_of(self, image: ResolvedImage, wanted: bool) -> dict[str, Any]:
-        if not wanted:
-            return {}
-        containers = [user.container_id for user in self._users.users_of_image(image.id)]
-        listed = await self._images.manifests.listed(image.target)
+    async def _manifests_of(self, image: ResolvedImage, platforms: Sequence[ResolvedImage]) -> dict[str, Any]:
+        users = {each.target.digest: (each, [user.container_id for user in self._users.users_of_image(each.id)])
+                 for each in platforms}
         return {"Descriptor": await self._images.manifests.top(image.target),
-                "Manifests": image_views.manifests(image, listed, containers)}
+                "Manifests": image_views.manifests(users, await self._images.manifests.listed(image.target))}
 
     async def _filtered(self, images: builtins.list[ResolvedImage], wanted: Filters) -> builtins.list[ResolvedImage]:
         before = [image_views.created_ns(await self._images.resolve(text)) for text in wanted.get("before", [])]
@@ -116,49 +126,73 @@ class ImageService:
             found.append(image)
         return found
 
-    async def inspect(self, text: str, version: Version, *, manifests: bool = False) -> dict[str, Any]:
-        image = await self._images.resolve(text)
+    async def inspect(self, text: str, version: Version, platform: Platform | None = None, *,
+                      manifests: bool = False) -> dict[str, Any]:
+        image = await self._images.resolve(text, platform, artifacts=True)
         lower = await self._snapshots.image_lower(image.chain_id)
-        return image_views.inspect(image, version, lower) | await self._manifests_of(image, manifests)
+        extra = await self._manifests_of(image, await self._images.platforms(image)) if manifests else {}
+        return image_views.inspect(image, version, lower) | extra
 
-    async def history(self, text: str) -> builtins.list[dict[str, Any]]:
-        return image_views.history(await self._images.resolve(text))
+    async def history(self, text: str, platform: Platform | None = None) -> builtins.list[dict[str, Any]]:
+        return image_views.history(await self._images.resolve(text, platform, artifacts=True))
 
     async def tag(self, text: str, ref: Reference) -> None:
-        """Give the image another name; an image that loses its last name by that goes on as dangling."""
+        """Give the image, with all its platforms, another name; one that loses its last name by that is dangling."""
         if ref.digest is not None:
             raise InvalidArgument("refusing to create a tag with a digest reference")
         if ref.familiar_name == "sha256":
             raise InvalidArgument("refusing to create an ambiguous tag using digest algorithm as name")
-        image = await self._images.resolve(text)
+        images = await self._images.variants(text)
         ref = ref.with_default_tag()
-        await self._names.put(str(ref), image.target)
-        self._event("tag", image.id, ref.familiar, image)
+        await self._names.point([str(ref)], *(image.target for image in images))
+        self._event("tag", images[0].id, ref.familiar, images[0])
 
-    async def remove(self, text: str, *, force: bool = False) -> builtins.list[dict[str, str]]:
-        """``DELETE /images/{name}``: what was untagged and deleted. Raises NoSuchImage, Conflict."""
-        image = await self._images.resolve(text)
-        return await self._remove(image, text, force)
+    async def remove(self, text: str, platforms: Sequence[Platform] = (), *,
+                     force: bool = False) -> builtins.list[dict[str, str]]:
+        """``DELETE /images/{name}``: what was untagged and deleted. Raises NoSuchImage, NoSuchPlatform, Conflict.
 
-    async def _remove(self, image: ResolvedImage, text: str, force: bool) -> builtins.list[dict[str, str]]:
-        removal = decide(image, text, self._users.users_of_image(image.id), force)
-        records = [{"Untagged": ref.familiar} for ref in removal.untagged]
-        if removal.delete:
+        With ``platforms`` just those; the name goes with the last one.
+        """
+        images = await self._images.variants(text)
+        chosen = [_for_platform(images, platform, text) for platform in platforms]
+        if len({image.id for image in chosen}) in (0, len(images)):
+            return await self._remove(images, text, force)
+        for image in chosen:
+            check_use(image, self._users.users_of_image(image.id), force=force)
+        for image in chosen:
+            await self._names.remove_image(image.id, {str(ref) for ref in decide(image, text, (), force=True)})
+        return await self._deleted(chosen)
+
+    async def _remove(self, images: Sequence[ResolvedImage], text: str,
+                      force: bool) -> builtins.list[dict[str, str]]:
+        """Remove an image with all platforms that its name has, of which the first is the preferred one."""
+        users = {image.id: self._users.users_of_image(image.id) for image in images}
+        image = images[0]
+        untagged = decide(image, text, [user for each in users.values() for user in each], force)
+        if is_id_prefix(image.id, text):
             await self._names.remove_image(image.id)
         else:
-            gone = {str(ref) for ref in removal.untagged}
-            last = all(row.name in gone for row in image.names)
-            await self._names.remove(*gone, keep=image.target if last else None)
-        for ref in removal.untagged:
+            await self._names.remove(*map(str, untagged), keep={
+                image_id for image_id, held in users.items() if still_used(held, force)})
+        for ref in untagged:
             if ref.tag:
                 self._event("untag", image.id, image.id, image)
-        if not removal.delete:
-            return records
-        report = await self._collect()
-        self._event("delete", image.id, image.id, image)
-        records.append({"Deleted": image.id})
-        return records + [{"Deleted": chain_id} for chain_id in reversed(image.chain)
-                          if chain_id in report.snapshots]
+        return [{"Untagged": ref.familiar} for ref in untagged] + await self._deleted(images)
+
+    async def _deleted(self, images: Sequence[ResolvedImage]) -> builtins.list[dict[str, str]]:
+        """Collect those of the images that have no name left; what went with each."""
+        named = {row.id for row in await self._names.list()}
+        gone = [image for image in images if image.id not in named]
+        if not gone:
+            return []
+        collected = set((await self._collect()).snapshots)
+        records: builtins.list[dict[str, str]] = []
+        for image in gone:
+            self._event("delete", image.id, image.id, image)
+            records.append({"Deleted": image.id})
+            records += [{"Deleted": chain_id} for chain_id in reversed(image.chain) if chain_id in collected]
+            collected -= set(image.chain)
+        return records
 
     async def prune(self, wanted: Filters) -> dict[str, Any]:
         """``POST /images/prune``: images without tags, or with ``dangling=false`` all that no container uses."""
@@ -177,7 +211,7 @@ class ImageService:
                     or any(match_labels([text], labels) for text in wanted.get("label!", [])):
                 continue
             try:
-                gone = await self._remove(image, image.id, force=True)
+                gone = await self._remove([image], image.id, force=True)
             except Conflict:
                 continue  # a container was made from it meanwhile
             deleted = {record["Deleted"] for record in gone if "Deleted" in record}
@@ -213,8 +247,9 @@ class ImageService:
             await self._collect()
         self._event("pull", ref.familiar, ref.familiar_name)
 
-    async def push(self, ref: Reference, credentials: Credentials | None, report: Report) -> None:
-        await self._pusher.push(ref, credentials, report)
+    async def push(self, ref: Reference, credentials: Credentials | None, report: Report,
+                   platform: Platform | None = None) -> None:
+        await self._pusher.push(ref, credentials, report, platform)
         self._event("push", ref.familiar, ref.familiar_name)
 
     async def distribution(self, ref: Reference, credentials: Credentials | None) -> dict[str, Any]:
@@ -230,6 +265,25 @@ class ImageService:
         return [found for found in await self._puller.search(term, limit, credentials)
                 if all(found.star_count >= least for least in stars)
                 and official in (None, found.is_official) and automated in (None, found.is_automated)]
+
+
+def _platforms_of(image: ResolvedImage, images: Sequence[ResolvedImage]) -> builtins.list[ResolvedImage]:
+    """The images that share a name with ``image``, itself included."""
+    names = {row.name for row in image.names}
+    return [each for each in images if any(row.name in names for row in each.names)]
+
+
+def _listed(images: Sequence[ResolvedImage]) -> builtins.list[ResolvedImage]:
+    """One image for each name: the preferred platform's stands for the others."""
+    return [replace(image, names=names) for image in images
+            if (names := tuple(row for row in image.names if row.preferred))]
+
+
+def _for_platform(images: Sequence[ResolvedImage], platform: Platform, text: str) -> ResolvedImage:
+    found = next((image for image in images if image.platform.satisfies(platform)), None)
+    if found is None:
+        raise NoSuchPlatform(ref=text, found=", ".join(str(image.platform) for image in images), wanted=platform)
+    return found
 
 
 def _bad_stars(text: str) -> int:

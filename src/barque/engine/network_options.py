@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any
 
 import msgspec
@@ -14,10 +14,10 @@ from barque.engine import clock
 from barque.errors import InvalidArgument, NotFound, PermissionDenied, Unavailable, Unsupported
 from barque.network.errors import MultipleSubnets
 from barque.network.model import NetworkSpec, Subnet
+from barque.sys.rtnetlink import IPVLAN_FLAGS, IPVLAN_MODES, MACVLAN_MODES
 
 _NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.-]*\Z", re.ASCII)
 _LINK_NAME = re.compile(r"[^\s/:]{1,15}\Z", re.ASCII)
-_MODES = ("bridge", "private", "vepa", "passthru")
 
 
 class Pool(msgspec.Struct, rename="pascal"):
@@ -59,8 +59,46 @@ class OnlyOne(PermissionDenied):
     text = 'only one instance of "{driver}" network is allowed'
 
 
+class ConfigForbidden(PermissionDenied):
+    text = "{reason}"
+
+
 class InvalidName(InvalidArgument):
     text = "invalid network name ({name}), only [a-zA-Z0-9][a-zA-Z0-9_.-] are allowed"
+
+
+def config_spec(body: CreateNetwork, network_id: str) -> NetworkSpec:
+    """A configuration-only network: what is wrong with it is found when a network is made from it, as in dockerd."""
+    if not _NAME.match(body.name):
+        raise InvalidName(name=body.name)
+    if (body.config_from or {}).get("Network"):
+        raise ConfigForbidden(reason="a configuration network cannot depend on another configuration network")
+    if body.ingress or body.internal or body.attachable or body.scope:
+        raise ConfigForbidden(reason="configuration network can only contain network specific fields. Network operator "
+                              "fields like [ ingress | internal | attachable | scope ] are not supported.")
+    ipam = body.ipam or Ipam()
+    four, six = _subnets("null", ipam.config or [])
+    return NetworkSpec(
+        id=network_id, name=body.name, driver="null", created=clock.now(), ipv4=four, ipv6=six,
+        enable_ipv4=body.enable_ipv4 is not False, enable_ipv6=bool(body.enable_ipv6), options=body.options or {},
+        ipam_options=ipam.options or {}, labels=body.labels or {}, config_only=True)
+
+
+def configured(body: CreateNetwork, config: NetworkSpec) -> CreateNetwork:
+    """``body`` with the settings of the configuration-only network ``config``, as if they had been given with it."""
+    ipam = body.ipam or Ipam()
+    if (ipam.driver not in ("", "default") or body.enable_ipv4 is False or body.enable_ipv6 or body.labels
+            or ipam.options or ipam.config):
+        raise ConfigForbidden(reason="user specified configurations are not supported if the network depends on a "
+                              "configuration network")
+    if body.options:
+        raise ConfigForbidden(reason="network driver options are not supported if the network depends on a "
+                              "configuration network")
+    pools = [Pool(subnet=subnet.subnet, ip_range=subnet.ip_range, gateway=subnet.gateway,
+                  auxiliary_addresses=subnet.aux) for subnet in config.subnets]
+    return msgspec.structs.replace(
+        body, enable_ipv4=config.enable_ipv4, enable_ipv6=config.enable_ipv6, options=config.options,
+        labels=config.labels, ipam=Ipam(options=config.ipam_options, config=pools))
 
 
 def to_spec(body: CreateNetwork, network_id: str) -> NetworkSpec:
@@ -71,9 +109,13 @@ def to_spec(body: CreateNetwork, network_id: str) -> NetworkSpec:
     _refuse(body, driver)
     ipam = body.ipam or Ipam()
     four, six = _subnets(driver, ipam.config or [])
-    if six is not None and not body.enable_ipv6:
-        raise InvalidArgument(f"invalid network config:\ninvalid subnet {six.subnet}: IPv6 has not been enabled for "
-                              "this network")
+    wanted4, wanted6 = body.enable_ipv4 is not False, bool(body.enable_ipv6)
+    if not (wanted4 or wanted6):
+        raise InvalidArgument("IPv4 or IPv6 must be enabled")
+    for subnet, wanted, family in ((four, wanted4, "IPv4"), (six, wanted6, "IPv6")):
+        if subnet is not None and not wanted:
+            raise InvalidArgument(f"invalid network config:\ninvalid subnet {subnet.subnet}: {family} has not been "
+                                  "enabled for this network")
     fields: dict[str, Any] = {}
     for key, value in (body.options or {}).items():
         setting = _OPTIONS[driver].get(key)
@@ -86,25 +128,21 @@ def to_spec(body: CreateNetwork, network_id: str) -> NetworkSpec:
             raise InvalidArgument(f"invalid value {value!r} of option {key!r}: {error}") from None
     return NetworkSpec(
         id=network_id, name=body.name, driver=driver, created=clock.now(), ipv4=four, ipv6=six,
-        enable_ipv6=bool(body.enable_ipv6), internal=body.internal, attachable=body.attachable,
-        options=body.options or {}, ipam_options=ipam.options or {}, labels=body.labels or {}, **fields)
+        enable_ipv4=wanted4, enable_ipv6=wanted6, internal=body.internal, attachable=body.attachable,
+        options=body.options or {}, ipam_options=ipam.options or {}, labels=body.labels or {},
+        config_from=(body.config_from or {}).get("Network", ""), **fields)
 
 
 def _refuse(body: CreateNetwork, driver: str) -> None:
     if driver in ("host", "null", "none"):
         raise OnlyOne(driver=driver)
-    if driver in ("overlay", "ipvlan"):
-        raise Unsupported(f"the {driver} driver is not supported by this engine: "
-                          + ("it has no swarm" if driver == "overlay" else "use macvlan, or bridge"))
+    if driver == "overlay":
+        raise Unsupported("the overlay driver is not supported by this engine: it has no swarm")
     if driver not in _OPTIONS:
         raise PluginNotFound(driver=driver)
     if body.scope not in ("", "local") or body.ingress:
         raise Unavailable("This node is not a swarm manager. Use \"docker swarm init\" or \"docker swarm join\" to "
                           "connect this node to swarm and try again.")
-    if body.config_only or (body.config_from or {}).get("Network"):
-        raise Unsupported("configuration-only networks are not supported by this engine")
-    if body.enable_ipv4 is False:
-        raise Unsupported("networks without IPv4 are not supported by this engine")
     ipam = body.ipam or Ipam()
     if ipam.driver not in ("", "default"):
         raise PluginNotFound(driver=ipam.driver)
@@ -154,10 +192,12 @@ def _link(text: str) -> str:
     return text
 
 
-def _mode(text: str) -> str:
-    if text not in _MODES:
-        raise ValueError("not one of " + ", ".join(_MODES))
-    return text
+def _one_of(names: Collection[str]) -> Callable[[str], str]:
+    def choose(text: str) -> str:
+        if text not in names:
+            raise ValueError("not one of " + ", ".join(names))
+        return text
+    return choose
 
 
 #: Option -> field of NetworkSpec and how its text is read.
@@ -174,7 +214,13 @@ _OPTIONS: dict[str, dict[str, tuple[str, Callable[[str], Any]]]] = {
     },
     "macvlan": {
         "parent": ("parent", _link),
-        "macvlan_mode": ("macvlan_mode", _mode),
+        "macvlan_mode": ("macvlan_mode", _one_of(MACVLAN_MODES)),
+        "com.docker.network.driver.mtu": ("mtu", _mtu),
+    },
+    "ipvlan": {
+        "parent": ("parent", _link),
+        "ipvlan_mode": ("ipvlan_mode", _one_of(IPVLAN_MODES)),
+        "ipvlan_flag": ("ipvlan_flag", _one_of(IPVLAN_FLAGS)),
         "com.docker.network.driver.mtu": ("mtu", _mtu),
     },
 }

@@ -6,13 +6,13 @@ import ipaddress
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from barque.network.model import Endpoint, NetworkInfo, PublishedPort, Sandbox, by_way_out
+from barque.network.model import Blockers, Endpoint, NetworkInfo, PublishedPort, Sandbox, by_way_out
 
 HOST, NETWORKS, OUTSIDE = "this host", "containers of other networks", "other machines"
 
 
-def explain(info: NetworkInfo, sandboxes: Iterable[tuple[str, Sandbox]], blockers: Sequence[str]) -> dict[str, Any]:
-    """``blockers`` are chains of other firewalls that drop forwarded packets by default."""
+def explain(info: NetworkInfo, sandboxes: Iterable[tuple[str, Sandbox]], blockers: Blockers) -> dict[str, Any]:
+    """``blockers`` are other firewalls, which have their say behind ours."""
     spec = info.spec
     internal = bool(spec and spec.internal)
     bridged = info.driver == "bridge"
@@ -23,9 +23,16 @@ def explain(info: NetworkInfo, sandboxes: Iterable[tuple[str, Sandbox]], blocker
     return {
         "Network": info.name, "Id": info.id, "Driver": info.driver, "Bridge": info.bridge,
         "Neighbours": "reach each other" if not bridged or icc else "do not reach each other (icc is off)",
-        "WayOut": _way_out(info, internal=internal), "OtherNetworks": _others(info, internal=internal),
+        "WayOut": _unless(_way_out(info, internal=internal), () if internal or not bridged else blockers.forward),
+        "ThisHost": _unless("all that listens on its addresses, but for the engine's API", blockers.input)
+        if bridged else "not by this network",
+        "OtherNetworks": _others(info, internal=internal),
         "Spoofing": _spoofing(info), "Ports": ports,
-        "Blockers": list(blockers) if bridged else []}
+        "Blockers": [*blockers.forward, *blockers.input] if bridged else []}
+
+
+def _unless(text: str, chains: Sequence[str]) -> str:
+    return f"{text}, unless dropped by {', '.join(chains)}" if chains else text
 
 
 def _first(sandbox: Sandbox) -> Endpoint | None:
@@ -37,8 +44,9 @@ def _way_out(info: NetworkInfo, *, internal: bool) -> str:
         return "the host's own network" if info.driver == "host" else "none"
     if internal:
         return "none: the network is internal"
-    if info.driver == "macvlan":
-        return f"by {info.spec.parent if info.spec else ''}, past this host's firewall"
+    if info.driver in ("macvlan", "ipvlan"):
+        parent = info.spec.parent if info.spec else ""
+        return f"by {parent}, past this host's firewall" if parent else "none: the network has no parent link"
     masquerade = info.spec.masquerade if info.spec else info.masquerade
     return "with this host's address" if masquerade else "with the containers' own addresses"
 
@@ -57,7 +65,7 @@ def _spoofing(info: NetworkInfo) -> str:
     return "dropped: containers send under their own MAC and IP addresses only"
 
 
-def _port(name: str, port: PublishedPort, *, internal: bool, blockers: Sequence[str]) -> dict[str, Any]:
+def _port(name: str, port: PublishedPort, *, internal: bool, blockers: Blockers) -> dict[str, Any]:
     reach = [HOST]
     if not ipaddress.ip_address(port.host_ip).is_loopback:
         reach += [] if internal else [NETWORKS, OUTSIDE]
@@ -66,6 +74,7 @@ def _port(name: str, port: PublishedPort, *, internal: bool, blockers: Sequence[
         "HostPort": port.host_port, "ReachedBy": reach,
         "Path": "relayed: the host's INPUT rules decide" if port.relayed else
         "translated: the host's INPUT rules do not see it"}
-    if blockers and len(reach) > 1 and not port.relayed:
-        row["Warning"] = "unless accepted, dropped by " + ", ".join(blockers)
+    chains = blockers.input if port.relayed else blockers.forward
+    if chains and len(reach) > 1:
+        row["Warning"] = "unless accepted, dropped by " + ", ".join(chains)
     return row

@@ -16,17 +16,18 @@ def document(info: NetworkInfo, sandboxes: Iterable[tuple[str, Sandbox]]) -> dic
     spec = info.spec
     return {
         "Name": info.name, "Id": info.id, "Created": info.created, "Scope": "local", "Driver": info.driver,
-        "EnableIPv4": True, "EnableIPv6": bool(spec and spec.enable_ipv6),
+        "EnableIPv4": spec.enable_ipv4 if spec else True, "EnableIPv6": bool(spec and spec.enable_ipv6),
         "IPAM": {"Driver": "default", "Options": (spec.ipam_options or None) if spec else None,
                  "Config": _pools(spec) if spec else _default_pools(info)},
         "Internal": bool(spec and spec.internal), "Attachable": bool(spec and spec.attachable), "Ingress": False,
-        "ConfigFrom": {"Network": ""}, "ConfigOnly": False, "Containers": _containers(info, sandboxes),
+        "ConfigFrom": {"Network": spec.config_from if spec else ""}, "ConfigOnly": bool(spec and spec.config_only),
+        "Containers": _containers(info, sandboxes),
         "Options": spec.options if spec else _default_options(info), "Labels": spec.labels if spec else {},
     }
 
 
 def _pools(spec: NetworkSpec) -> list[dict[str, Any]]:
-    return [_pool(subnet) for subnet in (spec.ipv4, spec.ipv6) if subnet is not None]
+    return [_pool(subnet) for subnet in spec.subnets]
 
 
 def _pool(subnet: Subnet) -> dict[str, Any]:
@@ -61,7 +62,7 @@ def _containers(info: NetworkInfo, sandboxes: Iterable[tuple[str, Sandbox]]) -> 
         if endpoint is not None:
             found[sandbox.container_id] = {
                 "Name": name, "EndpointID": endpoint.endpoint_id, "MacAddress": endpoint.mac,
-                "IPv4Address": f"{endpoint.ipv4}/{endpoint.prefix_len}",
+                "IPv4Address": f"{endpoint.ipv4}/{endpoint.prefix_len}" if endpoint.ipv4 else "",
                 "IPv6Address": f"{endpoint.ipv6}/{endpoint.ipv6_prefix_len}" if endpoint.ipv6 else ""}
         elif not sandbox.endpoints and _MODES.get(sandbox.mode) == info.name:
             found[sandbox.container_id] = {

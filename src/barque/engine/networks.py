@@ -5,15 +5,15 @@ from __future__ import annotations
 import builtins
 import re
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any, Protocol
 
 from barque.engine import clock, filters, names
-from barque.engine.network_options import CreateNetwork, to_spec
+from barque.engine.network_options import CreateNetwork, config_spec, configured, to_spec
 from barque.engine.network_reach import explain
 from barque.engine.network_views import document
 from barque.errors import BarqueError, Conflict, InvalidArgument, NotFound, PermissionDenied
-from barque.network.model import NetworkInfo, NetworkSpec, Sandbox
+from barque.network.model import Blockers, NetworkInfo, NetworkSpec, Sandbox
 from barque.store.db import Documents
 
 #: Every container that has a network now, as (its name, its sandbox); the container service supplies it.
@@ -29,8 +29,8 @@ class KernelNetworks(Protocol):
 
     def networks(self) -> list[NetworkInfo]: ...
     async def create_network(self, spec: NetworkSpec) -> NetworkSpec: ...
-    async def remove_network(self, network_id: str) -> None: ...
-    async def blockers(self) -> list[str]: ...
+    async def remove_networks(self, network_ids: Collection[str]) -> None: ...
+    async def blockers(self) -> Blockers: ...
 
 
 class NoSuchNetwork(NotFound):
@@ -47,6 +47,14 @@ class PredefinedName(PermissionDenied):
 
 class NameTaken(Conflict):
     text = "network with name {name} already exists"
+
+
+class ConfigMissing(NotFound):
+    text = 'configuration network "{name}" does not exist'
+
+
+class ConfigInUse(PermissionDenied):
+    text = 'configuration network "{name}" is in use'
 
 
 class ActiveEndpoints(PermissionDenied):
@@ -85,22 +93,42 @@ class NetworkService:
         info = find(self._network.networks(), ref)
         return explain(info, self._sandboxes(), await self._network.blockers())
 
-    async def create(self, body: CreateNetwork) -> str:
-        """Make a network; returns its id. Raises BarqueErrors in dockerd's words."""
+    async def create(self, body: CreateNetwork) -> tuple[str, str]:
+        """Make a network; returns its id, and a warning if there is one. Raises BarqueErrors in dockerd's words."""
         for info in self._network.networks():
             if info.name == body.name:
                 raise PredefinedName(name=body.name) if info.spec is None else NameTaken(name=body.name)
-        spec = await self._network.create_network(to_spec(body, names.new_id()))
+        spec = await self._network.create_network(self._spec(body))
         try:
             await self._documents.put(spec.id, spec.name, spec)
         except BaseException:
-            await self._network.remove_network(spec.id)
+            await self._network.remove_networks([spec.id])
             raise
         self._emit("network", "create", spec.id, {"name": spec.name, "type": spec.driver})
-        return spec.id
+        return spec.id, await self._warning(spec)
+
+    async def _warning(self, spec: NetworkSpec) -> str:
+        if spec.driver != "bridge" or spec.internal:
+            return ""
+        chains = (await self._network.blockers()).forward
+        if not chains:
+            return ""
+        return ("Containers reach other machines only where the host's firewall lets them: "
+                f"{chains[0]} drops by default.")
+
+    def _spec(self, body: CreateNetwork) -> NetworkSpec:
+        if body.config_only:
+            return config_spec(body, names.new_id())
+        source = (body.config_from or {}).get("Network", "")
+        if source:
+            config = next((info.spec for info in self._network.networks() if info.name == source), None)
+            if config is None or not config.config_only:
+                raise ConfigMissing(name=source)
+            body = configured(body, config)
+        return to_spec(body, names.new_id())
 
     async def remove(self, ref: str) -> None:
-        """Remove a network that no container is on; raises NoSuchNetwork, Predefined, ActiveEndpoints."""
+        """Remove a network that no container is on; raises NoSuchNetwork, Predefined, ActiveEndpoints, ConfigInUse."""
         info = find(self._network.networks(), ref)
         if info.spec is None:
             raise Predefined(name=info.name)
@@ -108,32 +136,49 @@ class NetworkService:
                   for endpoint in sandbox.endpoints if endpoint.network_id == info.id]
         if active:
             raise ActiveEndpoints(name=info.name, endpoints=", ".join(active))
-        await self._network.remove_network(info.id)
-        await self._documents.delete(info.id)
-        self._emit("network", "destroy", info.id, {"name": info.name, "type": info.driver})
+        if info.spec.config_only and any(other.spec and other.spec.config_from == info.name
+                                         for other in self._network.networks()):
+            raise ConfigInUse(name=info.name)
+        await self._remove([info])
+
+    async def _remove(self, infos: Sequence[NetworkInfo]) -> None:
+        await self._network.remove_networks([info.id for info in infos])
+        for info in infos:
+            await self._documents.delete(info.id)
+            self._emit("network", "destroy", info.id, {"name": info.name, "type": info.driver})
 
     async def prune(self, wanted: Mapping[str, Sequence[str]]) -> builtins.list[str]:
-        """Remove all networks that nobody uses and that pass the filters; returns their names."""
+        """Remove all networks that nobody uses and that pass the filters, at one go; returns their names."""
         for key in wanted:
             if key not in _PRUNE_FILTERS:
                 raise InvalidArgument(f"invalid filter '{key}'")
         until = _until(wanted.get("until", ()))
         used = self._used()
-        removed = []
+        unused = []
         for info in self._network.networks():
             spec = info.spec
-            if spec is None or info.id in used or not filters.match_labels([*wanted.get("label", ())], spec.labels):
+            if spec is None or spec.config_only or info.id in used:
+                continue
+            if not filters.match_labels([*wanted.get("label", ())], spec.labels):
                 continue
             if any(filters.match_labels([label], spec.labels) for label in wanted.get("label!", ())):
                 continue
             if until is not None and clock.parse(spec.created) > until:
                 continue
-            try:
-                await self.remove(info.id)
-            except BarqueError:
-                continue  # somebody began to use it, or removed it: it is not unused any more
-            removed.append(info.name)
-        return removed
+            unused.append(info)
+        try:
+            await self._remove(unused)
+        except BarqueError:
+            # Somebody began to use one of them, or removed it: the others go one by one.
+            return [info.name for info in unused if await self._gone(info)]
+        return [info.name for info in unused]
+
+    async def _gone(self, info: NetworkInfo) -> bool:
+        try:
+            await self._remove([info])
+        except BarqueError:
+            return False
+        return True
 
     def _used(self) -> set[str]:
         return {endpoint.network_id for _, sandbox in self._sandboxes() for endpoint in sandbox.endpoints}

@@ -15,14 +15,14 @@ from barque.image.client.auth import Credentials
 from barque.image.client.endpoints import Registry
 from barque.image.client.repository import Repository
 from barque.image.client.transport import Transport
-from barque.image.fetch import matching
 from barque.image.progress import Report
-from barque.image.push_index import push_whole, whole
+from barque.image.push import push_image
+from barque.image.remote import choose
 from barque.oci import go_json
 from barque.oci.descriptor import Descriptor
 from barque.oci.digest import Digest
 from barque.oci.image import ImageConfig
-from barque.oci.manifest import Index, Manifest, parse
+from barque.oci.manifest import MAX_MANIFEST_SIZE, Manifest
 from barque.oci.platform import Platform
 from barque.oci.reference import Reference
 from barque.store.content import ContentStore
@@ -69,18 +69,11 @@ class RegistryCaches:
 
     async def _open(self, ref: Reference, platform: Platform, credentials: Credentials | None) -> list[CacheSource]:
         async def use(repository: Repository) -> tuple[Manifest, bytes]:
-            body, content_type, _ = await repository.manifest(ref.selector)
-            document = parse(body, content_type)
-            if isinstance(document, Index):
-                entry = matching(document, platform)
-                body, content_type, _ = await repository.manifest(entry.digest)
-                document = parse(body, content_type)
-            if isinstance(document, Index):
-                raise DataLoss(f"{ref.familiar} is an index within an index")
-            config = await repository.small_blob(document.config.checked_digest)
-            if Digest.of(config) != document.config.digest:
+            remote = await choose(repository, self._content, await repository.manifest(ref.selector), platform)
+            config = await repository.small_blob(remote.manifest.config.checked_digest)
+            if Digest.of(config) != remote.manifest.config.digest:
                 raise DataLoss(f"the configuration of {ref.familiar} does not have its digest")
-            return document, config
+            return remote.manifest, config
 
         manifest, config = await self._registry.attempt(ref, credentials, "pull", use)
         fetch = self._fetcher(ref, credentials)
@@ -108,10 +101,9 @@ class RegistryCaches:
 
         return fetch
 
-    async def push(self, ref: Reference, credentials: Credentials | None, descriptor: Descriptor,
+    async def push(self, ref: Reference, credentials: Credentials | None, descriptor: Descriptor, manifest: Manifest,
                    report: Report) -> None:
         """Push an artifact that is stored. Raises BarqueError."""
-        documents = await whole(self._content, descriptor)
-        if documents is None:
-            raise DataLoss("a layer of the build cache is not stored any more")
-        await push_whole(self._registry, self._content, ref, documents, credentials, report)
+        body = await self._content.read(descriptor.digest, MAX_MANIFEST_SIZE)
+        files = {blob.digest: self._content.path(blob.digest) for blob in (manifest.config, *manifest.layers)}
+        await push_image(self._registry.transport, ref, descriptor.media_type, body, files, credentials, report)

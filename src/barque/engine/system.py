@@ -17,7 +17,9 @@ from barque.engine.containers.context import Context
 from barque.engine.containers.machine import Status
 from barque.engine.events import EventBus
 from barque.engine.filters import Filters
+from barque.engine.logging.drivers import DRIVERS
 from barque.engine.volumes import Volume, VolumeUsers
+from barque.image.client.proxies import without_password
 
 
 class Images(Protocol):
@@ -93,7 +95,7 @@ async def info(ctx: Context, engine_id: str, images: Images, bus: EventBus) -> d
         "DriverStatus": [["Backing Filesystem", _filesystem(config.data_root)], ["Supports d_type", "true"],
                          ["Native Overlay Diff", "true"]],
         "Plugins": {"Volume": ["local"], "Network": ["bridge", "host", "macvlan", "null"], "Authorization": None,
-                    "Log": ["json-file", "none"]},
+                    "Log": sorted(DRIVERS)},
         "MemoryLimit": True, "SwapLimit": ctx.host.swap_limit, "CpuCfsPeriod": True, "CpuCfsQuota": True,
         "CPUShares": True,
         "CPUSet": True, "PidsLimit": True, "OomKillDisable": not host.cgroup_v2, "IPv4Forwarding": True,
@@ -103,7 +105,8 @@ async def info(ctx: Context, engine_id: str, images: Images, bus: EventBus) -> d
         "OperatingSystem": host.operating_system, "OSVersion": host.os_version, "OSType": "linux",
         "Architecture": host.architecture, "NCPU": host.cpus, "MemTotal": host.memory,
         "IndexServerAddress": "https://index.docker.io/v1/", "RegistryConfig": _registries(config),
-        "GenericResources": None, "HttpProxy": "", "HttpsProxy": "", "NoProxy": "", "Name": host.name,
+        "GenericResources": None, "HttpProxy": without_password(config.http_proxy),
+        "HttpsProxy": without_password(config.https_proxy), "NoProxy": config.no_proxy, "Name": host.name,
         "Labels": list(config.labels), "ExperimentalBuild": config.experimental, "ServerVersion": VERSION,
         "Runtimes": runtimes, "DefaultRuntime": config.default_runtime, "Swarm": _no_swarm(),
         "LiveRestoreEnabled": config.live_restore, "Isolation": "",

@@ -1,4 +1,6 @@
-"""Volumes whose options name something to mount: mounted once on this host, for as long as any container uses them."""
+"""What is mounted on this host for containers: volumes whose options name something to mount, views of images, parts of
+volumes. Each is there for as long as any container uses it.
+"""
 
 from __future__ import annotations
 
@@ -7,11 +9,14 @@ import errno
 import logging
 import os
 import stat
+from collections.abc import Callable
+from functools import partial
 
 from barque.errors import Internal
 from barque.oci.mount import Mount
 from barque.runtime import options
 from barque.runtime.mounts import finish
+from barque.runtime.rootfs import open_overlay
 from barque.store.locks import KeyedLocks
 from barque.store.threads import to_the_end
 from barque.sys import mounts
@@ -38,19 +43,25 @@ class VolumeMounts:
 
     async def mount(self, backing: Mount, container_id: str) -> None:
         """Mount it for ``container_id``, unless it is mounted. Raises :class:`MountFailed`."""
-        await self._locks.acquire(backing.target)
         try:
-            if not await asyncio.to_thread(mounted, backing.target):
-                try:
-                    await to_the_end(_mount, backing)
-                except (OSError, ValueError) as error:
-                    reason = (error.strerror or "").lower() if isinstance(error, OSError) else str(error)
-                    data = f", data: {','.join(backing.options)}" if backing.options else ""
-                    raise MountFailed(target=backing.target, source=backing.source, data=data,
-                                      reason=reason) from None
-            self.adopt(backing.target, container_id)
+            await self.hold(backing.target, partial(_open, backing), container_id)
+        except (OSError, ValueError) as error:
+            reason = (error.strerror or "").lower() if isinstance(error, OSError) else str(error)
+            data = f", data: {','.join(backing.options)}" if backing.options else ""
+            raise MountFailed(target=backing.target, source=backing.source, data=data, reason=reason) from None
+
+    async def hold(self, target: str, open_mount: Callable[[], int], container_id: str) -> None:
+        """See to it that the detached mount that ``open_mount`` (run in a thread) opens is at ``target``.
+
+        Raises what that raises.
+        """
+        await self._locks.acquire(target)
+        try:
+            if not await asyncio.to_thread(mounted, target):
+                await to_the_end(_attach, target, open_mount)
+            self.adopt(target, container_id)
         finally:
-            self._locks.release(backing.target)
+            self._locks.release(target)
 
     async def release(self, target: str, container_id: str) -> None:
         """``container_id`` no longer uses it; the last user takes the mount away. Fine where there is none."""
@@ -98,19 +109,32 @@ def unmount(target: str) -> None:
             raise
 
 
-def _mount(backing: Mount) -> None:
-    """As mount(8) would with these words; ``bind`` shows a directory of this host."""
+def _attach(target: str, open_mount: Callable[[], int]) -> None:
+    made = open_mount()
+    place = os.open(target, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        mounts.attach(made, place)
+    finally:
+        os.close(place)
+        os.close(made)
+
+
+def _open(backing: Mount) -> int:
+    """As mount(8) would with these words, detached; ``bind`` shows a directory of this host."""
     words = options.parse(backing.options)
-    if words.bind:
+    if backing.type == "overlay" and backing.lower:
+        made = open_overlay(backing)
+        if made < 0:
+            raise ValueError("a view of an image needs Linux 6.8")
+    elif words.bind:
         made = mounts.clone_tree(backing.source, recursive=words.recursive_bind)
     else:
         made = mounts.make(backing.type, [("source", backing.source), *words.data], words.add | words.deep_add)
-    target = os.open(backing.target, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
     try:
         if words.bind and not stat.S_ISDIR(os.fstat(made).st_mode):
             raise NotADirectoryError(20, os.strerror(20), backing.source)
-        finish(made, words if words.bind else words._replace(add=0, clear=0), default_private=words.bind)
-        mounts.attach(made, target)
-    finally:
-        os.close(target)
+        finish(made, words if words.bind else words.without_attributes(), default_private=words.bind)
+    except BaseException:
         os.close(made)
+        raise
+    return made

@@ -11,7 +11,8 @@ import builtins
 import os
 import re
 import secrets
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import AsyncExitStack
 from datetime import datetime
 from typing import Protocol
 
@@ -21,6 +22,7 @@ from barque.engine import filters
 from barque.engine.filters import Filters
 from barque.engine.volume_mounts import unmount
 from barque.errors import Conflict, InvalidArgument, NotFound
+from barque.failpoints import hit
 from barque.oci.mount import Mount
 from barque.store.db import Database, Documents
 from barque.store.layout import Layout
@@ -28,7 +30,7 @@ from barque.store.locks import KeyedLocks
 from barque.store.threads import to_the_end, uncut
 from barque.store.tree import disk_usage, remove_tree
 from barque.store.workers import Workers, copy_up
-from barque.sys.fsync import fsync_dir
+from barque.sys.fsync import fsync_dir, syncfs
 
 ANONYMOUS = "com.docker.volume.anonymous"
 LIST_FILTERS = frozenset({"name", "label", "driver", "dangling"})
@@ -36,8 +38,8 @@ PRUNE_FILTERS = frozenset({"label", "label!", "all"})
 
 _NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.-]*\Z", re.ASCII)
 _NAME_LIMIT = 255  # of a file name
-#: Where a removed volume waits for its deletion; no volume can have such a name.
-_REMOVING = ".removing-"
+#: Where a removed volume waits for its deletion and a new one is filled; no volume can have such a name.
+_TRANSIENT = ".transient-"
 #: Each option of the local driver, and those that it makes no sense without.
 _OPTIONS: dict[str, tuple[str, ...]] = {"type": ("device",), "device": ("type",), "o": ("device", "type"), "size": ()}
 
@@ -47,7 +49,7 @@ class NoSuchVolume(NotFound):
 
 
 class VolumeInUse(Conflict):
-    text = "remove {name}: volume is in use - [{users}]"
+    text = "{action} {name}: volume is in use - [{users}]"
 
 
 class NameConflict(Conflict):
@@ -125,21 +127,25 @@ class Volumes:
             found = await self._documents.get(name)
             if found is not None:
                 return found
-            volume = Volume(
-                created_at=datetime.now().astimezone().isoformat(timespec="seconds").replace("+00:00", "Z"),
-                driver="local", labels=None if labels is None else dict(labels),
-                mountpoint=os.path.join(self._root, name, "_data"), name=name,
-                options=None if options is None else dict(options))
-            await to_the_end(self._make, volume)
+            volume = self._volume(name, labels, options)
+            await to_the_end(self._make_directories, volume.mountpoint)
+            hit("volume.create.before-row")
             await self._documents.put(name, name, volume)
         finally:
             self._locks.release(name)
         self._emit("volume", "create", name, {"driver": "local"})
         return volume
 
-    def _make(self, volume: Volume) -> None:
-        directory = os.path.dirname(volume.mountpoint)
-        for path, mode in ((directory, 0o710), (volume.mountpoint, 0o755)):
+    def _volume(self, name: str, labels: Mapping[str, str] | None, options: Mapping[str, str] | None) -> Volume:
+        return Volume(
+            created_at=datetime.now().astimezone().isoformat(timespec="seconds").replace("+00:00", "Z"),
+            driver="local", labels=None if labels is None else dict(labels),
+            mountpoint=os.path.join(self._root, name, "_data"), name=name,
+            options=None if options is None else dict(options))
+
+    def _make_directories(self, content: str) -> None:
+        directory = os.path.dirname(content)
+        for path, mode in ((directory, 0o710), (content, 0o755)):
             try:
                 os.mkdir(path, mode)
             except FileExistsError:
@@ -147,6 +153,81 @@ class Volumes:
             os.chmod(path, mode)  # whatever the umask
         fsync_dir(directory)
         fsync_dir(self._root)
+
+    async def make(self, name: str, labels: Mapping[str, str] | None,
+                   fill: Callable[[str], Awaitable[object]]) -> Volume:
+        """A new volume with what ``fill`` has put into the directory that it was given; nothing stays where it raises.
+
+        Raises InvalidArgument, :class:`NameConflict`, OSError.
+        """
+        check_name(name)
+        staged = _TRANSIENT + secrets.token_hex(8)
+        volume = self._volume(name, labels, None)
+        await self._locks.acquire(name)
+        try:
+            if await self._documents.get(name) is not None or os.path.lexists(os.path.dirname(volume.mountpoint)):
+                raise NameConflict(name=name)
+            content = os.path.join(self._root, staged, "_data")
+            try:
+                await to_the_end(self._make_directories, content)
+                await fill(content)
+                await to_the_end(self._reveal, staged, name)
+            except BaseException:
+                await to_the_end(self._delete, staged)
+                raise
+            hit("volume.make.before-row")
+            await self._documents.put(name, name, volume)
+        finally:
+            self._locks.release(name)
+        self._emit("volume", "create", name, {"driver": "local"})
+        return volume
+
+    def _reveal(self, staged: str, name: str) -> None:
+        syncfs(self._root)
+        os.rename(os.path.join(self._root, staged), os.path.join(self._root, name))
+        fsync_dir(self._root)
+
+    async def rename(self, name: str, new: str) -> Volume:
+        """Give a volume that no container has another name. One without a name of somebody's choice has one then.
+
+        Raises InvalidArgument, :class:`NoSuchVolume`, :class:`VolumeInUse`, :class:`NameConflict`.
+        """
+        check_name(new)
+        async with AsyncExitStack() as locks:
+            for key in sorted({name, new}):
+                await self._locks.acquire(key)
+                locks.callback(self._locks.release, key)
+            volume = await self.get(name)
+            users = self._users.users_of(name)
+            if users:
+                raise VolumeInUse(action="rename", name=name, users=", ".join(users))
+            if await self._documents.get(new) is not None or os.path.lexists(os.path.join(self._root, new)):
+                raise NameConflict(name=new)
+            volume = msgspec.structs.replace(volume, name=new, labels=named(volume.labels))
+            volume = await uncut(self._move(name, volume))
+        self._emit("volume", "rename", new, {"driver": "local", "oldName": name})
+        return volume
+
+    async def _move(self, old: str, volume: Volume) -> Volume:
+        await self._documents.put(volume.name, volume.name, volume, instead_of=old)
+        hit("volume.rename.after-row")
+        return await self._settle(volume)
+
+    async def _settle(self, volume: Volume) -> Volume:
+        """Let the directory of a volume that was renamed have the new name, too."""
+        path = os.path.join(self._root, volume.name, "_data")
+        if path == volume.mountpoint:
+            return volume
+        await to_the_end(self._rename_directory, os.path.dirname(volume.mountpoint), os.path.dirname(path))
+        hit("volume.rename.moved")
+        volume = msgspec.structs.replace(volume, mountpoint=path)
+        await self._documents.put(volume.name, volume.name, volume)
+        return volume
+
+    def _rename_directory(self, old: str, new: str) -> None:
+        if os.path.lexists(old):  # else a daemon died just after this
+            os.rename(old, new)
+            fsync_dir(self._root)
 
     async def get(self, name: str) -> Volume:
         """Raises :class:`NoSuchVolume`."""
@@ -179,7 +260,7 @@ class Volumes:
                 raise NoSuchVolume(name=name)
             users = self._users.users_of(name)
             if users:
-                raise VolumeInUse(name=name, users=", ".join(users))
+                raise VolumeInUse(action="remove", name=name, users=", ".join(users))
             await uncut(self._forget(name))
         finally:
             self._locks.release(name)
@@ -187,11 +268,12 @@ class Volumes:
 
     async def _forget(self, name: str) -> None:
         await self._documents.delete(name)
+        hit("volume.remove.after-row")
         await asyncio.to_thread(self._delete, name)
 
     def _delete(self, name: str) -> None:
         unmount(os.path.join(self._root, name, "_data"))  # or the deletion would reach what is mounted there
-        waiting = _REMOVING + secrets.token_hex(8)
+        waiting = _TRANSIENT + secrets.token_hex(8)
         root = os.open(self._root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
             try:
@@ -250,17 +332,24 @@ class Volumes:
             await copy_up(self._workers, image_mount.lower, path, volume.mountpoint)
 
     async def clean(self) -> None:
-        """At boot: finish removals that were cut short."""
+        """At boot: finish removals and renamings that were cut short."""
         def finish() -> None:
             root = os.open(self._root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
             try:
                 for name in os.listdir(root):
-                    if name.startswith(_REMOVING):
+                    if name.startswith(_TRANSIENT):
                         remove_tree(root, name)
             finally:
                 os.close(root)
 
         await to_the_end(finish)
+        for _, volume in await self._documents.all():
+            await self._settle(volume)
+
+
+def named(labels: Mapping[str, str] | None) -> dict[str, str] | None:
+    """The labels without what marks a volume whose name nobody chose."""
+    return None if labels is None else {key: value for key, value in labels.items() if key != ANONYMOUS}
 
 
 def check_name(name: str) -> None:

@@ -13,22 +13,23 @@ from collections.abc import Coroutine
 from dataclasses import dataclass, replace
 from typing import Any
 
-from barque.errors import DataLoss, NotFound, PermissionDenied
+from barque.errors import BarqueError, DataLoss, NotFound, PermissionDenied
 from barque.image.client.auth import Credentials
 from barque.image.client.endpoints import Registry
 from barque.image.client.errors import (
     LayerVerificationFailed,
-    ManifestVerificationFailed,
     RegistryRefused,
     for_pull,
 )
 from barque.image.client.repository import MAX_CONFIG, Repository
 from barque.image.client.search import SearchResult, search
 from barque.image.client.transport import Transport
-from barque.image.layer_set import UnsupportedArtifact, check_layers, unpack_all
+from barque.image.layer_set import check_layers, unpack_all
 from barque.image.layers import Download, UnpackSlots, unpack
 from barque.image.names import ImageNames, with_id
+from barque.image.plain import PlainFetcher
 from barque.image.progress import Bar, Progress, Report, short
+from barque.image.remote import Remote, choose
 from barque.image.sources import remember
 from barque.image.tasks import stop
 from barque.oci import go_json
@@ -36,7 +37,7 @@ from barque.oci import media_types as mt
 from barque.oci.descriptor import Descriptor
 from barque.oci.digest import Digest
 from barque.oci.image import ImageConfig, chain_ids
-from barque.oci.manifest import MAX_MANIFEST_SIZE, Index, Manifest, media_type_of, parse
+from barque.oci.manifest import Index, Manifest, media_type_of, parse
 from barque.oci.platform import Platform, host
 from barque.oci.reference import Reference
 from barque.store.content import ContentStore
@@ -46,13 +47,6 @@ from barque.store.snapshots import LayerSlot, Snapshots
 from barque.store.tar.messages import UnpackResult
 from barque.store.threads import uncut
 from barque.store.workers import Workers
-
-#: Indexes within indexes are followed so deep.
-_MAX_NESTING = 3
-
-
-class NoMatchingManifest(NotFound):
-    text = "no matching manifest for {platform} in the manifest list entries"
 
 
 class ReservedName(PermissionDenied):
@@ -81,17 +75,6 @@ class Pulled:
     updated: bool
 
 
-@dataclass(frozen=True)
-class _Remote:
-    """The manifest of one platform as it was received, and the index that it was chosen from, if any."""
-
-    manifest: Manifest
-    body: bytes
-    descriptor: Descriptor
-    index: bytes = b""
-    index_type: str = ""
-
-
 class Puller:
     def __init__(self, content: ContentStore, snapshots: Snapshots, leases: Leases, names: ImageNames,
                  workers: Workers, transport: Transport, limits: Limits | None = None) -> None:
@@ -103,6 +86,7 @@ class Puller:
         self._registry = Registry(transport)
         self._limits = limits or Limits()
         self._downloads = asyncio.Semaphore(self._limits.downloads)
+        self._plain = PlainFetcher(content, self._downloads, self._limits.attempts, self._limits.pause)
         self._unpacks = UnpackSlots()
 
     def close(self) -> None:
@@ -154,9 +138,10 @@ class Puller:
 
     async def _pull(self, repository: Repository, ref: Reference, platform: Platform | None,
                     report: Report) -> Pulled:
-        body, content_type, top = await repository.manifest(ref.selector)
+        received = await repository.manifest(ref.selector)
+        top = received[2]
         report(Progress(status=f"Pulling from {ref.path}", id=str(ref.digest or ref.tag)))
-        remote = await self._choose(repository, body, content_type, top, platform)
+        remote = await choose(repository, self._content, received, platform or host())
         names = _names_of(ref, top)
         target = await self._current(names, remote)
         updated = False
@@ -170,29 +155,54 @@ class Puller:
         report(Progress(status=f"Status: {status} {ref.familiar}"))
         return Pulled(target, top, updated)
 
-    async def _fetch(self, repository: Repository, lease: Lease, remote: _Remote, report: Report) -> Descriptor:
+    async def _fetch(self, repository: Repository, lease: Lease, remote: Remote, report: Report) -> Descriptor:
         """Bring everything of the image here; returns what its names are to stand for."""
+        if remote.manifest.config.media_type not in mt.CONFIGS:
+            return await self._artifact(repository, lease, remote, report)
         image_id = remote.manifest.config.checked_digest
         config = await self._config(repository, lease, remote.manifest.config)
         known = any(row.id == image_id for row in await self._names.list())
         documents = asyncio.create_task(self._documents(lease, remote))  # their syncs take place meanwhile
         try:
             await self._layers(repository, lease, remote.manifest, config, report, quiet=known)
-            return with_id(_with_platform(remote.descriptor, config), image_id, await documents)
+            kept = [*await documents, *await self._attestations(repository, lease, remote, report)]
+            return with_id(_with_platform(remote.descriptor, config), image_id, *kept)
         finally:
             # Not cut off when a layer fails: a file would be left without its row.
             await uncut(_ended(documents))
 
-    async def _documents(self, lease: Lease, remote: _Remote) -> str:
-        """Store manifest and index; returns the digest of the index, or ""."""
-        await self._content.put(lease, remote.descriptor.media_type, remote.body)
-        return (await self._content.put(lease, remote.index_type, remote.index)).digest if remote.index else ""
+    async def _artifact(self, repository: Repository, lease: Lease, remote: Remote, report: Report) -> Descriptor:
+        """Something that is no image: all of it is kept, nothing of it is unpacked. Its id is its own digest."""
+        wanted = [(layer, Bar(report, short(layer.digest))) for layer in remote.manifest.layers]
+        for _, bar in wanted:
+            bar.step("Pulling fs layer")
+        await self._plain.blobs(repository, lease, [(remote.manifest.config, Bar(lambda _: None, "")), *wanted])
+        for _, bar in wanted:
+            bar.step("Pull complete")
+        return with_id(remote.descriptor, remote.descriptor.digest, *await self._documents(lease, remote))
 
-    async def _current(self, names: list[str], remote: _Remote) -> Descriptor | None:
+    async def _documents(self, lease: Lease, remote: Remote) -> list[str]:
+        """Store manifest and indexes; returns the digests of the indexes."""
+        await self._content.put(lease, remote.descriptor.media_type, remote.body)
+        return [(await self._content.put(lease, media_type, body)).digest for media_type, body in remote.indexes]
+
+    async def _attestations(self, repository: Repository, lease: Lease, remote: Remote, report: Report) -> list[str]:
+        """Keep what is said about the image. It runs without, so that nothing there fails the pull."""
+        kept = []
+        for entry in remote.attestations:
+            try:
+                await self._plain.manifest(repository, lease, entry)
+                kept.append(entry.digest)
+            except BarqueError as error:
+                report(Progress(status=f"WARNING: the attestation {entry.digest} is not kept: {error.message}"))
+        return kept
+
+    async def _current(self, names: list[str], remote: Remote) -> Descriptor | None:
         """What all the names stand for, if that is the remote image and nothing of it is missing here."""
-        found = [await self._names.get(name) for name in names]
-        target = found[0]
-        if target is None or target.digest != remote.descriptor.digest or found.count(target) != len(found):
+        found = [row.target for row in await self._names.list()
+                 if row.name in names and row.target.digest == remote.descriptor.digest]
+        target = found[0] if len(found) == len(names) else None
+        if target is None or found.count(target) != len(found) or remote.manifest.config.media_type not in mt.CONFIGS:
             return None
         try:
             data = await self._content.read(remote.manifest.config.digest, MAX_CONFIG)
@@ -200,41 +210,10 @@ class Puller:
             directories = await self._snapshots.image_lower(chain[-1] if chain else None)
         except (NotFound, DataLoss):
             return None
-        return target if all(map(os.path.isdir, directories)) else None
-
-    async def _choose(self, repository: Repository, body: bytes, content_type: str, top: Digest,
-                      platform: Platform | None) -> _Remote:
-        """Follow indexes down to the manifest for the platform."""
-        wanted = platform or host()
-        digest, index, index_type = top, b"", ""
-        for _ in range(_MAX_NESTING):
-            document = parse(body, content_type)
-            if isinstance(document, Manifest):
-                descriptor = Descriptor(media_type=media_type_of(document, content_type), digest=str(digest),
-                                        size=len(body))
-                return _Remote(document, body, descriptor, index, index_type)
-            if not index:
-                index, index_type = body, media_type_of(document, content_type)
-            entry = matching(document, wanted)
-            digest = entry.checked_digest
-            body = await self._manifest(repository, digest)
-            if len(body) != entry.size:
-                raise ManifestVerificationFailed(digest=digest)
-            content_type = entry.media_type
-        raise NoMatchingManifest(platform=wanted)
-
-    async def _manifest(self, repository: Repository, digest: Digest) -> bytes:
-        """From here if it was pulled before, and else from the registry."""
-        if await self._content.info(digest) is not None:
-            try:
-                return await self._content.read(digest, MAX_MANIFEST_SIZE)
-            except (NotFound, DataLoss):
-                pass  # lost, or corrupt and dropped
-        return (await repository.manifest(digest))[0]
+        whole = all([await self._content.info(layer.digest) for layer in remote.manifest.layers])
+        return target if whole and all(map(os.path.isdir, directories)) else None
 
     async def _config(self, repository: Repository, lease: Lease, descriptor: Descriptor) -> ImageConfig:
-        if descriptor.media_type not in mt.CONFIGS:
-            raise UnsupportedArtifact(media_type=descriptor.media_type)
         if descriptor.size > MAX_CONFIG:
             raise ConfigPullFailed(cause=f"{descriptor.size} bytes are too many")
         async with await self._content.ingest(lease, descriptor) as ingest:
@@ -259,7 +238,7 @@ class Puller:
         bars = {layer.digest: Bar(report, short(layer.digest)) for layer in manifest.layers}
 
         async def exists(layer: Descriptor) -> None:
-            await self._hold_blob(lease, layer)
+            await self._plain.blobs(repository, lease, [(layer, Bar(lambda _: None, ""))])
             if not quiet:
                 bars[layer.digest].step("Already exists")
 
@@ -270,13 +249,6 @@ class Puller:
         fresh = await unpack_all(self._snapshots, lease, manifest.layers, diff_ids, bring, exists)
         for layer in fresh:
             bars[layer.digest].step("Pull complete")
-
-    async def _hold_blob(self, lease: Lease, layer: Descriptor) -> None:
-        """Keep the blob of a layer that is unpacked already, if it is still there."""
-        if await self._content.info(layer.digest) is not None:
-            async with await self._content.ingest(lease, layer) as ingest:
-                if ingest.exists:
-                    await ingest.commit()
 
     async def _layer(self, repository: Repository, lease: Lease, layer: Descriptor, slot: LayerSlot,
                      bar: Bar) -> UnpackResult:
@@ -307,7 +279,7 @@ class Puller:
                 os.close(source)
 
 
-async def _ended(task: asyncio.Task[str]) -> None:
+async def _ended(task: asyncio.Task[Any]) -> None:
     await asyncio.wait([task])
     task.exception()  # whoever wanted its result has it
 
@@ -316,17 +288,6 @@ def _with_platform(descriptor: Descriptor, config: ImageConfig) -> Descriptor:
     platform = Platform(os=config.os, architecture=config.architecture, variant=config.variant)
     return Descriptor(media_type=descriptor.media_type, digest=descriptor.digest, size=descriptor.size,
                       platform=platform)
-
-
-def matching(index: Index, wanted: Platform) -> Descriptor:
-    """The entry for ``wanted``: an equal variant first, then the first that fits, then one without a platform."""
-    entries = [entry for entry in index.manifests if entry.media_type in mt.MANIFESTS | mt.INDEXES]
-    for fits in (lambda entry: entry.platform is not None and entry.platform.satisfies(wanted),
-                 lambda entry: entry.platform is None):
-        for entry in entries:
-            if fits(entry):
-                return entry
-    raise NoMatchingManifest(platform=wanted)
 
 
 def _names_of(ref: Reference, top: Digest) -> list[str]:

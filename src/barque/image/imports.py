@@ -50,6 +50,11 @@ class Importer:
     async def bring_in(self, request: ImportRequest, pieces: AsyncIterator[bytes]) -> str:
         """Returns the image's id. Raises InvalidArgument (changes), InvalidArchive, OSError."""
         run = self._changes(RunConfig(), request.changes)
+        return await self.make(pieces, lambda diff_id: _config(request, run, diff_id), request.ref)
+
+    async def make(self, pieces: AsyncIterator[bytes], config_of: Callable[[str], ImageConfig],
+                   ref: Reference | None) -> str:
+        """An image whose one layer is the archive in ``pieces``; ``config_of`` is given the layer's diff id."""
         with self._made.scratch() as (fd, path):
             packed = await fed(pieces, lambda source: _pack(source, fd))
             layer = Descriptor(media_type=mt.OCI_LAYER_GZIP, digest=packed.digest, size=packed.length)
@@ -57,7 +62,7 @@ class Importer:
                 await self._made.adopt(lease, layer, path)
                 await unpack_all(self._snapshots, lease, [layer], [packed.diff_id], self._made.unpack,
                                  self._made.hold(lease))
-                return await self._made.record(lease, _config(request, run, packed.diff_id), [layer], request.ref)
+                return await self._made.record(lease, config_of(packed.diff_id), [layer], ref)
 
 
 def _config(request: ImportRequest, run: RunConfig, diff_id: str) -> ImageConfig:

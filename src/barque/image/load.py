@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Iterable, Sequence
 from dataclasses import dataclass
 
 import msgspec
@@ -13,7 +13,8 @@ from barque.errors import DataLoss, InvalidArgument
 from barque.image.archive import BadArchive, Member, Members, receive
 from barque.image.layer_set import check_layers, unpack_all
 from barque.image.layers import UnpackSlots, unpack
-from barque.image.names import ImageNames, with_id
+from barque.image.manifests import about, is_attestation
+from barque.image.names import ImageNames, index_of, with_id
 from barque.image.pipes import fed
 from barque.image.progress import Bar, Progress, Report, short
 from barque.image.save import FULL_NAME, REF_NAME, blob_path
@@ -23,7 +24,7 @@ from barque.oci.descriptor import Descriptor
 from barque.oci.digest import Digest
 from barque.oci.image import ImageConfig
 from barque.oci.manifest import Index, Manifest, media_type_of, parse
-from barque.oci.platform import Platform, host
+from barque.oci.platform import Platform
 from barque.oci.reference import InvalidReference, Reference
 from barque.oci.reference import parse as parse_reference
 from barque.store.content import ContentStore
@@ -35,6 +36,9 @@ from barque.store.workers import Workers
 _MAX_DOCUMENT = 8 << 20
 _MAX_NESTING = 3
 _LAYER_TYPES = {"none": mt.OCI_LAYER, "gzip": mt.OCI_LAYER_GZIP, "zstd": mt.OCI_LAYER_ZSTD}
+
+
+_Indexes = tuple[tuple[str, bytes], ...]
 
 
 class NoManifest(InvalidArgument):
@@ -56,17 +60,27 @@ class _DockerImage(msgspec.Struct, rename="pascal"):
 
 
 @dataclass
-class Found:
-    """One image of an archive, before anything of it is stored. ``names`` may be empty."""
+class Document:
+    """A manifest with the members that it refers to."""
 
     manifest: Manifest
     body: bytes
     media_type: str
     config: Member
     layers: list[Member]
+
+
+@dataclass
+class Found:
+    """One image of an archive for one platform, before anything of it is stored. ``names`` may be empty.
+
+    ``indexes``: media type and bytes of those that it is in, outermost first; ``attestations`` are about it.
+    """
+
+    image: Document
     names: list[Reference]
-    index: bytes = b""
-    index_type: str = ""
+    indexes: tuple[tuple[str, bytes], ...] = ()
+    attestations: tuple[Document, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -85,17 +99,18 @@ class Loader:
         self._workers = workers
         self._slots = slots
 
-    async def load(self, pieces: AsyncIterator[bytes], platform: Platform | None, report: Report) -> list[Loaded]:
-        """Load all images of an archive for ``platform``, else for this machine, or what there is if there is but one.
+    async def load(self, pieces: AsyncIterator[bytes], platforms: Sequence[Platform], report: Report) -> list[Loaded]:
+        """Load all images of an archive, for the platforms given or else for all that it has.
 
         Raises BarqueError; images that come before the one that fails stay.
         """
         members = Members()
         try:
             await self._receive(pieces, members)
-            found = list(await asyncio.to_thread(self._interpret, members, platform))
+            found = list(await asyncio.to_thread(self._interpret, members, platforms))
             async with self._leases.hold("load") as lease:
-                return [await self._store(lease, image, report) for image in found]
+                told: set[Reference] = set()
+                return [await self._store(lease, image, told, report) for image in found]
         finally:
             await asyncio.to_thread(members.drop)
 
@@ -103,11 +118,12 @@ class Loader:
         known = {info.digest: info.size for info in await self._content.walk()}
         await fed(pieces, lambda source: receive(source, self._content.scratch, known.get, members))
 
-    def _interpret(self, members: Members, platform: Platform | None) -> Iterable[Found]:
+    def _interpret(self, members: Members, platforms: Sequence[Platform]) -> Iterable[Found]:
         if "index.json" in members:
             index = go_json.decode(self._read(members.get("index.json")), Index)
             tags = self._docker_names(members)
-            return [self._from_oci(members, entry, tags, platform) for entry in _distinct(index.manifests)]
+            return [found for entry in _distinct(index.manifests)
+                    for found in self._from_oci(members, entry, tags, platforms)]
         if "manifest.json" in members:
             documents = go_json.decode(self._read(members.get("manifest.json")), list[_DockerImage])
             return [self._from_docker(members, document) for document in documents]
@@ -131,23 +147,48 @@ class Loader:
                 if document.config in members}
 
     def _from_oci(self, members: Members, entries: list[Descriptor], tags: dict[str, list[Reference]],
-                  platform: Platform | None) -> Found:
-        entry = entries[0]
-        index, index_type = b"", ""
-        for _ in range(_MAX_NESTING):
-            body = self._read(members.get(blob_path(entry.digest)))
-            document = parse(body, entry.media_type)
-            if isinstance(document, Manifest):
-                config = members.get(blob_path(document.config.digest))
-                names = [ref for each in entries for ref in _annotated(each)]
-                names += [ref for ref in tags.get(config.digest, []) if ref not in names]
-                return Found(document, body, media_type_of(document, entry.media_type), config,
-                             [members.get(blob_path(layer.digest)) for layer in document.layers], names,
-                             index, index_type)
-            if not index:
-                index, index_type = body, media_type_of(document, entry.media_type)
-            entry = _present(document, members, platform)
-        raise BadArchive(reason="indexes within indexes")
+                  platforms: Sequence[Platform]) -> list[Found]:
+        """What one entry of ``index.json`` stands for: an image for each platform."""
+        named = [ref for each in entries for ref in _annotated(each)]
+        found = [Found(image, named, indexes, attestations)
+                 for image, indexes, attestations in self._images(members, entries[0], (), platforms)]
+        # manifest.json knows names that OCI annotations cannot hold; they are those of all platforms.
+        more = [ref for each in found for ref in tags.get(each.image.config.digest, [])]
+        for each in found:
+            each.names = list(dict.fromkeys([*named, *more]))
+        return found
+
+    def _images(self, members: Members, entry: Descriptor, indexes: _Indexes,
+                platforms: Sequence[Platform]) -> list[tuple[Document, _Indexes, tuple[Document, ...]]]:
+        """The images below an entry, with the indexes above each and the attestations beside it."""
+        body = self._read(members.get(blob_path(entry.digest)))
+        document = parse(body, entry.media_type)
+        media_type = media_type_of(document, entry.media_type)
+        if isinstance(document, Manifest):
+            return [(self._document(members, document, body, media_type), indexes, ())]
+        if len(indexes) >= _MAX_NESTING:
+            raise BadArchive(reason="indexes within indexes")
+        there = [each for each in document.manifests if each.media_type in mt.MANIFESTS | mt.INDEXES
+                 and Digest.parse(each.digest) and blob_path(each.digest) in members]
+        found = []
+        for child in _wanted(there, platforms):
+            beside = tuple(self._attestation(members, each) for each in there
+                           if is_attestation(each) and about(each) == child.digest)
+            found += [(image, above, attestations or beside) for image, above, attestations
+                      in self._images(members, child, (*indexes, (media_type, body)), ())]
+        return found
+
+    def _attestation(self, members: Members, entry: Descriptor) -> Document:
+        body = self._read(members.get(blob_path(entry.digest)))
+        document = parse(body, entry.media_type)
+        if not isinstance(document, Manifest):
+            raise BadArchive(reason=f"the attestation {entry.digest} is an index")
+        return self._document(members, document, body, media_type_of(document, entry.media_type))
+
+    @staticmethod
+    def _document(members: Members, manifest: Manifest, body: bytes, media_type: str) -> Document:
+        return Document(manifest, body, media_type, members.get(blob_path(manifest.config.digest)),
+                        [members.get(blob_path(layer.digest)) for layer in manifest.layers])
 
     def _from_docker(self, members: Members, document: _DockerImage) -> Found:
         config = members.get(os.path.normpath(document.config))
@@ -160,10 +201,27 @@ class Loader:
             config=Descriptor(media_type=mt.OCI_CONFIG, digest=config.digest, size=config.size),
             layers=tuple(Descriptor(media_type=_LAYER_TYPES[layer.compression], digest=layer.digest, size=layer.size)
                          for layer in layers))
-        return Found(manifest, msgspec.json.encode(manifest), mt.OCI_MANIFEST, config, layers,
+        return Found(Document(manifest, msgspec.json.encode(manifest), mt.OCI_MANIFEST, config, layers),
                      _references(document.repo_tags))
 
-    async def _store(self, lease: Lease, image: Found, report: Report) -> Loaded:
+    async def _store(self, lease: Lease, found: Found, told: set[Reference], report: Report) -> Loaded:
+        image = found.image
+        if image.manifest.config.media_type in mt.CONFIGS:
+            config = await self._unpack(lease, image, report)
+            image_id, platform = image.config.digest, Platform(os=config.os, architecture=config.architecture,
+                                                               variant=config.variant)
+            manifest = await self._content.put(lease, image.media_type, image.body)
+        else:
+            manifest, platform = await self._keep(lease, image), None
+            image_id = manifest.digest
+        kept = [(await self._content.put(lease, media_type, body)).digest for media_type, body in found.indexes]
+        kept += [(await self._keep(lease, attestation)).digest for attestation in found.attestations]
+        target = with_id(Descriptor(media_type=image.media_type, digest=manifest.digest, size=manifest.size,
+                                    platform=platform), image_id, *kept)
+        await self._name(target, image_id, found.names, told, report)
+        return Loaded(image_id, tuple(found.names))
+
+    async def _unpack(self, lease: Lease, image: Document, report: Report) -> ImageConfig:
         config = go_json.decode(self._read(image.config), ImageConfig)
         diff_ids = check_layers(image.manifest, config)
         members = {layer.digest: layer for layer in image.layers}
@@ -178,14 +236,15 @@ class Loader:
 
         await self._adopt(lease, image.config, image.manifest.config.media_type)
         await unpack_all(self._snapshots, lease, image.manifest.layers, diff_ids, bring, exists)
-        manifest = await self._content.put(lease, image.media_type, image.body)
-        index = (await self._content.put(lease, image.index_type, image.index)).digest if image.index else ""
-        target = with_id(Descriptor(
-            media_type=image.media_type, digest=manifest.digest, size=manifest.size,
-            platform=Platform(os=config.os, architecture=config.architecture, variant=config.variant)),
-            image.config.digest, index)
-        await self._name(target, image, report)
-        return Loaded(image.config.digest, tuple(image.names))
+        return config
+
+    async def _keep(self, lease: Lease, document: Document) -> Descriptor:
+        """Store a manifest with its blobs, and unpack nothing."""
+        manifest = document.manifest
+        for descriptor, member in zip((manifest.config, *manifest.layers), (document.config, *document.layers),
+                                      strict=True):
+            await self._adopt(lease, member, descriptor.media_type)
+        return await self._content.put(lease, document.media_type, document.body)
 
     async def _adopt(self, lease: Lease, member: Member, media_type: str) -> None:
         """Let the content store have the member's bytes. A member may belong to several images."""
@@ -214,17 +273,21 @@ class Loader:
         finally:
             os.close(source)
 
-    async def _name(self, target: Descriptor, image: Found, report: Report) -> None:
-        image_id = image.config.digest
+    async def _name(self, target: Descriptor, image_id: str, names: list[Reference], told: set[Reference],
+                    report: Report) -> None:
+        """``told``: the names that were reported before, for another platform."""
         rows = await self._names.list()
-        for ref in image.names:
+        for ref in names:
             for row in rows:
-                if row.name == str(ref) and row.id != image_id:
+                other = row.id != image_id and not (index_of(target) and index_of(row.target) == index_of(target))
+                if row.name == str(ref) and row.preferred and other:
                     report(Progress(stream=f"The image {ref.familiar} already exists, renaming the old one with ID "
                                            f"{row.id} to empty string\n"))
             await self._names.put(str(ref), target)
-            report(Progress(stream=f"Loaded image: {ref.familiar}\n"))
-        if not image.names:
+            if ref not in told:
+                told.add(ref)
+                report(Progress(stream=f"Loaded image: {ref.familiar}\n"))
+        if not names:
             if not any(row.id == image_id for row in rows):
                 await self._names.keep_dangling(target)
             report(Progress(stream=f"Loaded image ID: {image_id}\n"))
@@ -258,15 +321,16 @@ def _references(texts: Iterable[str]) -> list[Reference]:
     return found
 
 
-def _present(index: Index, members: Members, platform: Platform | None) -> Descriptor:
-    """The entry to load: the one for the platform, or the only one whose files are there."""
-    entries = [entry for entry in index.manifests if entry.media_type in mt.MANIFESTS | mt.INDEXES
-               and Digest.parse(entry.digest) and blob_path(entry.digest) in members]
-    wanted = platform or host()
-    for entry in entries:
-        if entry.platform is not None and entry.platform.satisfies(wanted):
-            return entry
-    images = [entry for entry in entries if entry.platform is None or entry.platform.os != "unknown"]
-    if platform is None and len(images) == 1:
-        return images[0]
-    raise NoPlatform(platform=wanted)
+def _wanted(entries: Sequence[Descriptor], platforms: Sequence[Platform]) -> list[Descriptor]:
+    """The entries to load: those for the platforms, or all images. Raises :class:`NoPlatform`."""
+    images = [entry for entry in entries if not is_attestation(entry)
+              and (entry.platform is None or entry.platform.os != "unknown")]
+    found = []
+    for platform in platforms:
+        fitting = [entry for entry in images if entry.platform is not None and entry.platform.satisfies(platform)]
+        if not fitting:
+            raise NoPlatform(platform=platform)
+        found.append(fitting[0])
+    if not images:
+        raise NoPlatform(platform="any platform")
+    return found or images

@@ -6,11 +6,12 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from barque.errors import DataLoss, NotFound
-from barque.image.names import index_of
+from barque.image.names import index_of, kept_with
 from barque.oci import media_types as mt
 from barque.oci.descriptor import Descriptor
 from barque.oci.manifest import MAX_MANIFEST_SIZE, Index, Manifest, parse
 from barque.store.content import ContentStore
+from barque.store.gc import references
 
 #: BuildKit's annotations of an attestation: what it is, and the digest of the manifest that it is about.
 _KIND, _ABOUT = "vnd.docker.reference.type", "vnd.docker.reference.digest"
@@ -39,6 +40,17 @@ class Manifests:
         return Descriptor(media_type=target.media_type, digest=target.digest, size=target.size,
                           platform=target.platform)
 
+    async def beside(self, target: Descriptor) -> list[str]:
+        """The digests of what is held with the image: its indexes, its attestations and what those refer to."""
+        found = []
+        for digest in kept_with(target):
+            info = await self._content.info(digest)
+            if info is not None:
+                found.append(digest)
+                if info.media_type in mt.MANIFESTS:
+                    found += references(self._content.path(digest), info.media_type).blobs
+        return found
+
     async def listed(self, target: Descriptor) -> list[ListedManifest]:
         """The entries of the index; an image without one has just its own manifest."""
         top = await self.top(target)
@@ -59,11 +71,20 @@ class Manifests:
         infos = [await self._content.info(blob.digest) for blob in blobs]
         stored = sum(info.size for info in infos if info is not None)
         return ListedManifest(entry, _kind(entry, document), isinstance(document, Manifest) and all(infos), stored,
-                              entry.annotations.get(_ABOUT, ""))
+                              about(entry))
+
+
+def is_attestation(entry: Descriptor) -> bool:
+    return entry.annotations.get(_KIND) == "attestation-manifest"
+
+
+def about(attestation: Descriptor) -> str:
+    """The digest of the manifest that it is about."""
+    return attestation.annotations.get(_ABOUT, "")
 
 
 def _kind(entry: Descriptor, document: Manifest | Index | None) -> str:
-    if entry.annotations.get(_KIND) == "attestation-manifest":
+    if is_attestation(entry):
         return "attestation"
     if isinstance(document, Manifest) and document.config.media_type not in mt.CONFIGS:
         return "unknown"

@@ -1,7 +1,9 @@
-"""Image names: rows of ``images``, from a name to the manifest that it stands for.
+"""Image names: rows of ``images``, from a name to the manifests that it stands for.
 
 Three kinds of names: ``domain/path:tag``, ``domain/path@digest`` (what a registry calls the image; the digest may be
 that of an index), and ``dangling@<image id>`` for images that lost all other names and are not deleted.
+A name has a row for each platform that is here. The preferred one, this machine's if it is among them, has the bare
+name as its key, the others the name and their platform: ``docker.io/library/debian:12 linux/arm64``.
 A stored descriptor always names the manifest of one platform and carries the image id as an annotation, so that
 listing reads no files.
 """
@@ -10,13 +12,14 @@ from __future__ import annotations
 
 import sqlite3
 import time
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 
 import msgspec
 
 from barque.oci.descriptor import Descriptor
 from barque.oci.digest import Digest
+from barque.oci.platform import Platform, host, normalize
 from barque.oci.reference import Reference, parse
 from barque.store.db import Database
 from barque.store.gc import KEEP
@@ -29,9 +32,18 @@ _DANGLING = "dangling@"
 class NamedImage:
     """One row. ``updated`` is nanoseconds since 1970."""
 
-    name: str
+    key: str
     target: Descriptor
     updated: int
+
+    @property
+    def name(self) -> str:
+        return self.key.partition(" ")[0]
+
+    @property
+    def preferred(self) -> bool:
+        """Whether the bare name means this platform."""
+        return " " not in self.key
 
     @property
     def id(self) -> Digest:
@@ -40,19 +52,30 @@ class NamedImage:
     @property
     def reference(self) -> Reference | None:
         """``None`` for a dangling image."""
-        return None if self.name.startswith(_DANGLING) else parse(self.name)
+        return None if self.key.startswith(_DANGLING) else parse(self.name)
+
+    def satisfies(self, wanted: Platform) -> bool:
+        return self.target.platform is not None and self.target.platform.satisfies(wanted)
 
 
-def with_id(target: Descriptor, image_id: str, index: str = "") -> Descriptor:
-    """``target`` as it is stored under a name; ``index``: the digest of the index that it was chosen from."""
-    annotations = {IMAGE_ID: str(image_id)} | ({KEEP: str(index)} if index else {})
+def with_id(target: Descriptor, image_id: str, *kept: str) -> Descriptor:
+    """``target`` as it is stored under a name.
+
+    ``kept``: the digest of the index that it was chosen from, and those of further manifests to hold as long as it.
+    """
+    annotations = {IMAGE_ID: str(image_id)} | ({KEEP: " ".join(kept)} if kept else {})
     return Descriptor(media_type=target.media_type, digest=str(target.digest), size=target.size,
                       platform=target.platform, annotations=annotations)
 
 
 def index_of(target: Descriptor) -> str:
     """The digest of the index that the image was chosen from; "" where it came without one."""
-    return target.annotations.get(KEEP, "")
+    return next(iter(kept_with(target)), "")
+
+
+def kept_with(target: Descriptor) -> list[str]:
+    """The digests that were ``kept`` in :func:`with_id`."""
+    return target.annotations.get(KEEP, "").split()
 
 
 class ImageNames:
@@ -60,67 +83,103 @@ class ImageNames:
         self._db = db
 
     async def get(self, name: str) -> Descriptor | None:
+        """What the name stands for on the preferred platform."""
         row = await self._db.read(lambda connection: connection.execute(
             "SELECT descriptor FROM images WHERE name = ?", (name,)).fetchone())
         return msgspec.json.decode(row[0], type=Descriptor) if row else None
 
     async def list(self) -> list[NamedImage]:
-        """All rows, ordered by name."""
-        rows = await self._db.read(lambda connection: connection.execute(
-            "SELECT name, descriptor, updated FROM images ORDER BY name").fetchall())
-        return [NamedImage(name, msgspec.json.decode(descriptor, type=Descriptor), updated)
-                for name, descriptor, updated in rows]
+        """All rows, ordered by key: the preferred platform of a name comes first."""
+        return await self._db.read(_rows)
 
     async def put(self, name: str, target: Descriptor) -> None:
         await self.point([name], target)
 
-    async def point(self, names: Iterable[str], target: Descriptor) -> bool:
-        """Let all ``names`` stand for ``target`` (made by :func:`with_id`), in one step; whether the first one changed.
+    async def point(self, names: Iterable[str], *targets: Descriptor) -> bool:
+        """Let all ``names`` stand for ``targets`` (made by :func:`with_id`), in one step; whether the first changed.
 
-        An image that loses its last name by this goes on as a dangling one.
+        A name keeps other platforms that came from the same index. An image that loses its last name by this goes on
+        as a dangling one.
         """
         wanted = list(names)
-        return await self._db.write(lambda connection: _point(connection, wanted, target))
+        return await self._db.write(lambda connection: _point(connection, wanted, targets))
 
     async def keep_dangling(self, target: Descriptor) -> None:
         """Hold an image without any name (a build's result, or the rest of an untag)."""
         await self._db.write(lambda connection: _insert(connection, _DANGLING + target.annotations[IMAGE_ID], target))
 
-    async def remove(self, *names: str, keep: Descriptor | None = None) -> None:
-        """Drop the names in one step; ``keep`` goes on as a dangling image."""
+    async def remove(self, *names: str, keep: Collection[str] = ()) -> None:
+        """Drop the names, with all their platforms, in one step.
+
+        Images whose ids are in ``keep`` go on as dangling ones where these were their last names.
+        """
         def drop(connection: sqlite3.Connection) -> None:
-            connection.executemany("DELETE FROM images WHERE name = ?", [(name,) for name in names])
-            if keep is not None:
-                _insert(connection, _DANGLING + keep.annotations[IMAGE_ID], keep)
+            before = _rows(connection)
+            gone = [row for row in before if row.name in names]
+            connection.executemany("DELETE FROM images WHERE name = ?", [(row.key,) for row in gone])
+            _save_nameless(connection, [row.target for row in gone if row.id in keep])
 
         await self._db.write(drop)
 
-    async def remove_image(self, image_id: str) -> None:
-        """Drop every name of the image in one step."""
-        await self._db.write(lambda connection: connection.executemany(
-            "DELETE FROM images WHERE name = ?",
-            [(name,) for name, target in _targets(connection) if target.annotations.get(IMAGE_ID) == image_id]))
+    async def remove_image(self, image_id: str, names: Collection[str] | None = None) -> None:
+        """Take the image away from every name, or from just these, in one step.
+
+        Names that have other platforms go on without this one.
+        """
+        def drop(connection: sqlite3.Connection) -> None:
+            rows = _rows(connection)
+            for each in {row.name for row in rows if row.id == image_id and (names is None or row.name in names)}:
+                held = [row for row in rows if row.name == each]
+                _write(connection, each, held, [row.target for row in held if row.id != image_id])
+
+        await self._db.write(drop)
 
 
-def _targets(connection: sqlite3.Connection) -> list[tuple[str, Descriptor]]:
-    return [(name, msgspec.json.decode(descriptor, type=Descriptor))
-            for name, descriptor in connection.execute("SELECT name, descriptor FROM images").fetchall()]
+def _rows(connection: sqlite3.Connection) -> list[NamedImage]:
+    return [NamedImage(key, msgspec.json.decode(descriptor, type=Descriptor), updated) for key, descriptor, updated
+            in connection.execute("SELECT name, descriptor, updated FROM images ORDER BY name").fetchall()]
 
 
-def _insert(connection: sqlite3.Connection, name: str, target: Descriptor) -> None:
+def _insert(connection: sqlite3.Connection, key: str, target: Descriptor) -> None:
     connection.execute("INSERT OR REPLACE INTO images VALUES (?, ?, ?, ?)",
-                       (name, target.digest, msgspec.json.encode(target).decode(), time.time_ns()))
+                       (key, target.digest, msgspec.json.encode(target).decode(), time.time_ns()))
 
 
-def _point(connection: sqlite3.Connection, names: list[str], target: Descriptor) -> bool:
-    before = dict(_targets(connection))
-    changed = [name for name in names if before.get(name) != target]
-    for name in changed:
-        _insert(connection, name, target)
-    after = {**before, **dict.fromkeys(names, target)}
-    named = {held.annotations[IMAGE_ID] for held in after.values()}
-    for old in (before[name] for name in changed if name in before):
-        if old.annotations[IMAGE_ID] not in named:
-            _insert(connection, _DANGLING + old.annotations[IMAGE_ID], old)
-    connection.execute("DELETE FROM images WHERE name = ?", (_DANGLING + target.annotations[IMAGE_ID],))
+def _point(connection: sqlite3.Connection, names: list[str], targets: Sequence[Descriptor]) -> bool:
+    rows = _rows(connection)
+    taken = {_platform(target) for target in targets}
+    changed = set()
+    for name in names:
+        held = [row for row in rows if row.name == name]
+        kept = [row.target for row in held if index_of(row.target) and index_of(row.target) == index_of(targets[0])
+                and _platform(row.target) not in taken]
+        if _write(connection, name, held, [*targets, *kept]):
+            changed.add(name)
+    _save_nameless(connection, [row.target for row in rows if row.name in changed])
+    connection.executemany("DELETE FROM images WHERE name = ?",
+                           [(_DANGLING + target.annotations[IMAGE_ID],) for target in targets])
     return names[0] in changed
+
+
+def _write(connection: sqlite3.Connection, name: str, held: Sequence[NamedImage], targets: list[Descriptor]) -> bool:
+    """Let the name have just these platforms: this machine's is preferred, or else the first; whether that is new."""
+    native = next((target for target in targets if target.platform and target.platform.satisfies(host())), None)
+    preferred = native or (targets[0] if targets else None)
+    before = {row.key: row.target for row in held}
+    after = {name if target is preferred else f"{name} {_platform(target)}": target for target in targets}
+    connection.executemany("DELETE FROM images WHERE name = ?", [(key,) for key in before if key not in after])
+    for key, target in after.items():
+        if before.get(key) != target:
+            _insert(connection, key, target)
+    return before != after
+
+
+def _platform(target: Descriptor) -> str:
+    return str(normalize(target.platform)) if target.platform else ""
+
+
+def _save_nameless(connection: sqlite3.Connection, targets: Iterable[Descriptor]) -> None:
+    named = {row.id for row in _rows(connection)}
+    for target in targets:
+        if target.annotations[IMAGE_ID] not in named:
+            _insert(connection, _DANGLING + target.annotations[IMAGE_ID], target)

@@ -13,9 +13,9 @@ from dataclasses import dataclass, field
 
 import msgspec
 
-from barque.errors import DataLoss, NotFound
+from barque.errors import DataLoss
 from barque.image.names import ImageNames, NamedImage
-from barque.image.resolve import Images, ResolvedImage
+from barque.image.resolve import Images, NoSuchPlatform, ResolvedImage
 from barque.oci import media_types as mt
 from barque.oci.descriptor import Descriptor
 from barque.oci.digest import Digest
@@ -32,11 +32,6 @@ _BLOCK = 1 << 20
 
 class MissingLayer(DataLoss):
     text = "cannot save {image}: its blob {digest} is not stored any more; pull or load the image again"
-
-
-class NoSuchPlatform(NotFound):
-    text = "image with reference {ref} was found but its platform ({found}) does not match the specified " \
-           "platform ({wanted})"
 
 
 @dataclass
@@ -76,30 +71,44 @@ class Saver:
         self._images = images
         self._names = names
 
-    async def plan(self, texts: Sequence[str], platform: Platform | None = None) -> Archive:
-        """What ``docker save texts`` writes; a name without a tag means all tags of the repository.
+    async def plan(self, texts: Sequence[str], platforms: Sequence[Platform] = ()) -> Archive:
+        """What ``docker save texts`` writes: of each image the platforms given, or all that are here.
 
-        Raises NoSuchImage, :class:`NoSuchPlatform`, :class:`MissingLayer`.
+        A name without a tag means all tags of the repository. Raises NoSuchImage, NoSuchPlatform,
+        :class:`MissingLayer`.
         """
         archive = Archive()
         entries: list[Descriptor] = []
         docker: list[dict[str, object]] = []
         for chosen in await self._choose(texts):
             image = chosen.image
-            if platform is not None and not _platform(image).satisfies(platform):
-                raise NoSuchPlatform(ref=(chosen.names[0].familiar if chosen.names else image.id),
-                                     found=_platform(image), wanted=platform)
-            whole = await self._whole(image, archive)
+            tops = [await self._whole(each, archive) for each in await self._variants(chosen, platforms)]
             archive.image_ids.append(image.id)
-            entries += [_entry(whole, ref) for ref in chosen.names] or [_entry(whole, None)]
-            docker.append({"Config": blob_path(image.manifest.config.digest),
-                           "RepoTags": [ref.familiar for ref in chosen.names] or None,
-                           "Layers": [blob_path(layer.digest) for layer in image.manifest.layers]})
+            for top in {top.digest: top for top in tops}.values():
+                entries += [_entry(top, ref) for ref in chosen.names] or [_entry(top, None)]
+            if not image.artifact and image.manifest.config.digest in archive.blobs:
+                docker.append({"Config": blob_path(image.manifest.config.digest),
+                               "RepoTags": [ref.familiar for ref in chosen.names] or None,
+                               "Layers": [blob_path(layer.digest) for layer in image.manifest.layers]})
         archive.documents["oci-layout"] = b'{"imageLayoutVersion":"1.0.0"}'
         archive.documents["index.json"] = msgspec.json.encode(
             {"schemaVersion": 2, "mediaType": mt.OCI_INDEX, "manifests": entries})
         archive.documents["manifest.json"] = msgspec.json.encode(docker)
         return archive
+
+    async def _variants(self, chosen: _Chosen, platforms: Sequence[Platform]) -> list[ResolvedImage]:
+        """The image for each platform asked for; all that share its names where none is."""
+        found = await self._images.variants(chosen.names[0].familiar if chosen.names else chosen.image.id)
+        if not platforms:
+            return found
+        picked = []
+        for platform in platforms:
+            fitting = [image for image in found if image.platform.satisfies(platform)]
+            if not fitting:
+                raise NoSuchPlatform(ref=chosen.names[0].familiar if chosen.names else chosen.image.id, wanted=platform,
+                                     found=", ".join(str(image.platform) for image in found))
+            picked.append(fitting[0])
+        return picked
 
     async def _choose(self, texts: Sequence[str]) -> list[_Chosen]:
         chosen: dict[str, _Chosen] = {}
@@ -115,23 +124,22 @@ class Saver:
         try:
             ref = parse(text)
         except InvalidReference:
-            return [(await self._images.resolve(text), None)]  # an id
+            return [(await self._images.resolve(text, artifacts=True), None)]  # an id
         if not ref.tag and not ref.digest:
             tags = [row.reference for row in rows if row.reference and row.reference.tag
                     and row.reference.name == ref.name]
             if tags:
-                return [(await self._images.resolve(tag.familiar), tag) for tag in tags]
-        image = await self._images.resolve(text)
+                return [(await self._images.resolve(tag.familiar, artifacts=True), tag) for tag in dict.fromkeys(tags)]
+        image = await self._images.resolve(text, artifacts=True)
         return [(image, ref if ref.tag and ref.familiar in image.repo_tags else None)]
 
     async def _whole(self, image: ResolvedImage, archive: Archive) -> Descriptor:
         """Add all that belongs to the image; returns what names it: its index, if that is kept, or its manifest."""
-        target = image.target
-        for blob in (target, image.manifest.config, *image.manifest.layers):
+        for blob in (image.target, image.manifest.config, *image.manifest.layers):
             await self._add(archive, blob.digest, image)
-        top = await self._images.manifests.top(target)
-        await self._add(archive, top.digest, image)
-        return top
+        for digest in await self._images.manifests.beside(image.target):
+            await self._add(archive, digest, image)
+        return await self._images.manifests.top(image.target)
 
     async def _add(self, archive: Archive, digest: str, image: ResolvedImage) -> None:
         info = await self._content.info(digest)
@@ -158,10 +166,6 @@ class Saver:
                 yield block
         if size:
             raise DataLoss(f"blob {digest} is {size} bytes shorter than it was")
-
-
-def _platform(image: ResolvedImage) -> Platform:
-    return Platform(os=image.config.os, architecture=image.config.architecture, variant=image.config.variant)
 
 
 def _entry(target: Descriptor, ref: Reference | None) -> Descriptor:

@@ -11,19 +11,17 @@ from dataclasses import dataclass
 
 from barque.network.errors import AddressOutside, LinkTaken
 from barque.network.firewall import FirewalledNetwork
-from barque.network.ipam import Addresses, IPAddress, IPNetwork, Taken, choose_subnet, mac_for, subnets
+from barque.network.ipam import Addresses, IPAddress, Taken, choose_subnet, mac_for, subnets
 from barque.network.model import AddressPool, Attachment, Endpoint
 from barque.sys import rtnetlink
 from barque.sys.rtnetlink import Link, Netlink
 
-_MAIN_TABLE = 254
-_DEFAULT_MTU = 1500
 IPInterface = ipaddress.IPv4Interface | ipaddress.IPv6Interface
 
 
 @dataclass(kw_only=True)
 class KernelNetwork:
-    """What all networks have in common. ``link`` is the bridge, or the parent of macvlan interfaces.
+    """What all networks have in common. ``link`` is the bridge, or the parent of macvlan and ipvlan interfaces.
 
     ``embedded_dns``: names of its containers are looked up by the engine. ``owned``: the link goes with the network.
     """
@@ -32,7 +30,7 @@ class KernelNetwork:
     id: str
     driver: str
     link: Link
-    addresses: Addresses
+    addresses: Addresses | None
     addresses6: Addresses | None = None
     mtu: int
     icc: bool = True
@@ -42,6 +40,8 @@ class KernelNetwork:
     owned: bool = True
     embedded_dns: bool = True
     macvlan_mode: str = ""
+    ipvlan_mode: str = ""
+    ipvlan_flag: str = ""
     publish_ip: str | None = None
     obey_input: bool = False
 
@@ -50,39 +50,48 @@ class KernelNetwork:
         """For the firewall; macvlan interfaces do not come by it."""
         if self.driver != "bridge":
             return None
-        subnet, subnet6 = self.addresses.subnet, self.addresses6.subnet if self.addresses6 else None
-        assert isinstance(subnet, ipaddress.IPv4Network) and not isinstance(subnet6, ipaddress.IPv4Network)
+        subnet, subnet6 = (pool.subnet if pool else None for pool in (self.addresses, self.addresses6))
+        assert not isinstance(subnet, ipaddress.IPv6Network) and not isinstance(subnet6, ipaddress.IPv4Network)
         return FirewalledNetwork(self.link.name, subnet, subnet6, icc=self.icc, masquerade=self.masquerade,
                                  internal=self.internal)
 
-    def take(self, attachment: Attachment, undo: contextlib.ExitStack) -> tuple[IPAddress, IPAddress | None]:
+    @property
+    def pools(self) -> list[Addresses]:
+        return [pool for pool in (self.addresses, self.addresses6) if pool is not None]
+
+    def take(self, attachment: Attachment, undo: contextlib.ExitStack) -> tuple[IPAddress | None, IPAddress | None]:
         """Addresses for a container: those that are asked for, else free ones. Raises what Addresses raises."""
-        four = _take(self.addresses, attachment.ipv4, undo)
-        if self.addresses6 is None:
-            if attachment.ipv6:
-                raise AddressOutside(address=attachment.ipv6)
-            return four, None
-        return four, _take(self.addresses6, attachment.ipv6, undo)
+        return _take(self.addresses, attachment.ipv4, undo), _take(self.addresses6, attachment.ipv6, undo)
 
     def reclaim(self, endpoint: Endpoint) -> None:
         """Note that ``endpoint`` has its addresses. Raises what Addresses raises."""
-        self.addresses.claim(ipaddress.ip_address(endpoint.ipv4))
-        if endpoint.ipv6 and self.addresses6 is not None:
-            self.addresses6.claim(ipaddress.ip_address(endpoint.ipv6))
+        for pool, address in ((self.addresses, endpoint.ipv4), (self.addresses6, endpoint.ipv6)):
+            if pool is not None and address:
+                pool.claim(ipaddress.ip_address(address))
 
     def give_back(self, endpoint: Endpoint) -> None:
-        self.addresses.release(ipaddress.ip_address(endpoint.ipv4))
-        if endpoint.ipv6 and self.addresses6 is not None:
-            self.addresses6.release(ipaddress.ip_address(endpoint.ipv6))
+        for pool, address in ((self.addresses, endpoint.ipv4), (self.addresses6, endpoint.ipv6)):
+            if pool is not None and address:
+                pool.release(ipaddress.ip_address(address))
+
+    @property
+    def routed(self) -> bool:
+        """Whether containers send everything out by the interface itself: ipvlan of layer 3 knows no neighbours."""
+        return self.driver == "ipvlan" and self.ipvlan_mode != "l2" and not self.internal
 
     def gateways(self) -> tuple[str, str | None]:
         """What containers have as their gateways: nothing on a network without a way out."""
-        four = "" if self.internal or self.addresses.gateway is None else str(self.addresses.gateway)
-        six = self.addresses6.gateway if self.addresses6 is not None and not self.internal else None
-        return four, str(six) if six else None
+        if self.internal or self.routed:
+            return "", None
+        four, six = (str(pool.gateway) if pool and pool.gateway else "" for pool in (self.addresses, self.addresses6))
+        return four, six or None
 
 
-def _take(addresses: Addresses, asked: str | None, undo: contextlib.ExitStack) -> IPAddress:
+def _take(addresses: Addresses | None, asked: str | None, undo: contextlib.ExitStack) -> IPAddress | None:
+    if addresses is None:
+        if asked:
+            raise AddressOutside(address=asked)
+        return None
     address = addresses.claim(ipaddress.ip_address(asked)) if asked else addresses.allocate()
     undo.callback(addresses.release, address)
     return address
@@ -107,8 +116,9 @@ def ensure_link(netlink: Netlink, name: str, gateways: Iterable[IPInterface], mt
     ours = link.alias == alias
     try:
         _kernel_settings(name, ipv6=any(address.version == 6 for address, _ in wanted))
-        present = {(address.address, address.prefix_len) for address in netlink.addresses()
-                   if address.index == link.index and not address.address.is_link_local}
+        present = set() if made else {
+            (address.address, address.prefix_len) for address in netlink.addresses()
+            if address.index == link.index and not address.address.is_link_local}
         netlink.request(*(rtnetlink.delete_address(link.index, *other) for other in present - wanted if ours),
                         *(rtnetlink.add_address(link.index, *address) for address in wanted - present),
                         rtnetlink.set_link(link.index, up=True, mtu=mtu, mac=mac if ours else None))
@@ -117,6 +127,23 @@ def ensure_link(netlink: Netlink, name: str, gateways: Iterable[IPInterface], mt
             netlink.request(rtnetlink.delete_link(link.index))
         raise
     return link
+
+
+def ensure_parent(netlink: Netlink, name: str, make: rtnetlink.Message, alias: str) -> Link:
+    """The link ``name`` for macvlan and ipvlan interfaces, up: made by ``make``, or the one that is there."""
+    link = netlink.link(name)
+    if link is None:
+        netlink.request(make, rtnetlink.set_alias(name, alias))
+        link = netlink.link(name)
+        assert link is not None
+        _no_ipv6(name)
+    netlink.request(rtnetlink.set_link(link.index, up=True))
+    return link
+
+
+def _no_ipv6(name: str) -> None:
+    if os.path.exists(f"/proc/sys/net/ipv6/conf/{name}"):
+        write_sysctl(f"net/ipv6/conf/{name}/disable_ipv6", "1")
 
 
 def _kernel_settings(name: str, *, ipv6: bool) -> None:
@@ -150,23 +177,6 @@ def choose_gateway(netlink: Netlink, name: str, pools: Iterable[AddressPool], ta
                 return ipaddress.IPv4Interface((address.address, address.prefix_len))
     subnet = choose_subnet(subnets(pools), taken)
     return ipaddress.IPv4Interface((int(subnet.network_address) + 1, subnet.prefixlen))
-
-
-def host_networks(netlink: Netlink, without: str) -> list[tuple[IPNetwork, str]]:
-    """Where this host's routes lead, in all tables (VPNs have their own), except through the link ``without``."""
-    names = {link.index: link.name for link in netlink.links()}
-    return [(route.destination, f"this host's route by {names.get(route.index, 'no link')}")
-            for version in (4, 6) for route in netlink.routes(version)
-            if names.get(route.index) != without and route.destination.prefixlen > 0
-            and not route.destination.is_link_local and not route.destination.is_multicast]
-
-
-def default_mtu(netlink: Netlink) -> int:
-    """The MTU of the link that the default route leaves by, else 1500."""
-    for route in netlink.routes(4):
-        if route.destination.prefixlen == 0 and route.table == _MAIN_TABLE:
-            return next((link.mtu for link in netlink.links() if link.index == route.index), _DEFAULT_MTU)
-    return _DEFAULT_MTU
 
 
 def new_veth_name() -> str:

@@ -6,15 +6,18 @@ import collections
 import contextlib
 import ipaddress
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
+from barque.errors import InvalidArgument
 from barque.network.bridge import KernelNetwork, new_veth_name, write_sysctl
 from barque.network.model import Endpoint, by_way_out
 from barque.sys import netns, rtnetlink
 from barque.sys.rtnetlink import Netlink
 
 _FIRST = "eth0"
+#: Prefix lengths of link-local networks (RFC 3927, 4291).
+_LINK_LOCAL = {4: 16, 6: 64}
 
 
 @dataclass(slots=True)
@@ -96,7 +99,14 @@ def plug(host: Netlink, slot: Slot, network: KernelNetwork, name: str) -> Interf
         host.request(rtnetlink.new_macvlan(name, parent=network.link.index, mode=network.macvlan_mode, netns=slot.fd,
                                            mtu=network.mtu))
         return _found(slot, name, "")
+    if network.driver == "ipvlan":
+        host.request(rtnetlink.new_ipvlan(name, parent=network.link.index, mode=network.ipvlan_mode,
+                                          flag=network.ipvlan_flag, netns=slot.fd, mtu=network.mtu))
+        return _found(slot, name, "")
     interface, slot.ready = slot.ready or _veth(host, slot, name, network.mtu), None
+    if interface.name != name:
+        slot.netlink.request(rtnetlink.set_name(interface.index, name))
+        interface.name = name
     host.request(rtnetlink.set_port(interface.port, network.link.index),
                  *([] if network.icc else [rtnetlink.set_isolated(interface.port)]))
     return interface
@@ -111,16 +121,34 @@ def unplug(host: Netlink, slot: Slot, endpoint: Endpoint) -> None:
         host.request(rtnetlink.delete_link(other.index))
 
 
-def configure(slot: Slot, interface: Interface, endpoint: Endpoint) -> None:
-    """Give an interface its MAC and addresses, and set it up. Routes: :func:`route`."""
-    requests = [rtnetlink.set_link(interface.index, mac=endpoint.mac),
-                rtnetlink.add_address(interface.index, ipaddress.ip_address(endpoint.ipv4), endpoint.prefix_len)]
-    if endpoint.ipv6:
+def configure(slot: Slot, interface: Interface, endpoint: Endpoint, sysctls: Mapping[str, str]) -> None:
+    """Give an interface its MAC (if ``endpoint`` has one), addresses and settings, and set it up. Routes:
+    :func:`route`. Raises InvalidArgument for a setting that the kernel does not take."""
+    addresses = [ipaddress.ip_interface(text) for text in (
+        *([f"{endpoint.ipv4}/{endpoint.prefix_len}"] if endpoint.ipv4 else []),
+        *([f"{endpoint.ipv6}/{endpoint.ipv6_prefix_len}"] if endpoint.ipv6 else []),
+        *(f"{address}/{_LINK_LOCAL[6 if ':' in address else 4]}" for address in endpoint.link_local))]
+    if any(address.version == 6 for address in addresses):
         with netns.entered(slot.fd):
             write_sysctl(f"net/ipv6/conf/{interface.name}/disable_ipv6", "0")
-        requests.append(rtnetlink.add_address(interface.index, ipaddress.ip_address(endpoint.ipv6),
-                                              endpoint.ipv6_prefix_len))
+    requests = [rtnetlink.set_link(interface.index, mac=endpoint.mac)] if endpoint.mac else []
+    requests += [rtnetlink.add_address(interface.index, item.ip, item.network.prefixlen) for item in addresses]
+    if sysctls:
+        slot.netlink.request(*requests)
+        requests.clear()
+        with netns.entered(slot.fd):
+            _settings(interface.name, sysctls)
     slot.netlink.request(*requests, rtnetlink.set_link(interface.index, up=True))
+
+
+def _settings(interface: str, sysctls: Mapping[str, str]) -> None:
+    for key, value in sysctls.items():
+        parts = key.split(".")
+        parts[3] = interface
+        try:
+            write_sysctl("/".join(parts), value)
+        except OSError as error:
+            raise InvalidArgument(f"cannot set sysctl {key} to {value!r}: {os.strerror(error.errno or 0)}") from error
 
 
 def route(slot: Slot, before: Iterable[Endpoint], after: Iterable[Endpoint], known: dict[str, int]) -> None:
@@ -138,22 +166,23 @@ def route(slot: Slot, before: Iterable[Endpoint], after: Iterable[Endpoint], kno
             if link is None:
                 continue  # The container took its interface away: it minds its routes itself.
             index = link.index
-        slot.netlink.request(rtnetlink.set_default_route(index, ipaddress.ip_address(way[1])))
+        gateway = ipaddress.ip_address(way[1]) if way[1] else None
+        slot.netlink.request(rtnetlink.set_default_route(index, version, gateway))
 
 
 def _ways_out(endpoints: Iterable[Endpoint]) -> dict[int, tuple[str, str]]:
-    """Interface and gateway of the default route, by IP version."""
+    """Interface and gateway of the default route (empty: there is none on the way), by IP version."""
     found: dict[int, tuple[str, str]] = {}
     for endpoint in by_way_out(endpoints):
-        for version, gateway in ((4, endpoint.gateway), (6, endpoint.ipv6_gateway)):
-            if gateway:
-                found.setdefault(version, (endpoint.interface, gateway))
+        for version, address, gateway in ((4, endpoint.ipv4, endpoint.gateway),
+                                          (6, endpoint.ipv6, endpoint.ipv6_gateway)):
+            if gateway or (endpoint.routed and address):
+                found.setdefault(version, (endpoint.interface, gateway or ""))
     return found
 
 
-def free_name(endpoints: Iterable[Endpoint]) -> str:
-    """``eth0``, or the first such name that no endpoint has."""
-    taken = {endpoint.interface for endpoint in endpoints}
+def free_name(taken: Collection[str]) -> str:
+    """``eth0``, or the first such name that is not ``taken``."""
     return next(name for name in (f"eth{number}" for number in range(len(taken) + 1)) if name not in taken)
 
 

@@ -43,6 +43,14 @@ class ParentMissing(InvalidArgument):
     text = "failed to find the parent interface {parent} of the {driver} network on this host"
 
 
+class ParentTaken(PermissionDenied):
+    text = "network {other} is already using parent interface {parent}"
+
+
+class InterfaceTaken(InvalidArgument):
+    text = "the container has an interface {interface} already"
+
+
 class DriverUnsupported(Unsupported):
     text = "the {driver} driver cannot be used: {reason}"
 

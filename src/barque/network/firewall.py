@@ -16,6 +16,8 @@ from barque.network.model import Endpoint, PublishedPort, Sandbox, by_way_out
 ANY4, ANY6 = "0.0.0.0", "::"
 
 # The order in "publish" is that of precedence: a port on one address beats the same port on all.
+# "prerouting": what comes off a wire for 127.0.0.1 is translated to nobody, or whoever can send this host a frame would
+#   reach what is published for the host alone. (The kernel throws it away, except on our bridges: "guard" does.)
 # "guard": route_localnet on the bridges lets answers to 127.0.0.1 in, and would let a container reach the host's
 #   loopback services (CVE-2020-8558). Raw priority comes before conntrack turns an answer's address back into
 #   127.0.0.1, so what has such an address here was forged. From an internal network only its own subnet can be
@@ -29,7 +31,7 @@ ANY4, ANY6 = "0.0.0.0", "::"
 _RULES = """
 table inet {table} {{
     set bridges {{ type ifname; }}
-    set api {{ type inet_service; }}
+    map arriving {{ type ifname : verdict; }}
     set internal {{ type ifname; }}
     set within {{ type ifname . ifname; }}
     set own4 {{ type ifname . ipv4_addr; flags interval; }}
@@ -52,6 +54,7 @@ table inet {table} {{
     }}
     chain prerouting {{
         type nat hook prerouting priority dstnat; policy accept;
+        ip daddr 127.0.0.0/8 return
         fib daddr type local jump publish
     }}
     chain output {{
@@ -66,17 +69,20 @@ table inet {table} {{
         ip saddr @subnets4 oifname != @bridges oifname != "lo" masquerade
         ip6 saddr @subnets6 oifname != @bridges oifname != "lo" masquerade
     }}
+    chain contained {{
+        ip daddr 127.0.0.0/8 drop
+        ip saddr 127.0.0.0/8 drop
+    }}
+    chain shut_in {{
+        jump contained
+        meta pkttype host meta nfproto ipv4 iifname . ip daddr != @own4 drop
+        meta pkttype host ip6 daddr != fe80::/10 iifname . ip6 daddr != @own6 drop
+    }}
     chain guard {{
         type filter hook prerouting priority raw; policy accept;
-        iifname @bridges ip daddr 127.0.0.0/8 drop
-        iifname @bridges ip saddr 127.0.0.0/8 drop
-        iifname @internal meta pkttype host meta nfproto ipv4 iifname . ip daddr != @own4 drop
-        iifname @internal meta pkttype host ip6 daddr != fe80::/10 iifname . ip6 daddr != @own6 drop
+        iifname vmap @arriving
     }}
-    chain input {{
-        type filter hook input priority filter; policy accept;
-        iifname @bridges tcp dport @api drop
-    }}
+    {api}
     chain forward {{
         type filter hook forward priority filter; policy accept;
         iifname . oifname @within accept
@@ -91,24 +97,33 @@ table inet {table} {{
 }}
 """
 
+# Only there when there are such ports: every packet from a container to its host would pass it.
+_API = """chain input {{
+        type filter hook input priority filter; policy accept;
+        tcp dport {{ {ports} }} iifname @bridges drop
+    }}"""
+
+# Nearly every packet ends at the first or second "accept", after one look into one set.
 _SPOOFING = """
 table bridge {table} {{
     set ports {{ type ifname; }}
     set macs {{ type ifname . ether_addr; }}
-    set addresses4 {{ type ifname . ipv4_addr; }}
-    set addresses6 {{ type ifname . ipv6_addr; }}
+    set senders4 {{ type ifname . ether_addr . ipv4_addr; }}
+    set senders6 {{ type ifname . ether_addr . ipv6_addr; }}
     set targets6 {{ typeof meta iifname . @th,64,128; }}
 
     chain spoofing {{
         type filter hook prerouting priority -300; policy accept;
         iifname != @ports accept
+        iifname . ether saddr . ip saddr @senders4 accept
+        iifname . ether saddr . ip6 saddr @senders6 meta l4proto != ipv6-icmp accept
         iifname . ether saddr != @macs drop
         ether type {{ 8021q, 8021ad }} drop
-        ether type ip ip saddr != 0.0.0.0 iifname . ip saddr != @addresses4 drop
+        ether type ip ip saddr != 0.0.0.0 drop
         ether type arp iifname . arp saddr ether != @macs drop
-        ether type arp arp saddr ip != 0.0.0.0 iifname . arp saddr ip != @addresses4 drop
+        ether type arp arp saddr ip != 0.0.0.0 iifname . arp saddr ether . arp saddr ip != @senders4 drop
         icmpv6 type {{ nd-router-advert, nd-redirect }} drop
-        ether type ip6 ip6 saddr != {{ ::, fe80::/10 }} iifname . ip6 saddr != @addresses6 drop
+        ether type ip6 ip6 saddr != {{ ::, fe80::/10 }} iifname . ether saddr . ip6 saddr != @senders6 drop
         icmpv6 type nd-neighbor-advert @th,64,10 != 0x3fa meta iifname . @th,64,128 != @targets6 drop
     }}
 }}
@@ -117,9 +132,10 @@ table bridge {table} {{
 # Forwarding is on because we turned it on: what it must not do is make a router out of this host. Physical links have
 # no kind at all, which no expression matches; so links of the kinds that containers, virtual machines and tunnels use
 # (whoever made them) go on as before, and the rest, one network card to another, is dropped.
+GUARD = "IPv{version} forwarding was off before an engine turned it on"
 _CLOSED = """meta nfproto {family} meta iifkind {{ "bridge", "veth", "tun", "wireguard" }} accept
         meta nfproto {family} meta oifkind {{ "bridge", "veth", "tun", "wireguard" }} accept
-        meta nfproto {family} drop comment "forwarding was off before this engine turned it on"
+        meta nfproto {family} drop comment "{guard}"
         """
 
 
@@ -128,7 +144,7 @@ class FirewalledNetwork:
     """What the rules need of one bridge network."""
 
     bridge: str
-    subnet: ipaddress.IPv4Network
+    subnet: ipaddress.IPv4Network | None
     subnet6: ipaddress.IPv6Network | None = None
     icc: bool = True
     masquerade: bool = True
@@ -144,11 +160,13 @@ def script(table: str, networks: Iterable[FirewalledNetwork], sandboxes: Iterabl
     any address. ``api_ports`` of this host are not for containers. ``spoofing``: the kernel has rules for bridges, so
     that containers can be kept to their own addresses.
     """
-    guards = "".join(_CLOSED.format(family=f"ipv{version}") for version in closed)
-    parts = [*_emptied(table, bridge=spoofing), _RULES.format(table=table, closed=guards)]
+    ports = ", ".join(map(str, api_ports))
+    api = _API.format(ports=ports) if ports else ""
+    guards = "".join(_CLOSED.format(family=f"ipv{version}", guard=GUARD.format(version=version))
+                     for version in closed)
+    parts = [*_emptied(table, bridge=spoofing), _RULES.format(table=table, closed=guards, api=api)]
     if spoofing:
         parts.append(_SPOOFING.format(table=table))
-    parts += [f"add element inet {table} api {{ {port} }}" for port in api_ports]
     parts += [line for network in networks for line in network_elements("add", table, network)]
     for sandbox in sandboxes:
         parts += port_elements("add", table, sandbox.endpoints, sandbox.ports)
@@ -172,7 +190,8 @@ def network_elements(verb: str, table: str, network: FirewalledNetwork) -> list[
         return f"{verb} element inet {table} {name} {{ {element} }}"
 
     bridge = f'"{network.bridge}"'
-    lines = [line("bridges", bridge)]
+    lines = [line("bridges", bridge),
+             line("arriving", f"{bridge} : jump {'shut_in' if network.internal else 'contained'}")]
     if network.icc:
         lines.append(line("within", f"{bridge} . {bridge}"))
     if network.internal:
@@ -193,10 +212,13 @@ def endpoint_elements(verb: str, table: str, endpoint: Endpoint) -> list[str]:
     if not endpoint.port:
         return []
     port = f'"{endpoint.port}"'
-    entries = [("ports", port), ("macs", f"{port} . {endpoint.mac}"), ("addresses4", f"{port} . {endpoint.ipv4}")]
+    sender = f"{port} . {endpoint.mac}"
+    entries = [("ports", port), ("macs", sender)]
+    entries += [("senders4", f"{sender} . {address}") for address in (endpoint.ipv4, *endpoint.link_local)
+                if address and ":" not in address]
     if endpoint.ipv6:
         number = int(ipaddress.IPv6Address(endpoint.ipv6))
-        entries += [("addresses6", f"{port} . {endpoint.ipv6}"), ("targets6", f"{port} . 0x{number:032x}")]
+        entries += [("senders6", f"{sender} . {endpoint.ipv6}"), ("targets6", f"{port} . 0x{number:032x}")]
     return [f"{verb} element bridge {table} {name} {{ {element} }}" for name, element in entries]
 
 
@@ -222,13 +244,13 @@ def port_target(endpoints: Sequence[Endpoint], port: PublishedPort) -> str | Non
     endpoint = serving_endpoint(endpoints, port)
     if endpoint is None or port.relayed:
         return None
-    return endpoint.ipv4 if ipaddress.ip_address(port.host_ip).version == 4 else endpoint.ipv6
+    return (endpoint.ipv4 if ipaddress.ip_address(port.host_ip).version == 4 else endpoint.ipv6) or None
 
 
 def serving_endpoint(endpoints: Iterable[Endpoint], port: PublishedPort) -> Endpoint | None:
     """The endpoint that ``port`` leads to; None on an internal network, unless only this host can come by it."""
     endpoint = ports_endpoint(endpoints)
-    if endpoint is not None and not endpoint.gateway and not ipaddress.ip_address(port.host_ip).is_loopback:
+    if endpoint is not None and not endpoint.leads_out and not ipaddress.ip_address(port.host_ip).is_loopback:
         return None
     return endpoint
 

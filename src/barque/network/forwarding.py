@@ -1,28 +1,33 @@
-"""Forwarding of IPv4 and IPv6 on the host, and other firewalls that would stop containers' traffic."""
+"""Forwarding of IPv4 and IPv6 on the host: turned on where it is off, and off again by the last who needs it."""
 
 from __future__ import annotations
 
 import contextlib
 import logging
 import os
-from typing import Any
 
 from barque.network.bridge import write_sysctl
-from barque.sys.nft import Nftables, NftablesError
+from barque.network.firewall import GUARD
+from barque.network.model import TABLE_PREFIX
+from barque.network.other_firewalls import base_chains
+from barque.sys.nft import Nftables
 
 log = logging.getLogger(__name__)
 
 _SWITCH = {4: "net/ipv4/ip_forward", 6: "net/ipv6/conf/all/forwarding"}
 
 
-def ensure_forwarding(version: int, marker: str) -> bool:
-    """Turn forwarding on if it is off; returns whether it was us, now or before (remembered as file ``marker``).
+def ensure_forwarding(version: int, marker: str, nft: Nftables, own_table: str) -> bool:
+    """Turn forwarding on if it is off; returns whether it was an engine of ours, now or before: this one (remembered as
+    file ``marker``), or one beside it, from which this one takes over should it go first.
 
     Whoever turns it on answers for what else gets forwarded then: see the forward chain in ``firewall``.
     """
-    if _read(f"/proc/sys/{_SWITCH[version]}") != "1":
-        with open(marker, "w"):
-            pass
+    if _read(f"/proc/sys/{_SWITCH[version]}") == "1":
+        if _guarded_by_another(version, nft, own_table):
+            _mark(marker)
+    else:
+        _mark(marker)
         if version == 6:
             _keep_router_advertisements()
         write_sysctl(_SWITCH[version], "1")
@@ -31,13 +36,27 @@ def ensure_forwarding(version: int, marker: str) -> bool:
     return os.path.exists(marker)
 
 
+def _mark(marker: str) -> None:
+    with open(marker, "w"):
+        pass
+
+
+def _guarded_by_another(version: int, nft: Nftables, own_table: str) -> bool:
+    """Whether another engine's rules keep this host from being a router, as it was none before."""
+    names = [item["table"]["name"] for item in nft.list("tables")
+             if item.get("table", {}).get("family") == "inet" and item["table"]["name"].startswith(TABLE_PREFIX)]
+    return any(item.get("rule", {}).get("comment") == GUARD.format(version=version)
+               for name in names if name != own_table for item in nft.list(f"chain inet {name} forward"))
+
+
 def give_back(version: int, marker: str, nft: Nftables) -> None:
     """Turn off again what :func:`ensure_forwarding` turned on: our rules, which kept this host from being a router, are
-    gone. Where somebody else filters forwarded traffic by now, they count on it, and it stays.
+    gone. Where somebody else filters forwarded traffic by now, another engine of ours too, they count on it: it stays.
     """
     if not os.path.exists(marker):
         return
-    others = [chain for chain in _forward_chains(nft) if chain["family"] in ("inet", "ip" if version == 4 else "ip6")]
+    families = ("inet", "ip" if version == 4 else "ip6")
+    others = [chain for chain in base_chains(nft, "forward") if chain["family"] in families]
     if others:
         log.info("%s stays on: %s uses it", _SWITCH[version].replace("/", "."),
                  f"{others[0]['family']} {others[0]['table']}")
@@ -57,18 +76,3 @@ def _keep_router_advertisements() -> None:
 def _read(path: str) -> str:
     with open(path) as file:
         return file.read().strip()
-
-
-def blocking_chains(nft: Nftables, own_table: str) -> list[str]:
-    """Base chains of other tables that drop by default what is forwarded: containers are cut off behind them."""
-    return [f"{chain['family']} {chain['table']} {chain['name']}" for chain in _forward_chains(nft)
-            if chain.get("policy") == "drop" and chain["table"] != own_table
-            and chain["family"] in ("ip", "ip6", "inet")]
-
-
-def _forward_chains(nft: Nftables) -> list[dict[str, Any]]:
-    try:
-        return [item["chain"] for item in nft.list("chains") if item.get("chain", {}).get("hook") == "forward"]
-    except NftablesError as error:
-        log.warning("cannot look for other firewalls: %s", error)
-        return []

@@ -21,7 +21,9 @@ _WIDEST_NETWORK = {4: 8, 6: 16}
 
 def mac_for(address: IPAddress) -> str:
     """The MAC that dockerd gives an address, locally administered: neighbours' ARP caches hold across restarts."""
-    return "02:42:" + address.packed[-4:].hex(":")
+    # The last bytes of an IPv6 address alone may be another one's too.
+    packed = address.packed if address.version == 4 else hashlib.sha256(address.packed).digest()[:4]
+    return "02:42:" + packed.hex(":")
 
 
 def subnets(pools: Iterable[AddressPool]) -> Iterator[IPv4Network]:

@@ -14,6 +14,8 @@ from barque.network.model import PublishedPort
 
 _ANSWER_SECONDS = 10.0
 _LINE = 512
+#: So many packets fit into the buffer of either side.
+_DROPS_AT_ONCE = 32
 
 
 class KeeperProcess:
@@ -149,12 +151,14 @@ class KeeperClient(KeeperProcess):
         self.start()
         self.send(line.encode(), [sock.fileno()])
 
-    def drop(self, port: PublishedPort) -> None:
-        """Let a port go; when this returns it can be bound again. A keeper that is dead holds nothing any more."""
-        if not self.connected:
-            return
+    def drop(self, ports: Sequence[PublishedPort]) -> None:
+        """Let ports go; when this returns they can be bound again. A keeper that is dead holds nothing any more."""
         try:
-            self.send(f"drop {port.protocol} {port.host_ip} {port.host_port}".encode())
-            self.receive(_LINE)
+            for start in range(0, len(ports) if self.connected else 0, _DROPS_AT_ONCE):
+                batch = ports[start:start + _DROPS_AT_ONCE]
+                for port in batch:
+                    self.send(f"drop {port.protocol} {port.host_ip} {port.host_port}".encode())
+                for _ in batch:
+                    self.receive(_LINE)
         except OSError:
             self.close()

@@ -8,6 +8,8 @@ from collections.abc import Iterable
 import msgspec
 
 DEFAULT_EXEC_ROOT = "/run/barque"
+#: How the names of all engines' nftables tables begin.
+TABLE_PREFIX = "barque"
 
 
 class AddressPool(msgspec.Struct, frozen=True):
@@ -67,7 +69,7 @@ class NetworkSettings(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def table(self) -> str:
-        return "barque-" + self.suffix if self.suffix else "barque"
+        return f"{TABLE_PREFIX}-{self.suffix}" if self.suffix else TABLE_PREFIX
 
 
 class Subnet(msgspec.Struct, frozen=True, kw_only=True):
@@ -82,11 +84,12 @@ class Subnet(msgspec.Struct, frozen=True, kw_only=True):
 class NetworkSpec(msgspec.Struct, frozen=True, kw_only=True):
     """A network that somebody made: what the engine stores, and hands to ``Network.reconcile`` at its next boot.
 
-    ``driver`` is "bridge" or "macvlan". ``bridge`` is the link's name on the host, ``parent`` the link that macvlan
-    interfaces hang on, ``macvlan_mode`` as ip-link(8) has it. Subnets are empty or partial only when it is asked for;
-    ``Network.create`` returns them complete. ``trusted``: containers may use addresses that they were not given.
-    ``obey_input``: published ports are relayed, not translated, so that the host's INPUT rules decide about them.
-    ``options``, ``ipam_driver``, ``ipam_options`` and ``labels`` are what the client wrote.
+    ``driver`` is "bridge", "macvlan" or "ipvlan". ``bridge`` is the link's name on the host; ``parent`` the link that
+    macvlan and ipvlan interfaces hang on, one of our own where it is empty; the modes are those of ip-link(8). Subnets
+    are empty or partial only when it is asked for; ``Network.create`` returns them complete. ``trusted``: containers
+    may use addresses that they were not given. ``obey_input``: published ports are relayed, not translated, so that the
+    host's INPUT rules decide about them. ``options``, ``ipam_options`` and ``labels`` are what the client wrote.
+    ``config_only``: nothing but settings for other networks, which name it as ``config_from``.
     """
 
     id: str
@@ -95,12 +98,15 @@ class NetworkSpec(msgspec.Struct, frozen=True, kw_only=True):
     created: str
     ipv4: Subnet | None = None
     ipv6: Subnet | None = None
+    enable_ipv4: bool = True
     enable_ipv6: bool = False
     internal: bool = False
     attachable: bool = False
     bridge: str = ""
     parent: str = ""
     macvlan_mode: str = "bridge"
+    ipvlan_mode: str = "l2"
+    ipvlan_flag: str = "bridge"
     mtu: int = 0
     icc: bool = True
     masquerade: bool = True
@@ -110,6 +116,12 @@ class NetworkSpec(msgspec.Struct, frozen=True, kw_only=True):
     options: dict[str, str] = {}
     ipam_options: dict[str, str] = {}
     labels: dict[str, str] = {}
+    config_only: bool = False
+    config_from: str = ""
+
+    @property
+    def subnets(self) -> list[Subnet]:
+        return [subnet for subnet in (self.ipv4, self.ipv6) if subnet is not None]
 
 
 class NetworkInfo(msgspec.Struct, frozen=True, kw_only=True):
@@ -129,6 +141,13 @@ class NetworkInfo(msgspec.Struct, frozen=True, kw_only=True):
     icc: bool = True
     masquerade: bool = True
     publish_ip: str = ""
+
+
+class Blockers(msgspec.Struct, frozen=True, kw_only=True):
+    """Chains of other firewalls that drop by default what is forwarded, and what is for this host itself."""
+
+    forward: tuple[str, ...] = ()
+    input: tuple[str, ...] = ()
 
 
 class PortBinding(msgspec.Struct, frozen=True, kw_only=True):
@@ -160,9 +179,10 @@ class PublishedPort(msgspec.Struct, frozen=True, kw_only=True):
 class Endpoint(msgspec.Struct, frozen=True, kw_only=True):
     """One interface of a sandbox on one network.
 
-    ``gateway`` is empty on a network without a way out. ``port`` is the other end of a veth, on the host's bridge.
+    ``ipv4`` is empty on a network without IPv4, the gateways are on one without a way out. ``link_local`` are more
+    addresses, good on the network alone. ``port`` is the other end of a veth, on the host's bridge.
     ``names`` are what the others on the network may call the container; ``links`` are names that only the container
-    itself knows, each with the name that it stands for.
+    itself knows, each with the name that it stands for. ``routed``: the interface itself is the way out.
     """
 
     network_name: str
@@ -180,24 +200,41 @@ class Endpoint(msgspec.Struct, frozen=True, kw_only=True):
     gw_priority: int = 0
     names: tuple[str, ...] = ()
     links: dict[str, str] = {}
+    link_local: tuple[str, ...] = ()
+    routed: bool = False
+
+    @property
+    def leads_out(self) -> bool:
+        return bool(self.gateway or self.ipv6_gateway or self.routed)
+
+    @property
+    def addresses(self) -> list[str]:
+        """Its own addresses on the network."""
+        return [address for address in (self.ipv4, self.ipv6) if address]
 
 
 def by_way_out(endpoints: Iterable[Endpoint]) -> list[Endpoint]:
     """Endpoints in the order in which they may carry the default route: those with a gateway, by falling priority,
     then by their network's name, as dockerd has it; then the others."""
-    return sorted(endpoints, key=lambda end: (not end.gateway, -end.gw_priority, end.network_name))
+    return sorted(endpoints, key=lambda end: (not end.leads_out, -end.gw_priority, end.network_name))
 
 
 class Attachment(msgspec.Struct, frozen=True, kw_only=True):
-    """One network that a container shall be on; the fields are those of :class:`Endpoint`, None lets us choose."""
+    """One network that a container shall be on; the fields are those of :class:`Endpoint`, None lets us choose.
+
+    ``sysctls`` are settings of the interface (``net.ipv4.conf.IFNAME.log_martians``), whatever its name will be.
+    """
 
     network_id: str
+    interface: str | None = None
     mac: str | None = None
     ipv4: str | None = None
     ipv6: str | None = None
     gw_priority: int = 0
     names: tuple[str, ...] = ()
     links: dict[str, str] = {}
+    link_local: tuple[str, ...] = ()
+    sysctls: dict[str, str] = {}
 
 
 class Resolving(msgspec.Struct, frozen=True, kw_only=True):

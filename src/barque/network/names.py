@@ -149,17 +149,16 @@ class Names:
     def _record(self, sandbox: Sandbox) -> dict[str, Any]:
         networks = {network.id: network for network in self._of(sandbox)}
         ordered = by_way_out(sandbox.endpoints)
-        host = next((endpoint for endpoint in ordered if endpoint.port and endpoint.gateway), None)
+        host = next((endpoint for endpoint in ordered if endpoint.port and endpoint.leads_out), None)
         return {
             "id": sandbox.container_id,
             "places": [_place(endpoint, networks[endpoint.network_id]) for endpoint in ordered
                        if endpoint.network_id in networks and networks[endpoint.network_id].embedded_dns],
             "host": [address for address in (host.gateway, host.ipv6_gateway) if address] if host else [],
             "servers": list(sandbox.resolving.servers), "ndots": sandbox.resolving.ndots,
-            "forward": any(endpoint.gateway for endpoint in ordered)}
+            "forward": any(endpoint.leads_out for endpoint in ordered)}
 
 
 def _place(endpoint: Endpoint, network: KernelNetwork) -> dict[str, Any]:
     return {"network": network.id, "label": network.name, "names": list(endpoint.names), "links": endpoint.links,
-            "addresses": [address for address in (endpoint.ipv4, endpoint.ipv6) if address],
-            "subnets": [str(pool.subnet) for pool in (network.addresses, network.addresses6) if pool is not None]}
+            "addresses": endpoint.addresses, "subnets": [str(pool.subnet) for pool in network.pools]}

@@ -7,7 +7,7 @@ import hashlib
 import ipaddress
 import logging
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 
 import msgspec
 
@@ -15,35 +15,47 @@ from barque.errors import BarqueError, InvalidArgument
 from barque.network import bridge as bridges
 from barque.network import forwarding
 from barque.network.bridge import KernelNetwork
-from barque.network.errors import DriverUnsupported, InvalidPool, LinkTaken, NetworkMissing, ParentMissing
+from barque.network.errors import DriverUnsupported, InvalidPool, LinkTaken, NetworkMissing
+from barque.network.host_view import HostView
 from barque.network.ipam import Addresses, IPAddress, IPNetwork, Taken, choose_subnet, subnets, ula_subnets
 from barque.network.model import NetworkInfo, NetworkSettings, NetworkSpec, Subnet
-from barque.sys import netns, rtnetlink
+from barque.network.parents import parent_link
+from barque.sys import rtnetlink
+from barque.sys.nft import Nftables
 from barque.sys.rtnetlink import Netlink
 
 log = logging.getLogger(__name__)
 
 _LOOPBACK = "127.0.0.1"
 _MACHINE_ID = "/etc/machine-id"
+#: Links that are deleted together are in a group of this number and the index of one of them: nobody else's.
+_LINK_GROUP = 0x62000000
+#: A bridge takes the kernel 18 ms to delete, and nobody can change links meanwhile; alone it would take twice as long.
+_LINKS_AT_ONCE = 16
 
 
 class Networks:
     """The default bridge and the networks that users made. Rules and containers are the caller's business."""
 
-    def __init__(self, settings: NetworkSettings, netlink: Netlink, created: str) -> None:
+    def __init__(self, settings: NetworkSettings, netlink: Netlink, nft: Nftables, created: str) -> None:
         self.settings = settings
         self._netlink = netlink
+        self._nft = nft
         self._created = created
         self._specs: dict[str, NetworkSpec] = {}
         self._made: dict[str, KernelNetwork] = {}
         self.closed: set[int] = set()
-        if settings.ip_forward and forwarding.ensure_forwarding(4, self.forwarding_marker(4)):
-            self.closed.add(4)
+        if settings.ip_forward:
+            self._forward(4)
         self.default = self._default_bridge()
 
     def forwarding_marker(self, version: int) -> str:
         """The file that remembers, over restarts of the engine, that it was us who turned forwarding on."""
         return os.path.join(self.settings.exec_root, "forwarding" if version == 4 else "forwarding6")
+
+    def _forward(self, version: int) -> None:
+        if forwarding.ensure_forwarding(version, self.forwarding_marker(version), self._nft, self.settings.table):
+            self.closed.add(version)
 
     def network_id(self, name: str) -> str:
         """64 hex digits that stay the same as long as the engine has its exec root."""
@@ -52,6 +64,7 @@ class Networks:
     def infos(self) -> list[NetworkInfo]:
         """The default bridge, host and none, and all others in the order of their making."""
         settings, addresses = self.settings, self.default.addresses
+        assert addresses is not None
         return [
             NetworkInfo(id=self.default.id, name="bridge", driver="bridge", created=self._created,
                         bridge=self.default.link.name, subnet=str(addresses.subnet),
@@ -75,27 +88,33 @@ class Networks:
         except KeyError:
             raise NetworkMissing(id=network_id) from None
 
+    def name(self, network_id: str) -> str:
+        """Raises NetworkMissing."""
+        spec = self._specs.get(network_id)
+        if spec is None:
+            raise NetworkMissing(id=network_id)
+        return spec.name
+
     def create(self, spec: NetworkSpec) -> NetworkSpec:
         """Make the network; returns ``spec`` with everything filled in that was left open. All or nothing.
 
         Raises BarqueErrors that name what is in the way.
         """
-        if spec.driver not in ("bridge", "macvlan"):
-            raise DriverUnsupported(driver=spec.driver, reason="this engine has bridge, macvlan, host and none")
-        with netns.locked():
-            spec = self._complete(spec)
-            self._make(spec)
+        if spec.config_only:
+            self._specs[spec.id] = spec
+            return spec
+        if spec.driver not in ("bridge", "macvlan", "ipvlan"):
+            raise DriverUnsupported(driver=spec.driver, reason="this engine has bridge, macvlan, ipvlan, host and none")
+        spec = self._complete(spec)
+        self._make(spec)
         return spec
 
-    def remove(self, network_id: str) -> KernelNetwork:
-        """Unmake a network that no container is on; raises NetworkMissing."""
-        network = self._made.get(network_id)
-        if network is None:
-            raise NetworkMissing(id=network_id)
-        if network.driver == "bridge":
-            self._unmake(network)
-        del self._made[network_id], self._specs[network_id]
-        return network
+    def remove(self, network_ids: Collection[str]) -> None:
+        """Unmake networks that no container is on; those that are not there are left out."""
+        self._unmake([self._made[network_id] for network_id in network_ids if network_id in self._made])
+        for network_id in network_ids:
+            self._made.pop(network_id, None)
+            self._specs.pop(network_id, None)
 
     def restore(self, specs: Iterable[NetworkSpec]) -> None:
         """At boot: take over or make again what is stored, and remove links that an earlier engine left over.
@@ -103,6 +122,9 @@ class Networks:
         A network that cannot be made (its parent is gone, say) is logged; containers on it cannot start.
         """
         for spec in specs:
+            if spec.config_only:
+                self._specs[spec.id] = spec
+                continue
             try:
                 self._make(spec)
             except (BarqueError, OSError) as error:
@@ -110,41 +132,45 @@ class Networks:
                 self._specs[spec.id] = spec
         known = {network.link.name for network in self}
         for link in self._netlink.links():
-            if link.kind == "bridge" and link.alias.startswith(self.settings.owner) and link.name not in known:
-                log.info("removing bridge %s, which belongs to no network", link.name)
+            if link.alias.startswith(self.settings.owner) and link.name not in known:
+                log.info("removing link %s, which belongs to no network", link.name)
                 self._netlink.request(rtnetlink.delete_link(link.index))
 
     def unmake_all(self) -> None:
-        for network in list(self):
-            if network.driver == "bridge":
-                self._unmake(network)
+        self._unmake(list(self))
 
-    def _unmake(self, network: KernelNetwork) -> None:
-        if network.owned:
-            with contextlib.suppress(FileNotFoundError, ProcessLookupError):
-                link = self._netlink.link(network.link.name)
-                if link is not None:
-                    self._netlink.request(rtnetlink.delete_link(link.index))
-            return
-        gateways = [(pool.gateway, pool.subnet.prefixlen) for pool in (network.addresses, network.addresses6) if pool]
-        for gateway, length in gateways:
-            if gateway is not None:
-                with contextlib.suppress(OSError):
-                    self._netlink.request(rtnetlink.delete_address(network.link.index, gateway, length))
+    def _unmake(self, networks: Iterable[KernelNetwork]) -> None:
+        """Delete the links that are ours, at one go; those of others only lose the addresses that they had from us."""
+        doomed = []
+        for network in networks:
+            if network.owned:
+                doomed.append(network.link.name)
+            elif network.driver == "bridge":
+                for pool in network.pools:
+                    if pool.gateway is not None:
+                        with contextlib.suppress(OSError):
+                            self._netlink.request(rtnetlink.delete_address(network.link.index, pool.gateway,
+                                                                           pool.subnet.prefixlen))
+        links = [link for name in doomed if (link := self._netlink.link(name)) is not None]
+        for start in range(0, len(links), _LINKS_AT_ONCE):
+            batch = links[start:start + _LINKS_AT_ONCE]
+            group = _LINK_GROUP | batch[0].index
+            with contextlib.suppress(ProcessLookupError, FileNotFoundError):  # one went meanwhile: the others go
+                self._netlink.request(*(rtnetlink.set_group(link.index, group) for link in batch),
+                                      rtnetlink.delete_group(group))
 
     def _default_bridge(self) -> KernelNetwork:
         settings = self.settings
         name = settings.bridge_name
-        mtu = settings.mtu or bridges.default_mtu(self._netlink)
+        around = HostView(self._netlink)
+        mtu = settings.mtu or around.mtu()
         bip, within = _addresses_of(settings)
         network_id = self.network_id("bridge")
-        with netns.locked():
-            # Two engines that start together would see the same subnet free.
-            taken = Taken(bridges.host_networks(self._netlink, name))
-            if bip is not None:
-                taken.check(bip.network)
-            gateway = bip or bridges.choose_gateway(self._netlink, name, settings.pools, taken)
-            link = bridges.ensure_link(self._netlink, name, [gateway], mtu, settings.owner + network_id)
+        taken = Taken(around.networks(without=name))
+        if bip is not None:
+            taken.check(bip.network)
+        gateway = bip or bridges.choose_gateway(self._netlink, name, settings.pools, taken)
+        link = bridges.ensure_link(self._netlink, name, [gateway], mtu, settings.owner + network_id)
         addresses = Addresses("bridge", network_id, gateway.network, gateway.ip, within=within)
         return KernelNetwork(name="bridge", id=network_id, driver="bridge", link=link, addresses=addresses, mtu=mtu,
                              icc=settings.icc, masquerade=settings.masquerade, embedded_dns=False,
@@ -153,19 +179,20 @@ class Networks:
     def _complete(self, spec: NetworkSpec) -> NetworkSpec:
         """Choose subnets, gateways and names where ``spec`` leaves them open; raises where it cannot be had."""
         bridged = spec.driver == "bridge"
-        if not bridged:
-            spec = msgspec.structs.replace(spec, mtu=spec.mtu or self._parent(spec).mtu)
-        host = bridges.host_networks(self._netlink, spec.bridge or "") if bridged else []
-        used = [(pool.subnet, f"network {network.name}") for network in self
-                for pool in (network.addresses, network.addresses6) if pool is not None]
+        around = HostView(self._netlink)
+        host = around.networks(without=spec.bridge) if bridged else []
+        used = [(pool.subnet, f"network {network.name}") for network in self for pool in network.pools]
         # The routes by our own bridges are networks of ours: those names say more.
         ours = {subnet for subnet, _ in used}
         taken = Taken([*(item for item in host if item[0] not in ours), *used])
-        four = _completed(spec.ipv4, subnets(self.settings.pools), taken, gateway=bridged)
+        four = _completed(spec.ipv4, subnets(self.settings.pools), taken, gateway=bridged) if spec.enable_ipv4 else None
         six = _completed(spec.ipv6, ula_subnets(self._ula_seed()), taken, gateway=bridged) if spec.enable_ipv6 else None
+        mtu = spec.mtu
+        if not mtu and not bridged and (parent := self._netlink.link(spec.parent)) is not None:
+            mtu = parent.mtu
         return msgspec.structs.replace(
             spec, ipv4=four, ipv6=six, bridge=(spec.bridge or "bq-" + spec.id[:12]) if bridged else "",
-            mtu=spec.mtu or self.settings.mtu or bridges.default_mtu(self._netlink))
+            mtu=mtu or self.settings.mtu or around.mtu())
 
     def _ula_seed(self) -> str:
         """Differs between machines and between engines of one machine, so that joined networks do not clash."""
@@ -175,23 +202,23 @@ class Networks:
         return f"{machine}\0{self.settings.exec_root}"
 
     def _make(self, spec: NetworkSpec) -> None:
-        assert spec.ipv4 is not None
-        pools = [_pool(spec, subnet) for subnet in (spec.ipv4, spec.ipv6) if subnet is not None]
+        four, six = (_pool(spec, subnet) if subnet else None for subnet in (spec.ipv4, spec.ipv6))
         alias = self.settings.owner + spec.id
         if spec.driver == "bridge":
             self._check_name(spec)
-            if spec.ipv6 is not None and forwarding.ensure_forwarding(6, self.forwarding_marker(6)):
-                self.closed.add(6)
+            if spec.ipv6 is not None:
+                self._forward(6)
             link = bridges.ensure_link(
                 self._netlink, spec.bridge,
-                [ipaddress.ip_interface((pool.gateway, pool.subnet.prefixlen)) for pool in pools if pool.gateway],
-                spec.mtu, alias)
+                [ipaddress.ip_interface((pool.gateway, pool.subnet.prefixlen)) for pool in (four, six)
+                 if pool and pool.gateway], spec.mtu, alias)
         else:
-            link = self._parent(spec)
+            link = parent_link(self._netlink, spec, alias, self)
         self._made[spec.id] = KernelNetwork(
-            name=spec.name, id=spec.id, driver=spec.driver, link=link, addresses=pools[0],
-            addresses6=pools[1] if len(pools) > 1 else None, mtu=spec.mtu, icc=spec.icc, masquerade=spec.masquerade,
-            internal=spec.internal, trusted=spec.trusted, owned=link.alias == alias, macvlan_mode=spec.macvlan_mode,
+            name=spec.name, id=spec.id, driver=spec.driver, link=link, addresses=four, addresses6=six, mtu=spec.mtu,
+            icc=spec.icc, masquerade=spec.masquerade, internal=spec.internal, trusted=spec.trusted,
+            owned=link.alias == alias, macvlan_mode=spec.macvlan_mode, ipvlan_mode=spec.ipvlan_mode,
+            ipvlan_flag=spec.ipvlan_flag,
             publish_ip=_LOOPBACK if spec.internal else spec.publish_ip or self.settings.publish_ip,
             obey_input=spec.obey_input or self.settings.obey_input)
         self._specs[spec.id] = spec
@@ -200,13 +227,6 @@ class Networks:
         other = next((network for network in self if network.link.name == spec.bridge and network.id != spec.id), None)
         if other is not None:
             raise LinkTaken(name=spec.name, link=spec.bridge, reason=f"it is the bridge of network {other.name}")
-
-    def _parent(self, spec: NetworkSpec) -> rtnetlink.Link:
-        if spec.parent:
-            link = self._netlink.link(spec.parent)
-            if link is not None:
-                return link
-        raise ParentMissing(driver=spec.driver, parent=spec.parent or "(option parent is not given)")
 
 
 def _pool(spec: NetworkSpec, subnet: Subnet) -> Addresses:

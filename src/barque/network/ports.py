@@ -72,8 +72,9 @@ class HostPorts:
             sock.close()
 
     def release(self, ports: Iterable[PublishedPort]) -> None:
+        ports = list(ports)
+        self._keeper.drop(ports)
         for port in ports:
-            self._keeper.drop(port)
             self._forget(port)
 
     def restore(self, live: Iterable[tuple[Sequence[Endpoint], PublishedPort]]) -> list[str]:
@@ -88,8 +89,7 @@ class HostPorts:
             if held.pop((port.protocol, port.host_ip, port.host_port), None) is None:
                 missing.append((endpoints, port))
         lost = self.retake(missing)
-        for port in held.values():
-            self._keeper.drop(port)
+        self._keeper.drop(list(held.values()))
         return lost
 
     def retake(self, ports: Iterable[tuple[Sequence[Endpoint], PublishedPort]]) -> list[str]:
@@ -109,7 +109,7 @@ class HostPorts:
         for port in ports:
             if _relay_target(port, before) == _relay_target(port, after):
                 continue
-            self._keeper.drop(port)
+            self._keeper.drop([port])
             try:
                 with _bind(port) as sock:
                     self._give(sock, port, after)
@@ -209,9 +209,10 @@ class HostPorts:
 def _relay_target(port: PublishedPort, endpoints: Sequence[Endpoint]) -> str | None:
     """Where the keeper has to relay connections of ``port`` to; None where the kernel translates them all."""
     endpoint = serving_endpoint(endpoints, port)
-    if endpoint is None or (port_target(endpoints, port) is not None and port.host_ip not in (ANY6, "::1")):
+    if endpoint is None or port.protocol == "sctp" or (
+            port_target(endpoints, port) is not None and port.host_ip not in (ANY6, "::1")):
         return None
-    return (endpoint.ipv6 if ":" in port.host_ip else None) or endpoint.ipv4
+    return endpoint.addresses[-1 if ":" in port.host_ip else 0]
 
 
 def _bind(port: PublishedPort) -> socket.socket:

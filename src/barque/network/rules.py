@@ -7,8 +7,9 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from barque.network import firewall, forwarding
 from barque.network.bridge import KernelNetwork
-from barque.network.model import NetworkSettings, Sandbox
+from barque.network.model import Blockers, NetworkSettings, Sandbox
 from barque.network.networks import Networks
+from barque.network.other_firewalls import find_blockers
 from barque.sys.nft import Nftables, NftablesError
 
 log = logging.getLogger(__name__)
@@ -17,12 +18,13 @@ log = logging.getLogger(__name__)
 class Rules:
     """Rules for ``networks`` and the sandboxes of ``live``, which the caller keeps. Blocking, for one thread."""
 
-    def __init__(self, settings: NetworkSettings, networks: Networks, live: Mapping[str, Sandbox]) -> None:
+    def __init__(self, settings: NetworkSettings, networks: Networks, nft: Nftables, live: Mapping[str, Sandbox]
+                 ) -> None:
         self._table = settings.table
         self._api_ports = settings.api_ports
         self._networks = networks
         self._live = live
-        self._nft = Nftables()
+        self._nft = nft
         self._spoofing = self._knows_bridges()
         if not self._standing():
             # Existing ones may carry ports of running containers; rebuild() replaces them in one go.
@@ -45,13 +47,20 @@ class Rules:
         for version in sorted(self._networks.closed):
             forwarding.give_back(version, self._networks.forwarding_marker(version), self._nft)
 
-    def blockers(self) -> list[str]:
-        return forwarding.blocking_chains(self._nft, self._table)
+    def blockers(self) -> Blockers:
+        return find_blockers(self._nft)
 
-    def network(self, verb: str, network: KernelNetwork) -> None:
-        """``add`` or ``delete`` a network."""
+    def add_network(self, network: KernelNetwork) -> None:
         if network.rules is not None:
-            self._change(firewall.network_elements(verb, self._table, network.rules), adds=verb == "add")
+            self._change(firewall.network_elements("add", self._table, network.rules), adds=True)
+
+    def drop_networks(self, networks: Iterable[KernelNetwork]) -> None:
+        self._change([line for network in networks if (rules := network.rules) is not None
+                      for line in firewall.network_elements("delete", self._table, rules)], adds=False)
+
+    def drop(self, gone: Iterable[Sandbox]) -> None:
+        """Containers went, all in one transaction; ``live`` has them no more."""
+        self._change([line for sandbox in gone for line in self._elements("delete", sandbox)], adds=False)
 
     def swap(self, before: Sandbox | None, after: Sandbox | None) -> None:
         """A container's ports and endpoints are ``after`` from now on, in one transaction. ``live`` has ``before``."""

@@ -10,7 +10,7 @@ import os
 import re
 import secrets
 import socket
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 
 from msgspec.structs import replace
 
@@ -19,7 +19,9 @@ from barque.network import bridge as bridges
 from barque.network.bridge import KernelNetwork
 from barque.network.endpoint import Slot, WarmPool, configure, free_name, opened, plug, route, unplug
 from barque.network.errors import (
+    AddressInUse,
     AlreadyConnected,
+    InterfaceTaken,
     NetworkInUse,
     NoSandbox,
     NotConnected,
@@ -47,6 +49,7 @@ from barque.network.networks import Networks
 from barque.network.ports import HostPorts, Reservation
 from barque.network.rules import Rules
 from barque.sys import conntrack, netns, rtnetlink
+from barque.sys.nft import Nftables
 from barque.sys.rtnetlink import Netlink
 
 log = logging.getLogger(__name__)
@@ -69,9 +72,11 @@ class Sandboxes:
             os.makedirs(self._pins, mode=0o711, exist_ok=True)
             netns.share(self._pins)
             undo.callback(self._unshare)
-            self.networks = Networks(settings, self._netlink, created)
-            self.rules = Rules(settings, self.networks, self._live)
-            undo.callback(self.rules.close)
+            # Engines that start or stop together would see the same subnet free, or nobody who needs forwarding.
+            with netns.locked():
+                nft = undo.enter_context(contextlib.closing(Nftables()))
+                self.networks = Networks(settings, self._netlink, nft, created)
+                self.rules = Rules(settings, self.networks, nft, self._live)
             self._warm = WarmPool(self.networks.default.mtu, settings.warm)
             self.keeper = KeeperClient(os.path.join(settings.exec_root, "ports.sock"))
             self.names = Names(os.path.join(settings.exec_root, "names.sock"), self.networks)
@@ -92,18 +97,23 @@ class Sandboxes:
         self._live[request.container_id] = sandbox
         return sandbox
 
-    def teardown(self, container_id: str) -> None:
-        """Unmake it; does not wait for the namespace to die. An unknown container is no error."""
-        netns.unpin(self._pin(container_id))
-        sandbox = self._live.pop(container_id, None)
-        if sandbox is None:
-            return
-        self.names.drop(sandbox)
-        self.rules.swap(sandbox, None)
-        self._ports.release(sandbox.ports)
-        for endpoint in sandbox.endpoints:
-            # TCP ends with the container; what has no end goes on to the address for as long as packets come.
-            self._release(endpoint, used=any(port.protocol != "tcp" for port in sandbox.ports))
+    def teardown(self, container_ids: Iterable[str]) -> None:
+        """Unmake them; does not wait for the namespaces to die. Unknown containers are no error."""
+        gone = []
+        for container_id in container_ids:
+            netns.unpin(self._pin(container_id))
+            sandbox = self._live.pop(container_id, None)
+            if sandbox is not None:
+                gone.append(sandbox)
+                self.names.drop(sandbox)
+        try:
+            self.rules.drop(gone)
+        finally:
+            self._ports.release([port for sandbox in gone for port in sandbox.ports])
+            for sandbox in gone:
+                for endpoint in sandbox.endpoints:
+                    # TCP ends with the container; what has no end goes on to the address for as long as packets come.
+                    self._release(endpoint, used=any(port.protocol != "tcp" for port in sandbox.ports))
 
     def connect(self, container_id: str, attachment: Attachment) -> Sandbox:
         """Put a running container on one more network; all or nothing. Returns its sandbox as it is then."""
@@ -112,7 +122,7 @@ class Sandboxes:
         if any(endpoint.network_id == network.id for endpoint in before.endpoints):
             raise AlreadyConnected(name=before.name, network=network.name)
         with contextlib.ExitStack() as undo, self._opened(before) as slot:
-            endpoint, index = self._plug(slot, network, attachment, before.endpoints, undo)
+            endpoint, index = self._plug(slot, network, attachment, {end.interface for end in before.endpoints}, undo)
             undo.callback(unplug, self._netlink, slot, endpoint)
             after = replace(before, endpoints=(*before.endpoints, endpoint))
             self._change(slot, before, after, {endpoint.interface: index}, undo)
@@ -148,7 +158,7 @@ class Sandboxes:
             self._publish(before, after, reserved, undo)
             undo.pop_all()
         for endpoint in before.endpoints if gone else ():
-            conntrack.forget_answers_from(ipaddress.ip_address(endpoint.ipv4))
+            _forget_connections(endpoint)
         self._live[container_id] = after
         return after
 
@@ -168,32 +178,35 @@ class Sandboxes:
     def create_network(self, spec: NetworkSpec) -> NetworkSpec:
         """Make a network, all of it or nothing; returns what was made of ``spec``."""
         closed = set(self.networks.closed)
-        spec = self.networks.create(spec)
-        try:
-            if closed != self.networks.closed:
-                self.rules.rebuild()
-            else:
-                self.rules.network("add", self.networks.get(spec.id))
-        except OSError:
-            self.networks.remove(spec.id)
-            raise
+        with netns.locked():
+            spec = self.networks.create(spec)
+            try:
+                if closed != self.networks.closed:
+                    self.rules.rebuild()
+                elif not spec.config_only:
+                    self.rules.add_network(self.networks.get(spec.id))
+            except OSError:
+                self.networks.remove([spec.id])
+                raise
         return spec
 
-    def remove_network(self, network_id: str) -> None:
-        """Unmake a network; raises NetworkInUse while a container is on it."""
-        users = [sandbox.name for sandbox in self._live.values()
-                 if any(endpoint.network_id == network_id for endpoint in sandbox.endpoints)]
-        network = self.networks.get(network_id)
-        if users:
-            raise NetworkInUse(name=network.name, id=network_id)
-        self.rules.network("delete", network)
-        self.networks.remove(network_id)
+    def remove_networks(self, network_ids: Collection[str]) -> None:
+        """Unmake networks, all at one go; raises NetworkInUse while a container is on one of them, NetworkMissing."""
+        used = {endpoint.network_id for sandbox in self._live.values() for endpoint in sandbox.endpoints}
+        for network_id in network_ids:
+            name = self.networks.name(network_id)
+            if network_id in used:
+                raise NetworkInUse(name=name, id=network_id)
+        self.rules.drop_networks([network for network in self.networks if network.id in network_ids])
+        self.networks.remove(network_ids)
 
     def reconcile(self, live: Iterable[Sandbox], specs: Iterable[NetworkSpec]) -> None:
         """Know exactly these networks and sandboxes from now on: rules, ports, addresses and pins of others go."""
-        self.networks.restore(specs)
         self._live.clear()
         self._live.update((sandbox.container_id, sandbox) for sandbox in live)
+        with netns.locked():
+            self.networks.restore(specs)
+            self.rules.rebuild()
         keep = {container_id[:12] for container_id, sandbox in self._live.items() if sandbox.netns_path}
         for name in os.listdir(self._pins):
             if name not in keep:
@@ -204,7 +217,6 @@ class Sandboxes:
                             sandbox.netns_path)
             for endpoint in sandbox.endpoints:
                 self._reclaim(sandbox, endpoint)
-        self.rules.rebuild()
         self._restore_ports()
         self.names.restore(self._live.values())
 
@@ -228,11 +240,11 @@ class Sandboxes:
         """Let go of everything; with ``remove`` also unmake what the kernel holds, running containers included."""
         self._warm.clear()
         if remove:
-            for container_id in list(self._live):
-                self.teardown(container_id)
+            self.teardown(list(self._live))
             for name in os.listdir(self._pins):
                 netns.unpin(os.path.join(self._pins, name))
-            self.rules.remove()
+            with netns.locked():
+                self.rules.remove()
             self.networks.unmake_all()
         self._unshare()
         self.keeper.finish(empty=not any(sandbox.ports for sandbox in self._live.values()))
@@ -268,8 +280,10 @@ class Sandboxes:
             handle.callback(slot.discard)
             endpoints: tuple[Endpoint, ...] = ()
             known = {}
+            spoken_for = {attachment.interface for attachment in attachments if attachment.interface}
             for network, attachment in zip(networks, attachments, strict=True):
-                endpoint, index = self._plug(slot, network, attachment, endpoints, undo)
+                taken = {end.interface for end in endpoints} | (spoken_for if not attachment.interface else set())
+                endpoint, index = self._plug(slot, network, attachment, taken, undo)
                 endpoints += (endpoint,)
                 known[endpoint.interface] = index
             route(slot, (), endpoints, known)
@@ -289,25 +303,42 @@ class Sandboxes:
             self.names.open(slot.fd, sandbox)
         return sandbox
 
-    def _plug(self, slot: Slot, network: KernelNetwork, attachment: Attachment, others: Iterable[Endpoint],
+    def _plug(self, slot: Slot, network: KernelNetwork, attachment: Attachment, taken: Collection[str],
               undo: contextlib.ExitStack) -> tuple[Endpoint, int]:
-        """An interface in the slot with addresses on the network, up; returns also its index. No routes yet."""
+        """An interface in the slot with addresses on the network, up; returns also its index. No routes yet.
+
+        ``taken`` are names that it cannot have."""
+        self._check_attachment(network, attachment)
+        name = attachment.interface or free_name(taken)
+        if name in taken or name == "lo":
+            raise InterfaceTaken(interface=name)
+        four, six = network.take(attachment, undo)
+        interface = plug(self._netlink, slot, network, name)
+        gateway, gateway6 = network.gateways()
+        first = four or six
+        assert first is not None
+        endpoint = Endpoint(
+            network_name=network.name, network_id=network.id, endpoint_id=secrets.token_hex(32), interface=name,
+            mac="" if network.driver == "ipvlan" else attachment.mac or mac_for(first), ipv4=str(four or ""),
+            prefix_len=network.addresses.subnet.prefixlen if network.addresses else 0, gateway=gateway,
+            ipv6=str(six) if six else None,
+            ipv6_prefix_len=network.addresses6.subnet.prefixlen if network.addresses6 else 0, ipv6_gateway=gateway6,
+            port=interface.port, gw_priority=attachment.gw_priority, names=attachment.names, links=attachment.links,
+            link_local=attachment.link_local, routed=network.routed)
+        configure(slot, interface, endpoint, attachment.sysctls)
+        return endpoint, interface.index
+
+    def _check_attachment(self, network: KernelNetwork, attachment: Attachment) -> None:
         if attachment.ipv4 and not network.embedded_dns:
             raise StaticAddressRefused()
         if attachment.mac and not _MAC.fullmatch(attachment.mac):
             raise InvalidArgument(f"invalid MAC address: {attachment.mac}")
-        four, six = network.take(attachment, undo)
-        name = free_name(others)
-        interface = plug(self._netlink, slot, network, name)
-        gateway, gateway6 = network.gateways()
-        endpoint = Endpoint(
-            network_name=network.name, network_id=network.id, endpoint_id=secrets.token_hex(32), interface=name,
-            mac=attachment.mac or mac_for(four), ipv4=str(four), prefix_len=network.addresses.subnet.prefixlen,
-            gateway=gateway, ipv6=str(six) if six else None,
-            ipv6_prefix_len=network.addresses6.subnet.prefixlen if network.addresses6 else 0, ipv6_gateway=gateway6,
-            port=interface.port, gw_priority=attachment.gw_priority, names=attachment.names, links=attachment.links)
-        configure(slot, interface, endpoint)
-        return endpoint, interface.index
+        if attachment.mac and network.driver == "ipvlan":
+            raise InvalidArgument("ipvlan interfaces do not support custom mac address assignment")
+        if attachment.link_local and any(
+                endpoint.network_id == network.id and not set(attachment.link_local).isdisjoint(endpoint.link_local)
+                for sandbox in self._live.values() for endpoint in sandbox.endpoints):
+            raise AddressInUse()
 
     def _reserve(self, bindings: Iterable[PortBinding], name: str, endpoints: tuple[Endpoint, ...]
                  ) -> list[Reservation]:
@@ -321,6 +352,8 @@ class Sandboxes:
         outside = [item.host_ip for item in bindings if item.host_ip and not _is_loopback(item.host_ip)]
         if network.internal and outside:
             raise PortsOfInternal(network=network.name, address=outside[0])
+        if not endpoint.ipv4 and any(item.protocol == "sctp" for item in bindings):
+            raise InvalidArgument("cannot publish an SCTP port of a container without IPv4")
         return self._ports.reserve(bindings, name, endpoint.endpoint_id, publish_ip=network.publish_ip,
                                    relayed=network.obey_input)
 
@@ -356,7 +389,7 @@ class Sandboxes:
     def _release(self, endpoint: Endpoint, *, used: bool) -> None:
         """Give an endpoint's addresses back; ``used``: connections from outside may have been translated to them."""
         if used:
-            conntrack.forget_answers_from(ipaddress.ip_address(endpoint.ipv4))
+            _forget_connections(endpoint)
         with contextlib.suppress(BarqueError):
             self.networks.get(endpoint.network_id).give_back(endpoint)
 
@@ -365,7 +398,7 @@ class Sandboxes:
             self.networks.get(endpoint.network_id).reclaim(endpoint)
         except BarqueError as error:
             log.warning("container %s keeps address %s, which does not fit: %s", sandbox.container_id[:12],
-                        endpoint.ipv4, error)
+                        ", ".join(endpoint.addresses), error)
 
     def _retake(self, sandbox: Sandbox, ports: Iterable[PublishedPort]) -> None:
         for line in self._ports.retake((sandbox.endpoints, port) for port in ports):
@@ -375,6 +408,11 @@ class Sandboxes:
         for line in self._ports.restore((sandbox.endpoints, port) for sandbox in self._live.values()
                                         for port in sandbox.ports):
             log.warning("cannot reserve a published port again: %s", line)
+
+
+def _forget_connections(endpoint: Endpoint) -> None:
+    for address in endpoint.addresses:
+        conntrack.forget_answers_from(ipaddress.ip_address(address))
 
 
 def _is_loopback(text: str) -> bool:

@@ -10,13 +10,15 @@ import asyncio
 import contextlib
 import logging
 import os
-from collections.abc import Callable, Coroutine, Iterable, Sequence
+import queue
+from collections.abc import Callable, Collection, Coroutine, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
 from barque.network.keeper_client import KeeperProcess
 from barque.network.model import (
     Attachment,
+    Blockers,
     NetworkInfo,
     NetworkSettings,
     NetworkSpec,
@@ -32,6 +34,8 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 #: Containers that start one after another get their slots first; the pool is filled when they pause.
 _REFILL_AFTER = 0.05
+#: Containers that start see what has become of other firewalls since so many seconds.
+_LOOK_AGAIN = 5.0
 
 
 class Network:
@@ -44,6 +48,8 @@ class Network:
         self._refill: asyncio.TimerHandle | None = None
         self._watched: dict[str, int] = {}
         self._tasks: set[asyncio.Task[None]] = set()
+        self._blockers, self._looked = Blockers(), 0.0
+        self._leaving: queue.SimpleQueue[str] = queue.SimpleQueue()
         self._closing = False
 
     @classmethod
@@ -77,7 +83,8 @@ class Network:
 
     async def teardown(self, container_id: str) -> None:
         """Unmake it: ports are free when this returns, the namespace dies on its own time. May be repeated."""
-        await self._run(self._sandboxes.teardown, container_id)
+        self._leaving.put(container_id)
+        await self._run(self._teardown_all)
 
     async def connect(self, container_id: str, attachment: Attachment) -> Sandbox:
         """Put a running container on one more network; returns its sandbox as it is then. All or nothing."""
@@ -104,23 +111,27 @@ class Network:
         """Make a network in the kernel; returns ``spec`` completed, to be stored and handed to :meth:`reconcile`."""
         return await self._run(self._sandboxes.create_network, spec)
 
-    async def remove_network(self, network_id: str) -> None:
-        """Raises NetworkInUse while a container runs on it."""
-        await self._run(self._sandboxes.remove_network, network_id)
+    async def remove_networks(self, network_ids: Collection[str]) -> None:
+        """All of them or none; raises NetworkInUse while a container runs on one, NetworkMissing."""
+        await self._run(self._sandboxes.remove_networks, network_ids)
 
-    async def blockers(self) -> list[str]:
-        """Chains of other firewalls that drop by default what is forwarded."""
-        return await self._run(self._sandboxes.rules.blockers)
+    def known_blockers(self) -> Blockers:
+        """As :meth:`blockers`, as they were a few containers ago: costs nothing."""
+        return self._blockers
+
+    async def blockers(self) -> Blockers:
+        self._blockers = await self._run(self._sandboxes.rules.blockers)
+        self._looked = self._loop.time()
+        return self._blockers
 
     async def reconcile(self, live: Iterable[Sandbox], networks: Iterable[NetworkSpec] = ()) -> None:
         """At boot: these are the networks and the containers that run; everything else of this engine's goes."""
         await self._run(self._sandboxes.reconcile, list(live), list(networks))
         self._watch_keepers()
         self._refill_later()
-        for chain in await self.blockers():
-            log.warning("the firewall chain %s drops forwarded packets by default: containers on %s may not reach "
-                        "other networks, nor be reached through published ports, unless it accepts them",
-                        chain, self.settings.bridge_name)
+        for chain in (await self.blockers()).forward:
+            log.warning("the firewall chain %s drops forwarded packets by default: containers may not reach other "
+                        "networks, nor be reached through published ports, unless it accepts them", chain)
 
     async def close(self, remove: bool = False) -> None:
         """Stop; running containers keep their network unless ``remove``."""
@@ -136,6 +147,16 @@ class Network:
         # A caller that is cancelled must not leave the change half known: the thread ends it either way.
         return await asyncio.shield(self._loop.run_in_executor(self._worker, call, *args))
 
+    def _teardown_all(self) -> None:
+        """Unmake all that wait for it, in one transaction: the caller's is among them, or went with an earlier batch,
+        whose first caller hears of errors."""
+        leaving = []
+        with contextlib.suppress(queue.Empty):
+            while True:
+                leaving.append(self._leaving.get_nowait())
+        if leaving:
+            self._sandboxes.teardown(leaving)
+
     def _refill_later(self) -> None:
         if self._refill is not None:
             self._refill.cancel()
@@ -145,6 +166,8 @@ class Network:
         try:
             if not self._closing and await self._run(self._sandboxes.warm_up):
                 self._refill_later()
+            elif not self._closing and self._loop.time() - self._looked > _LOOK_AGAIN:
+                await self.blockers()
         except OSError as error:
             log.warning("cannot keep a network namespace ready: %s", error)
 

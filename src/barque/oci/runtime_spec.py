@@ -1,10 +1,12 @@
 """The OCI runtime configuration (runtime-spec 1.3, config.md and config-linux.md) as values.
 
 Field names are the spec's. ``None`` means that the document does not say, which for limits differs from 0.
+
+The annotations are objects, not strings (no ``from __future__``): msgspec would compile and evaluate 250 of them in
+each process that reads a document.
 """
 
-from __future__ import annotations
-
+from functools import cache
 from typing import Any
 
 import msgspec
@@ -313,4 +315,15 @@ class Spec(msgspec.Struct, omit_defaults=True, rename="camel"):
 
 def decode(data: bytes) -> Spec:
     """Read a ``config.json``; raises :class:`barque.oci.go_json.InvalidJSON` naming the field that is wrong."""
-    return go_json.decode(data, Spec)
+    return go_json.decode(data, Spec, _spelled())
+
+
+def decode_process(data: bytes) -> Process:
+    """Read a process document, as ``exec --process`` gets it; raises as :func:`decode`."""
+    return go_json.decode(data, Process, _spelled())
+
+
+@cache
+def _spelled() -> dict[str, str]:
+    return go_json.spellings(item for item in globals().values()
+                             if isinstance(item, type) and issubclass(item, msgspec.Struct))

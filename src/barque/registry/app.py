@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import ssl
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
 from aiohttp import hdrs, web
 from aiohttp.typedefs import Middleware
 
 from barque.errors import BarqueError
-from barque.registry.auth import Access, Authenticator
+from barque.registry.auth import Access, Authenticator, PasswordFile
 from barque.registry.blobs import BlobRoutes
 from barque.registry.errors import RegistryError
 from barque.registry.events import HAPPENED, Notifier, Receiver
@@ -25,7 +23,7 @@ from barque.registry.metrics import Metrics
 from barque.registry.names import USER
 from barque.registry.pages import page_routes
 from barque.registry.quotas import Quota, Quotas
-from barque.registry.storage.base import Storage
+from barque.registry.storage.base import Storage, UploadGone
 from barque.registry.tokens import TokenServer
 from barque.registry.uploads import UploadRoutes
 
@@ -39,13 +37,14 @@ _READING = (hdrs.METH_GET, hdrs.METH_HEAD)
 
 @dataclass(frozen=True)
 class Settings:
-    """Everybody may do everything without an ``authenticator``.
+    """Everybody may do everything without an ``authenticator``; ``users``: those whom it knows, if it has a file.
 
     ``read_only`` answers 405 to every change; ``sparse``: manifests may name what is not there; ``redirect``: blobs
     are fetched from the storage's own address where it has one.
     """
 
     authenticator: Authenticator | None = None
+    users: PasswordFile | None = None
     token_server: TokenServer | None = None
     read_only: bool = False
     sparse: bool = False
@@ -99,6 +98,8 @@ class Edge:
             return await handler(request)
         except RegistryError as error:
             return error.response()
+        except UploadGone:
+            return RegistryError("BLOB_UPLOAD_UNKNOWN").response()
         except web.HTTPNotFound:
             return RegistryError("NAME_INVALID", status=404).response()
         except web.HTTPMethodNotAllowed as error:
@@ -107,9 +108,9 @@ class Edge:
             raise
         except ConnectionError:
             return web.Response(status=_CLIENT_GONE)  # nobody reads it
-        except BarqueError as error:
-            log.error("%s %s: %s", request.method, request.path, error)
-            return RegistryError("UNAVAILABLE", error.message).response()
+        except (BarqueError, TimeoutError) as error:
+            log.error("%s %s: %s", request.method, request.path, str(error) or "it took too long")
+            return RegistryError("UNAVAILABLE", str(error) or None).response()
         except Exception:  # boundary of a request: a bug or a full disk must not take the connection down silently
             log.exception("%s %s failed", request.method, request.path)
             return RegistryError("UNKNOWN").response()
@@ -149,7 +150,7 @@ def make_app(storage: Storage, settings: Settings | None = None, *, authenticato
     app.add_routes(ManifestRoutes(storage, sparse=settings.sparse).routes())
     app.add_routes(BlobRoutes(storage.blobs, redirect=settings.redirect).routes())
     app.add_routes(UploadRoutes(storage.blobs, quotas, mount_any=settings.authenticator is None).routes())
-    app.add_routes(status_routes(storage, settings.metrics)[:1])
+    app.add_routes([_health(storage)])
     if settings.token_server is not None:
         app.add_routes(settings.token_server.routes())
     if settings.pages:
@@ -157,25 +158,27 @@ def make_app(storage: Storage, settings: Settings | None = None, *, authenticato
     return app
 
 
-def make_status_app(storage: Storage, metrics: Metrics) -> web.Application:
-    """Health and metrics alone, for an address that clients do not reach."""
+def make_status_app(storage: Storage, metrics: Metrics,
+                    others: Callable[[], Awaitable[list[bytes]]] | None = None) -> web.Application:
+    """Health and metrics alone, for an address that clients do not reach. ``others``: what other workers counted."""
+    async def show(_request: web.Request) -> web.Response:
+        total = metrics.merged(await others()) if others is not None else metrics
+        return web.Response(text=total.text(), headers={hdrs.CONTENT_TYPE: "text/plain; version=0.0.4"})
+
     app = web.Application()
-    app.add_routes(status_routes(storage, metrics))
+    app.add_routes([_health(storage), web.get("/metrics", show)])
     return app
 
 
-def status_routes(storage: Storage, metrics: Metrics) -> list[web.RouteDef]:
+def _health(storage: Storage) -> web.RouteDef:
     async def health(_request: web.Request) -> web.Response:
         try:
-            await storage.manifests.exists("health")
+            await storage.probe()
         except (BarqueError, OSError) as error:
             return web.json_response({"status": "unavailable", "reason": str(error)}, status=503)
         return web.json_response({"status": "ok"})
 
-    async def show(_request: web.Request) -> web.Response:
-        return web.Response(text=metrics.text(), headers={hdrs.CONTENT_TYPE: "text/plain; version=0.0.4"})
-
-    return [web.get("/healthz", health), web.get("/metrics", show)]
+    return web.get("/healthz", health)
 
 
 async def _version(_request: web.Request) -> web.Response:
@@ -198,18 +201,3 @@ def wanted(request: web.Request) -> tuple[Access, ...]:
     if source and "mount" in request.query:
         needed += (Access("repository", source, "pull"),)
     return needed
-
-
-@asynccontextmanager
-async def serving(app: web.Application, host: str, port: int,
-                  tls: ssl.SSLContext | None = None) -> AsyncIterator[int]:
-    """Serve ``app`` inside the context, which yields the port (``port`` 0: a free one)."""
-    # Blobs travel as they are: a body with Content-Encoding must keep the bytes that its digest names.
-    runner = web.AppRunner(app, access_log=None, auto_decompress=False, read_bufsize=1 << 19)
-    await runner.setup()
-    try:
-        site = web.TCPSite(runner, host, port, ssl_context=tls, reuse_address=True)
-        await site.start()
-        yield runner.addresses[0][1]
-    finally:
-        await runner.cleanup()

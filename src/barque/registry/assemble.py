@@ -14,7 +14,7 @@ from barque.registry import config as config_of
 from barque.registry.app import Settings
 from barque.registry.auth import Authenticator, Grant, PasswordFile, Permissions, TokenAuthority
 from barque.registry.collect import Policy
-from barque.registry.config import Auth, Config, InvalidConfig, seconds, size
+from barque.registry.config import Auth, Config, InvalidConfig, Tls, seconds, size
 from barque.registry.events import Receiver
 from barque.registry.jwt import Key, Secret, load_key_set
 from barque.registry.limits import RateLimiter
@@ -34,7 +34,7 @@ _EVENTS = frozenset({"pull", "push", "mount", "delete"})
 
 
 def storage_of(config: Config) -> Storage:
-    storage = _own_storage(config)
+    storage = own_storage_of(config)
     if not config.upstream:
         return storage
     if sum(upstream.default for upstream in config.upstream) > 1:
@@ -50,10 +50,12 @@ def _upstream(config: config_of.Upstream) -> Upstream:
     credentials = None
     if config.username:
         credentials = Credentials(username=config.username, password=config.password)
-    return Upstream(config.prefix, config.host, credentials, config.default, seconds(config.tag_life))
+    return Upstream(config.prefix, config.host, credentials, config.default, seconds(config.tag_life),
+                    size(config.size) if config.size else None)
 
 
-def _own_storage(config: Config) -> Storage:
+def own_storage_of(config: Config) -> Storage:
+    """What is kept here: own repositories, and copies of others as far as they have come."""
     if bool(config.storage.root) == bool(config.storage.s3):
         raise InvalidConfig(reason="give either a directory (storage.root) or an object store (storage.s3)")
     s3 = config.storage.s3
@@ -76,11 +78,18 @@ def tls_of(config: Config) -> ssl.SSLContext | None:
     if config.tls is None:
         return None
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-    context.load_cert_chain(config.tls.cert, config.tls.key)
-    if config.tls.client_ca:
-        context.load_verify_locations(config.tls.client_ca)
-        context.verify_mode = ssl.CERT_REQUIRED
+    load_tls(context, config.tls)
     return context
+
+
+def load_tls(context: ssl.SSLContext, tls: Tls) -> None:
+    """For handshakes from now on; if something is wrong with the files, ``context`` stays as it is."""
+    # A context that was given a certificate and then a key of another one would have lost both.
+    for each in (ssl.create_default_context(ssl.Purpose.CLIENT_AUTH), context):
+        each.load_cert_chain(tls.cert, tls.key)
+        if tls.client_ca:
+            each.load_verify_locations(tls.client_ca)
+            each.verify_mode = ssl.CERT_REQUIRED
 
 
 def policy_of(config: Config) -> Policy:
@@ -91,10 +100,10 @@ def policy_of(config: Config) -> Policy:
 
 
 def settings_of(config: Config) -> Settings:
-    authenticator, token_server = _authorisation(config)
+    authenticator, users, token_server = _authorisation(config)
     limits = config.limits
     return Settings(
-        authenticator=authenticator, token_server=token_server, read_only=config.read_only,
+        authenticator=authenticator, users=users, token_server=token_server, read_only=config.read_only,
         sparse=config.sparse_manifests, pages=config.web_page, log_requests=config.access_log,
         redirect=config.storage.s3 is not None and config.storage.s3.redirect,
         limiter=RateLimiter(limits.requests_per_second, limits.burst) if limits is not None else None,
@@ -117,12 +126,12 @@ def _permissions(config: Config, auth: Auth) -> Permissions:
     return Permissions(grants, anonymous_pull=auth.anonymous_pull)
 
 
-def _authorisation(config: Config) -> tuple[Authenticator | None, TokenServer | None]:
+def _authorisation(config: Config) -> tuple[Authenticator | None, PasswordFile | None, TokenServer | None]:
     auth = config.auth
     if auth is None:
         if config.access:
             raise InvalidConfig(reason="access rules need users: give auth.htpasswd or auth.tokens")
-        return None, None
+        return None, None, None
     permissions = _permissions(config, auth)
     users = None
     if auth.htpasswd:
@@ -130,18 +139,18 @@ def _authorisation(config: Config) -> tuple[Authenticator | None, TokenServer | 
     if auth.tokens is None:
         if users is None:
             raise InvalidConfig(reason="auth needs htpasswd or tokens")
-        return users, None
+        return users, users, None
     tokens = auth.tokens
     if tokens.jwks:
         if not tokens.realm:
             raise InvalidConfig(reason="auth.tokens.jwks needs realm, the URL of that issuer's token server")
         keys = load_key_set(Path(tokens.jwks).read_bytes())
-        return TokenAuthority(tokens.realm, tokens.service, TokenCheck(keys, tokens.issuer, tokens.service)), None
+        return TokenAuthority(tokens.realm, tokens.service, TokenCheck(keys, tokens.issuer, tokens.service)), None, None
     if users is None:
         raise InvalidConfig(reason="the built-in token server needs auth.htpasswd; for another's tokens give jwks")
-    # Without a file the secret lives as long as the process: enough for one front end, whose clients fetch anew.
+    # Without a file the secret lives as long as the server: enough for one front end, whose clients fetch anew.
     secret = Secret(Path(tokens.secret_file).read_bytes() if tokens.secret_file else secrets.token_bytes(32))
     own: dict[str, Key] = {"": secret}
     check = TokenCheck(own, tokens.issuer, tokens.service)
-    return (TokenAuthority(tokens.realm, tokens.service, check),
+    return (TokenAuthority(tokens.realm, tokens.service, check), users,
             TokenServer(users, permissions, secret, tokens.issuer, tokens.service))

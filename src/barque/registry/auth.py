@@ -80,25 +80,40 @@ def _credentials(request: web.Request, scheme: str) -> str | None:
     return value.strip() if found.lower() == scheme else None
 
 
+def _users_of(text: str) -> dict[str, str]:
+    users = {}
+    for number, line in enumerate(text.splitlines(), 1):
+        if not line.strip() or line.startswith("#"):
+            continue
+        user, colon, hashed = line.strip().partition(":")
+        if not colon or not user:
+            raise InvalidPasswordFile(line=number, reason="want user:hash")
+        if not hashed.startswith(("$2", "$5$", "$6$", "$y$")):
+            raise InvalidPasswordFile(line=number, reason="weak or unknown hash, use bcrypt (htpasswd -B)")
+        users[user] = hashed
+    return users
+
+
 class PasswordFile:
     """An Apache htpasswd file with crypt(3) hashes (bcrypt: ``htpasswd -B``)."""
 
     def __init__(self, text: str, realm: str = "Registry", permissions: Permissions | None = None) -> None:
         self._permissions = permissions or Permissions()
-        self._users: dict[str, str] = {}
+        self._users = _users_of(text)
         self._realm = realm
         # A bcrypt check takes some 50 ms on purpose; a password that passed once is known by its keyed hash.
         self._key = secrets.token_bytes(32)
         self._passed: dict[str, bytes] = {}
-        for number, line in enumerate(text.splitlines(), 1):
-            if not line.strip() or line.startswith("#"):
-                continue
-            user, colon, hashed = line.strip().partition(":")
-            if not colon or not user:
-                raise InvalidPasswordFile(line=number, reason="want user:hash")
-            if not hashed.startswith(("$2", "$5$", "$6$", "$y$")):
-                raise InvalidPasswordFile(line=number, reason="weak or unknown hash, use bcrypt (htpasswd -B)")
-            self._users[user] = hashed
+
+    def replace(self, text: str) -> None:
+        """Take the users of ``text`` instead; raises InvalidPasswordFile and keeps the old ones."""
+        self._users = _users_of(text)
+        self._passed.clear()
+
+    def stamp(self, user: str) -> str:
+        """What changes with the user's password; empty if there is no such user."""
+        hashed = self._users.get(user)
+        return hashlib.sha256(hashed.encode()).hexdigest() if hashed else ""
 
     async def check(self, request: web.Request, wanted: tuple[Access, ...]) -> None:
         user = request[USER] = await self.user_of(request)

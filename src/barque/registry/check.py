@@ -23,16 +23,18 @@ class Damage:
         return f"{self.repository}: {self.what}"
 
 
-async def check(storage: Storage, *, repair: bool = False) -> list[Damage]:
+async def check(storage: Storage, *, repair: bool = False, copies: tuple[str, ...] = ()) -> list[Damage]:
     """``repair`` removes blobs and manifests whose bytes are not those of their digest, and tags that name nothing.
 
     A later push brings them back. What a manifest misses is told of and left: the rest of the image may be of use.
+    ``copies``: prefixes of repositories that hold only what somebody asked for of another registry.
     """
     found: list[Damage] = []
     for repository in await storage.manifests.repositories():
         found += await _manifests(storage, repository, repair)
         found += await _blobs(storage, repository, repair)
-        found += await _references(storage, repository)
+        if not repository.startswith(tuple(f"{prefix}/" for prefix in copies)):
+            found += await _references(storage, repository)
     return found
 
 

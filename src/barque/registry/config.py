@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import tomllib
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 
@@ -105,7 +105,10 @@ class Webhook(Section, frozen=True, kw_only=True):
 
 
 class Upstream(Section, frozen=True, kw_only=True):
-    """Repositories below ``prefix`` are a cache of ``host``; ``default``: also those names that are not found here."""
+    """Repositories below ``prefix`` are a cache of ``host``; ``default``: also those names that are not found here.
+
+    ``size``: of the blobs that are kept (empty: all).
+    """
 
     prefix: str
     host: str
@@ -114,6 +117,7 @@ class Upstream(Section, frozen=True, kw_only=True):
     insecure: bool = False
     default: bool = False
     tag_life: str = "1m"
+    size: str = ""
 
 
 class Limits(Section, frozen=True, kw_only=True):
@@ -128,7 +132,10 @@ class Collection(Section, frozen=True, kw_only=True):
 
 
 class Config(Section, frozen=True, kw_only=True):
+    """``workers``: processes that serve; 0: as many as there are processors."""
+
     listen: str = "127.0.0.1:5000"
+    workers: Annotated[int, msgspec.Meta(ge=0, le=256)] = 0
     status_listen: str = ""
     read_only: bool = False
     sparse_manifests: bool = False

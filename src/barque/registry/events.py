@@ -117,7 +117,7 @@ class Notifier:
                     reason = f"status {answer.status}"
             except (aiohttp.ClientError, OSError, TimeoutError) as error:
                 reason = str(error) or type(error).__name__
-            log.warning("webhook %s: %s, again in %.1f s", receiver.url, reason, pause)
+            log.warning("webhook %s: %s, again in %g s", receiver.url, reason, pause)
             await asyncio.sleep(pause)
             pause = min(pause * 2, 60.0)
 

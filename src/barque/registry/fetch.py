@@ -74,18 +74,27 @@ class Fetch:
 
 
 class Fetches:
-    def __init__(self, blobs: BlobStorage, spool: str | None) -> None:
+    """``stored`` is told of each blob that has come: its repository and size."""
+
+    def __init__(self, blobs: BlobStorage, spool: str | None, stored: Callable[[str, int], Awaitable[None]]) -> None:
         self._blobs = blobs
         self._spool = spool
-        self._running: dict[tuple[str, Digest], tuple[Fetch, asyncio.Task[None]]] = {}
+        self._stored = stored
+        self._running: dict[tuple[str, Digest], Fetch] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
 
     async def blob(self, repository: str, digest: Digest, ask: Ask) -> Blob:
         """The blob as soon as its size is known; raises what upstream says."""
         key = (repository, digest)
-        if key not in self._running:
-            fetch = Fetch(self._spool)
-            self._running[key] = fetch, asyncio.create_task(self._run(key, fetch, ask))
-        fetch, _ = self._running[key]
+        fetch = self._running.get(key)
+        if fetch is None:
+            fetch = self._running[key] = Fetch(self._spool)
+            task = asyncio.create_task(self._run(key, fetch, ask))
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+        return await self._following(repository, digest, fetch)
+
+    async def _following(self, repository: str, digest: Digest, fetch: Fetch) -> Blob:
         size = await asyncio.shield(fetch.size)
 
         async def read(begin: int, end: int) -> AsyncIterator[bytes]:
@@ -93,7 +102,7 @@ class Fetches:
                 stored = await self._blobs.get(repository, digest)
                 if stored is None:
                     raise BrokenTransfer from fetch.failed
-                source = _stored(stored, begin, end)
+                source = _read(stored, begin, end)
             else:
                 source = fetch.read(begin, end)
             async for chunk in source:
@@ -113,6 +122,8 @@ class Fetches:
             del self._running[key]
             fetch.tell()
             fetch.close_if_done()
+        if fetch.verified:
+            await self._stored(repository, fetch.have)
 
     async def _ingest(self, repository: str, digest: Digest, fetch: Fetch) -> None:
         upload = await self._blobs.start_upload(repository, digest.algorithm)
@@ -130,10 +141,9 @@ class Fetches:
             raise LayerVerificationFailed(digest=digest) from None
 
     async def close(self) -> None:
-        tasks = [task for _, task in self._running.values()]
-        for task in tasks:
+        for task in self._tasks:
             task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await asyncio.gather(*self._tasks, return_exceptions=True)
 
 
 async def _download(remote: Repository, digest: Digest, fetch: Fetch) -> None:
@@ -166,7 +176,7 @@ async def _receive(response: aiohttp.ClientResponse, fetch: Fetch) -> None:
         raise BrokenTransfer
 
 
-async def _stored(blob: Blob, begin: int, end: int) -> AsyncIterator[bytes]:
+async def _read(blob: Blob, begin: int, end: int) -> AsyncIterator[bytes]:
     if blob.open is not None:
         async for chunk in blob.open(begin, end):
             yield chunk

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import bisect
 import re
 
 from aiohttp import web
@@ -52,12 +53,10 @@ def reference_of(request: web.Request) -> Digest | str:
 def page(request: web.Request, names: list[str]) -> tuple[list[str], str | None]:
     """The part of the sorted ``names`` that ``?n=&last=`` ask for, and ``last`` for the next page if there is one."""
     text = request.query.get("n")
-    last = request.query.get("last", "")
-    rest = [name for name in names if name > last]
+    first = bisect.bisect_right(names, request.query.get("last", ""))
     if text is None:
-        return rest, None
+        return names[first:], None
     if not text.isascii() or not text.isdigit():
         raise RegistryError("PAGINATION_NUMBER_INVALID", {"n": text})
-    count = int(text)
-    chosen = rest[:count]
-    return chosen, chosen[-1] if chosen and count < len(rest) else None
+    chosen = names[first:first + int(text)]
+    return chosen, chosen[-1] if chosen and first + len(chosen) < len(names) else None

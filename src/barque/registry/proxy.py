@@ -28,6 +28,7 @@ from barque.oci.digest import Digest
 from barque.oci.manifest import Index, parse
 from barque.oci.reference import Reference
 from barque.registry.errors import RegistryError
+from barque.registry.eviction import CacheSize
 from barque.registry.fetch import Fetches
 from barque.registry.referrers import as_referrer
 from barque.registry.storage.base import Blob, Entry, Freed, Storage, StoredManifest, Tagged, Upload
@@ -38,13 +39,15 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Upstream:
-    """``host``: its domain in references. ``tag_life``: seconds for which a tag is believed."""
+    """``host``: its domain in references. ``tag_life``: seconds for which a tag is believed. ``size``: bytes of blobs
+    that are kept (``None``: all)."""
 
     prefix: str
     host: str
     credentials: Credentials | None = None
     default: bool = False
     tag_life: float = 60.0
+    size: int | None = None
 
 
 class Upstreams:
@@ -55,6 +58,14 @@ class Upstreams:
         self._default = next((upstream for upstream in upstreams if upstream.default), None)
         self._registry = registry
         self._storage = storage
+        self._sizes = {upstream: CacheSize(storage, f"{upstream.prefix}/*", upstream.size)
+                       for upstream in upstreams if upstream.size is not None}
+
+    async def stored(self, repository: str, size: int) -> None:
+        """A blob of ``size`` bytes has come: make room if its upstream's cache has become too large."""
+        upstream = self.behind(repository)
+        if upstream in self._sizes:
+            await self._sizes[upstream].added(size)
 
     def behind(self, repository: str) -> Upstream | None:
         return next((upstream for upstream in self._upstreams if repository.startswith(upstream.prefix + "/")), None)
@@ -201,7 +212,7 @@ class CachedBlobs:
     def __init__(self, storage: Storage, upstreams: Upstreams, spool: str | None) -> None:
         self._inner = storage.blobs
         self._upstreams = upstreams
-        self._fetches = Fetches(storage.blobs, spool)
+        self._fetches = Fetches(storage.blobs, spool, upstreams.stored)
 
     async def get(self, repository: str, digest: Digest) -> Blob | None:
         here = await self._upstreams.name_here(repository)
@@ -254,6 +265,9 @@ class CachingStorage:
         finder = Upstreams(upstreams, registry, inner)
         self.manifests = CachedManifests(inner, finder)
         self.blobs = CachedBlobs(inner, finder, spool)
+
+    async def probe(self) -> None:
+        await self._inner.probe()
 
     async def guarded(self, repository: str, action: Callable[[], Awaitable[None]]) -> None:
         await self._inner.guarded(repository, action)

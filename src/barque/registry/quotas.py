@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import mmap
+import struct
 import time
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
@@ -21,19 +23,28 @@ class Quota:
     size: int
 
 
-@dataclass
-class _Count:
-    used: int
-    at: float
+#: Bytes in use, and when they were counted (0: they have to be).
+_COUNT = struct.Struct("=qd")
 
 
 class Quotas:
-    """Each repository's blobs count in full, whether or not their content is shared with others."""
+    """Each repository's blobs count in full, whether or not their content is shared with others.
+
+    The counts are in memory that forked workers share, so that they agree. A quota is exceeded by what several uploads
+    that were admitted at the same time bring, never by more.
+    """
 
     def __init__(self, storage: Storage, quotas: tuple[Quota, ...]) -> None:
         self._storage = storage
         self._quotas = quotas
-        self._counts: dict[Quota, _Count] = {}
+        self._counts = mmap.mmap(-1, max(1, len(quotas)) * _COUNT.size)
+
+    def _count(self, quota: Quota) -> tuple[int, float]:
+        used, at = _COUNT.unpack_from(self._counts, self._quotas.index(quota) * _COUNT.size)
+        return used, at
+
+    def _set(self, quota: Quota, used: int, at: float) -> None:
+        _COUNT.pack_into(self._counts, self._quotas.index(quota) * _COUNT.size, used, at)
 
     def _for(self, repository: str) -> list[Quota]:
         return [quota for quota in self._quotas if fnmatchcase(repository, quota.repositories)]
@@ -47,20 +58,21 @@ class Quotas:
                                               f"{used} used, {size} more asked for")
 
     async def _used(self, quota: Quota) -> int:
-        count = self._counts.get(quota)
-        if count is None or time.monotonic() - count.at > _RECOUNT:
+        used, at = self._count(quota)
+        if not at or time.monotonic() - at > _RECOUNT:
             used = 0
             for repository in await self._storage.manifests.repositories():
                 if fnmatchcase(repository, quota.repositories):
                     used += sum(entry.size for entry in await self._storage.blobs.entries(repository))
-            count = self._counts[quota] = _Count(used, time.monotonic())
-        return count.used
+            self._set(quota, used, time.monotonic())
+        return used
 
     def add(self, repository: str, size: int) -> None:
         for quota in self._for(repository):
-            if quota in self._counts:
-                self._counts[quota].used += size
+            used, at = self._count(quota)
+            self._set(quota, used + size, at)
 
     def forget(self) -> None:
         """Count anew at the next look: something was deleted."""
-        self._counts.clear()
+        for quota in self._quotas:
+            self._set(quota, 0, 0.0)

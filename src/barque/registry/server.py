@@ -4,26 +4,26 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import contextlib
-import logging
 import os
-import signal
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
 from barque import failpoints, log
 from barque.errors import BarqueError
-from barque.registry.app import make_app, make_status_app, serving
-from barque.registry.assemble import address, policy_of, settings_of, storage_of, tls_of
+from barque.registry.assemble import own_storage_of, policy_of
 from barque.registry.check import check
 from barque.registry.collect import collect
-from barque.registry.config import Auth, Config, Tls, changed, load, seconds
+from barque.registry.config import Auth, Config, Tls, changed, load
+from barque.registry.service import serve
 from barque.registry.storage.base import Storage
 from barque.sys.malloc import keep_large_buffers
 
-logger = logging.getLogger("barque.registry")
+
+def _count(text: str) -> int:
+    count = int(text)
+    if not 1 <= count <= 256:
+        raise argparse.ArgumentTypeError("want 1 to 256")
+    return count
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -42,6 +42,7 @@ def _parser() -> argparse.ArgumentParser:
     serve.add_argument("--htpasswd", metavar="FILE", help="ask for a user of this file (bcrypt: htpasswd -B)")
     serve.add_argument("--anonymous-pull", action="store_true", default=None, help="pulls need no user")
     serve.add_argument("--access-log", action="store_true", default=None, help="log every request")
+    serve.add_argument("--workers", metavar="N", type=_count, help="processes that serve (default: one a processor)")
     commands.add_parser("gc", parents=[common], help="collect garbage by the configuration's rules, also while serving")
     found = commands.add_parser("check", parents=[common], help="verify every digest and reference")
     found.add_argument("--repair", action="store_true", help="remove what is damaged, so that a push can bring it back")
@@ -61,59 +62,8 @@ def _config(options: argparse.Namespace) -> Config:
         auth = changed(auth or Auth(), htpasswd=options.htpasswd, anonymous_pull=options.anonymous_pull)
     return changed(  # type: ignore[no-any-return]
         config, listen=options.addr, status_listen=options.status_addr, read_only=options.read_only,
-        access_log=options.access_log, auth=auth,
+        workers=options.workers, access_log=options.access_log, auth=auth,
         tls=Tls(cert=options.tls_cert, key=options.tls_key) if options.tls_cert else None)
-
-
-async def serve(config: Config, storage: Storage, ready: Callable[[int], None]) -> None:
-    """Serve until cancelled; ``ready`` is called with the port once connections are accepted."""
-    settings = settings_of(config)
-    async with AsyncExitStack() as stack:
-        host, port = address(config.listen)
-        if config.status_listen:
-            status = make_status_app(storage, settings.metrics)
-            await stack.enter_async_context(serving(status, *address(config.status_listen)))
-        bound = await stack.enter_async_context(serving(make_app(storage, settings), host, port, tls_of(config)))
-        if config.gc.interval:
-            await stack.enter_async_context(_collecting(config, storage))
-        ready(bound)
-        await asyncio.Event().wait()
-
-
-@asynccontextmanager
-async def _collecting(config: Config, storage: Storage) -> AsyncIterator[None]:
-    async def loop() -> None:
-        while True:
-            await asyncio.sleep(seconds(config.gc.interval))
-            try:
-                logger.info("garbage collection: %s", await collect(storage, policy_of(config)))
-            except (BarqueError, OSError) as error:
-                logger.error("garbage collection: %s", error)
-
-    task = asyncio.create_task(loop())
-    try:
-        yield
-    finally:
-        task.cancel()
-        await asyncio.gather(task, return_exceptions=True)
-
-
-async def _serve(config: Config, storage: Storage) -> int:
-    loop = asyncio.get_running_loop()
-    task = asyncio.current_task()
-    assert task is not None
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, task.cancel)
-
-    def ready(bound: int) -> None:
-        where = config.storage.root or (config.storage.s3 and f"bucket {config.storage.s3.bucket}")
-        host = address(config.listen)[0]
-        print(f"registry: {'https' if config.tls else 'http'}://{host}:{bound} serves {where}", file=sys.stderr,
-              flush=True)
-
-    with contextlib.suppress(asyncio.CancelledError):
-        await serve(config, storage, ready)
-    return 0
 
 
 async def _gc(config: Config, storage: Storage) -> int:
@@ -122,22 +72,18 @@ async def _gc(config: Config, storage: Storage) -> int:
     return 1 if report.skipped else 0
 
 
-async def _check(storage: Storage, repair: bool) -> int:
-    found = await check(storage, repair=repair)
+async def _check(config: Config, storage: Storage, repair: bool) -> int:
+    found = await check(storage, repair=repair, copies=tuple(upstream.prefix for upstream in config.upstream))
     for damage in found:
         print(damage)
     print(f"{len(found)} damages {'repaired' if repair else 'found'}")
     return 1 if found and not repair else 0
 
 
-async def _run(options: argparse.Namespace) -> int:
-    config = _config(options)
-    storage = storage_of(config)
-    commands: dict[str, Callable[[], Awaitable[int]]] = {
-        "serve": lambda: _serve(config, storage), "gc": lambda: _gc(config, storage),
-        "check": lambda: _check(storage, options.repair)}
+async def _maintain(options: argparse.Namespace, config: Config) -> int:
+    storage = own_storage_of(config)
     try:
-        return await commands[options.command]()
+        return await (_gc(config, storage) if options.command == "gc" else _check(config, storage, options.repair))
     finally:
         await storage.aclose()
 
@@ -151,7 +97,8 @@ def main(argv: list[str]) -> int:
     keep_large_buffers(8 << 20)
     failpoints.arm(os.environ.get("BARQUE_FAILPOINTS", ""))
     try:
-        return asyncio.run(_run(options))
+        config = _config(options)
+        return serve(config) if options.command == "serve" else asyncio.run(_maintain(options, config))
     except (OSError, ValueError, BarqueError) as error:
         print(f"barque registry {options.command}: {error}", file=sys.stderr)
         return 1

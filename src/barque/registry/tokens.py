@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from typing import Any
 
 import msgspec
 from aiohttp import web
@@ -18,8 +19,9 @@ from barque.registry.auth import Access, PasswordFile, Permissions
 from barque.registry.errors import RegistryError
 from barque.registry.jwt import InvalidToken, Key, Secret, verified_claims
 
-#: How long a token of ours is good, in seconds.
+#: How long a token of ours is good, in seconds; one that others are asked for with, likewise.
 LIFE = 300
+REFRESH_LIFE = 90 * 86400
 _SCOPES = 100
 
 
@@ -95,8 +97,21 @@ def parse_scope(text: str) -> list[Access]:
     return found
 
 
+class _Refresh(msgspec.Struct):
+    """``stamp``: of the password at the time; a new password is the end of the token."""
+
+    sub: str
+    aud: str
+    exp: float
+    stamp: str
+
+
 class TokenServer:
-    """``GET /token`` (basic authorisation or none) and ``POST /token`` (a form with a password)."""
+    """``GET /token`` (basic authorisation or none) and ``POST /token`` (a form with a password or a refresh token).
+
+    Who asks for ``offline_token=true``, or ``access_type=offline``, also gets a refresh token, which stands for the
+    password until that is changed, and at most :data:`REFRESH_LIFE`.
+    """
 
     def __init__(self, users: PasswordFile, permissions: Permissions, secret: Secret, issuer: str,
                  service: str) -> None:
@@ -105,24 +120,54 @@ class TokenServer:
         self._secret = secret
         self._issuer = issuer
         self._service = service
+        # Another audience than that of access tokens: neither can be taken for the other.
+        self._refresh_audience = f"{issuer}/token"
 
     def routes(self) -> list[web.RouteDef]:
         return [web.get("/token", self.get, allow_head=False), web.post("/token", self.post)]
 
     async def get(self, request: web.Request) -> web.Response:
         user = await self._users.user_of(request)
-        return self._issue(user, request.query.get("service", ""), " ".join(request.query.getall("scope", [])))
+        answer = self._issue(user, request.query.get("service", ""), " ".join(request.query.getall("scope", [])))
+        if user and request.query.get("offline_token") == "true":
+            answer["refresh_token"] = self._refresh_token(user)
+        return web.json_response(answer)
 
     async def post(self, request: web.Request) -> web.Response:
-        form = await request.post()
-        if form.get("grant_type") != "password":
-            raise RegistryError("UNSUPPORTED", "grant_type must be password", status=400)
-        user = str(form.get("username", ""))
-        if not await self._users.matches(user, str(form.get("password", ""))):
-            raise self._users.refused(())
-        return self._issue(user, str(form.get("service", "")), str(form.get("scope", "")))
+        posted = await request.post()
+        form = {name: value for name, value in posted.items() if isinstance(value, str)}
+        kind = form.get("grant_type", "")
+        if kind not in ("password", "refresh_token"):
+            raise RegistryError("UNSUPPORTED", "grant_type must be password or refresh_token", status=400)
+        if kind == "password":
+            user = form.get("username", "")
+            if not await self._users.matches(user, form.get("password", "")):
+                raise self._users.refused(())
+        else:
+            user = self._refreshed(form.get("refresh_token", ""))
+        answer = self._issue(user, form.get("service", ""), form.get("scope", ""))
+        if kind == "refresh_token":
+            answer["refresh_token"] = form["refresh_token"]
+        elif form.get("access_type") == "offline":
+            answer["refresh_token"] = self._refresh_token(user)
+        return web.json_response(answer)
 
-    def _issue(self, user: str, service: str, scope: str) -> web.Response:
+    def _refresh_token(self, user: str) -> str:
+        return self._secret.token(msgspec.to_builtins(
+            _Refresh(user, self._refresh_audience, time.time() + REFRESH_LIFE, self._users.stamp(user))))
+
+    def _refreshed(self, token: str) -> str:
+        """Whom the refresh token names; raises UNAUTHORIZED if it is no good."""
+        try:
+            claims = msgspec.convert(verified_claims(token, {"": self._secret}), _Refresh)
+        except (InvalidToken, msgspec.ValidationError):
+            raise self._users.refused(()) from None
+        stamp = self._users.stamp(claims.sub)
+        if claims.aud != self._refresh_audience or claims.exp < time.time() or not stamp or claims.stamp != stamp:
+            raise self._users.refused(())
+        return claims.sub
+
+    def _issue(self, user: str, service: str, scope: str) -> dict[str, Any]:
         if service and service != self._service:
             raise RegistryError("UNSUPPORTED", {"service": service}, status=400)
         granted: dict[tuple[str, str], list[str]] = {}
@@ -134,5 +179,5 @@ class TokenServer:
             "iss": self._issuer, "sub": user, "aud": self._service, "iat": now, "nbf": now, "exp": now + LIFE,
             "jti": secrets.token_hex(8),
             "access": [_Granted(kind, name, actions) for (kind, name), actions in granted.items()]})
-        return web.json_response({"token": token, "access_token": token, "expires_in": LIFE,
-                                  "issued_at": datetime.fromtimestamp(now, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")})
+        return {"token": token, "access_token": token, "expires_in": LIFE, "scope": scope,
+                "issued_at": datetime.fromtimestamp(now, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")}

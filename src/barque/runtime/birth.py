@@ -11,33 +11,42 @@ from barque.sys import process
 
 
 class Birthplace:
-    """Descriptors of a cgroup: the caller clones with them, the child moves in with the rest."""
+    """Descriptors of a cgroup: the caller clones with them, the child moves in with the rest.
 
-    def __init__(self, for_clone: int | None, for_self: list[int]) -> None:
-        self._for_clone = for_clone
-        self._for_self = for_self
+    They lead to the host's cgroups, so in the child they are gone before it does anything else.
+    """
+
+    def __init__(self, for_clone: int | None = None) -> None:
+        self.for_clone = for_clone
+        self.for_self: list[int] = []
 
     @property
     def complete(self) -> bool:
         """Whether the child ends up in all of the cgroup without :meth:`CgroupManager.add`."""
-        return self._for_clone is not None or bool(self._for_self)
+        return self.for_clone is not None or bool(self.for_self)
 
     def clone(self, flags: int) -> process.Clone | None:
-        return process.clone(flags, self._for_clone)
+        return process.clone(flags, self.for_clone)
 
     def enter(self) -> None:
-        """In the child, before anything else."""
-        for fd in self._for_self:
+        """In the child, first of all."""
+        for fd in self.for_self:
             os.write(fd, b"0")
+        self.close()
+
+    def close(self) -> None:
+        """From here on it is a place for nobody: clones stay where the caller is."""
+        for fd in [*self.for_self, *([self.for_clone] if self.for_clone is not None else [])]:
+            os.close(fd)
+        self.for_clone, self.for_self = None, []
 
 
 @contextmanager
 def birthplace(cgroup: CgroupManager) -> Iterator[Birthplace]:
     """Open for the length of the block; raises OSError."""
-    for_clone, for_self = cgroup.open_for_clone(), []
+    place = Birthplace(cgroup.open_for_clone())
     try:
-        for_self = cgroup.open_for_self()
-        yield Birthplace(for_clone, for_self)
+        place.for_self = cgroup.open_for_self()
+        yield place
     finally:
-        for fd in [*for_self, *([for_clone] if for_clone is not None else [])]:
-            os.close(fd)
+        place.close()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import msgspec
 
 from barque.errors import InvalidArgument
 from barque.oci.runtime_spec import Capabilities
@@ -66,8 +66,7 @@ def _normalize(option: str, names: list[str]) -> list[str]:
     return result
 
 
-@dataclass(frozen=True)
-class CapabilitySets:
+class CapabilitySets(msgspec.Struct, frozen=True):
     """Masks ready to be applied between fork and exec."""
 
     bounding: int

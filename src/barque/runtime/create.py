@@ -10,14 +10,13 @@ import socket
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial
-from typing import NamedTuple
 
 import msgspec
 
 from barque.oci.mount import Mount
 from barque.oci.runtime_spec import OCI_VERSION, Linux, Resources, Spec
 from barque.runtime import hooks, init, intermediary, links, listener, plan, rootfs, security, sync, userns, validate
-from barque.runtime.birth import Birthplace, birthplace
+from barque.runtime.birth import birthplace
 from barque.runtime.cgroups import CgroupManager, known_layout
 from barque.runtime.failure import RuntimeFailure
 from barque.runtime.payload import CWD_ANNOTATION, Payload, compile_filter
@@ -30,7 +29,7 @@ __all__ = ["CreateRequest", "Created", "RuntimeFailure", "Stdio", "create"]
 _BORN_INTO = ("network", "ipc", "uts", "cgroup", "pid", "time")
 
 
-class Stdio(NamedTuple):
+class Stdio(msgspec.Struct, frozen=True):
     """Descriptors of the caller to become 0, 1 and 2; ``None``: a terminal is made and its master handed back.
 
     The caller keeps its own copies.
@@ -231,7 +230,7 @@ def _fork(request: CreateRequest, linux: Linux, order: init.Order) \
                 clock: (value.secs, value.nanosecs) for clock, value in linux.time_offsets.items()}
             if kinds.get("user"):
                 # What it becomes there has no right to a cgroup of the host's.
-                place = Birthplace(None, [])
+                place.close()
                 child = intermediary.clone(partial(_enter_user, kinds["user"], joins, offsets), flags)
             else:
                 stack.enter_context(namespaces.visiting(joins))

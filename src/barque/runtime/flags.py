@@ -6,7 +6,8 @@ A small parser of its own, because what stands between an engine and its contain
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+
+import msgspec
 
 from barque.errors import InvalidArgument
 
@@ -15,14 +16,14 @@ class UsageError(InvalidArgument):
     """The command line makes no sense."""
 
 
-class Flag(NamedTuple):
+class Flag(msgspec.Struct, frozen=True):
     """``kind``: "bool", "text", "int" or "list" (may be repeated)."""
 
     kind: str
     aliases: tuple[str, ...] = ()
 
 
-class Parsed(NamedTuple):
+class Parsed(msgspec.Struct, frozen=True):
     values: dict[str, str | bool | int | list[str]]
     rest: list[str]
 

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import os
 import socket
+import sys
 from collections.abc import Callable, Sequence
-from typing import NamedTuple, NoReturn
+from typing import NoReturn
+
+import msgspec
 
 from barque.oci.runtime_spec import Hook, Hooks, Spec
 from barque.runtime import hooks
@@ -19,7 +22,7 @@ from barque.sys import prctl, process, tty
 _FAILED = 1
 
 
-class Order(NamedTuple):
+class Order(msgspec.Struct, frozen=True):
     """What the child is to do, decided by the caller. ``hook_state`` makes what hooks get: (status, pid)."""
 
     spec: Spec
@@ -128,8 +131,11 @@ def _execute(steps: Sequence[Step], context: Context, at: Progress, *, prepare: 
 def separate(preserve_fds: int) -> None:
     """Cut the child off from the caller: hidden from others, its own session, no descriptor left for the program.
 
+    What is not imported by now never is: it would be the container's file that is found (CVE-2019-14271).
+
     ``preserve_fds`` descriptors from 3 on stay (the caller made them inheritable or not).
     """
+    sys.meta_path.clear()
     prctl.set_dumpable(False)
     os.setsid()
     process.cloexec_from(3 + preserve_fds)

@@ -12,10 +12,13 @@ from __future__ import annotations
 import fcntl
 import os
 import sys
-from collections.abc import Sequence
-from typing import NoReturn
 
-from barque.sys import mounts, prctl, process
+from barque.sys import mounts, prctl
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from typing import NoReturn
 
 _CHUNK = 1 << 26
 _ATTRIBUTES = mounts.ATTR_RDONLY | mounts.ATTR_NOSUID | mounts.ATTR_NODEV
@@ -39,16 +42,15 @@ def is_safe() -> bool:
 
 
 def reexec_readonly(module: str, argv: Sequence[str]) -> NoReturn:
-    """Become a new interpreter on the read-only mount that runs ``main()`` of ``module`` with the arguments ``argv``.
+    """Become a new interpreter on the read-only mount that runs ``leave(main())`` of ``module`` with ``argv``.
 
     The same interpreter as far as Python can tell: ``sys.executable`` is found through ``argv[0]``, and the module path
     is handed over, which spares it the search for site-packages (-S). Descriptors that are inheritable stay open.
     Without CAP_SYS_ADMIN, which a mount needs, it is a sealed copy in memory instead. Raises OSError.
     """
-    command = f"import sys; sys.path[:] = {sys.path!r}; from {module} import main; sys.exit(main())"
-    program = process.Program([sys.executable, "-IS", "-c", command, *argv],
-                              [f"{key}={value}" for key, value in os.environ.items()])
-    program.execveat(_sealed_copy() if os.geteuid() else readonly_copy())
+    command = f"import sys; sys.path[:] = {sys.path!r}; from {module} import leave, main; leave(main())"
+    os.execve(_sealed_copy() if os.geteuid() else readonly_copy(),
+              [sys.executable, "-IS", "-c", command, *argv], os.environ)
 
 
 def hide() -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from barque.errors import Conflict, InvalidArgument
-from barque.oci import go_json
+from barque.oci import runtime_spec
 from barque.oci.runtime_spec import Capabilities, Process
 from barque.runtime import cgroups, foreground, state
 from barque.runtime.cgroups import CgroupManager
@@ -17,7 +17,7 @@ from barque.runtime.lifecycle import hook_state, send_console, write_pid_file
 from barque.runtime.process import Target, exec_process
 
 if TYPE_CHECKING:
-    from barque.runtime.main import Invocation
+    from barque.runtime.dispatch import Invocation
 
 def exec_command(invocation: Invocation) -> int:
     """Run a program in a running container; returns its exit code, or 0 at once with ``--detach``."""
@@ -61,7 +61,7 @@ def _process(invocation: Invocation, container: state.Container) -> Process:
     options = invocation.options
     if options.text("process"):
         with open(options.text("process"), "rb") as file:
-            return go_json.decode(file.read(), Process)
+            return runtime_spec.decode_process(file.read())
     own = container.state.spec.process
     assert own is not None
     user = msgspec.structs.replace(own.user)

@@ -23,7 +23,7 @@ from barque.runtime.sync import CallerEnd
 from barque.sys import fds, process, unmount
 
 if TYPE_CHECKING:
-    from barque.runtime.main import Invocation
+    from barque.runtime.dispatch import Invocation
 
 _KILL_TIMEOUT = 10.0
 _INHERITED = Stdio((0, 1, 2))

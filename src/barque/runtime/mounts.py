@@ -94,7 +94,7 @@ class Filesystem(ChildStep):
                 copyup.copy_tree(target, mount)
                 mounts.set_attributes(mount, add=self.options.add | self.options.deep_add)
             mounts.attach(mount, target)
-            finish(mount, self.options._replace(add=0, clear=0), default_private=False)
+            finish(mount, self.options.without_attributes(), default_private=False)
         finally:
             os.close(mount)
 
@@ -133,6 +133,12 @@ class Bind(SourceStep):
             try:
                 mounts.set_attributes(self.source, add=mounts.ATTR_IDMAP, userns_fd=userns,
                                       recursive=self.options.recursive_idmap)
+            except OSError as error:
+                if error.errno != errno.EINVAL:
+                    raise
+                raise RuntimeFailure(self.describe(), errno=errno.EINVAL, path=self.path, detail=(
+                    f"{self.describe()}: ids cannot be mapped: the file system of {self.path}, or of something mounted "
+                    "below it, does not support it")) from None
             finally:
                 os.close(userns)
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import lru_cache
-from typing import NamedTuple
+
+import msgspec
 
 from barque.sys import mounts
 
@@ -33,12 +34,12 @@ ATTRIBUTE_WORDS = tuple(_ATTRIBUTES)
 PROPAGATION_WORDS = (*_PROPAGATIONS, *(f"r{word}" for word in _PROPAGATIONS))
 
 
-class Propagation(NamedTuple):
+class Propagation(msgspec.Struct, frozen=True):
     kind: int
     recursive: bool
 
 
-class Options(NamedTuple):
+class Options(msgspec.Struct, frozen=True):
     """``add``/``clear`` are attributes of the top mount, ``deep_*`` of all beneath too, ``data`` of the file system."""
 
     add: int
@@ -52,6 +53,10 @@ class Options(NamedTuple):
     idmap: bool
     recursive_idmap: bool
     copy_up: bool
+
+    def without_attributes(self) -> Options:
+        """For a mount that has its attributes already."""
+        return msgspec.structs.replace(self, add=0, clear=0)
 
     def has(self, key: str) -> bool:
         return any(name == key for name, _ in self.data)

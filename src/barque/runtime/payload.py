@@ -8,7 +8,9 @@ import os
 import stat
 from collections.abc import Callable, Sequence
 from functools import cache
-from typing import NamedTuple, NoReturn
+from typing import NoReturn
+
+import msgspec
 
 from barque.oci.runtime_spec import Process, Seccomp
 from barque.runtime import capabilities, labels, seccomp_profile, targets, users
@@ -28,7 +30,7 @@ _available = cache(caps.bounding)
 _SYS_ADMIN = 1 << caps.NUMBERS["CAP_SYS_ADMIN"]
 
 
-class Filter(NamedTuple):
+class Filter(msgspec.Struct, frozen=True):
     """A compiled seccomp program with its seccomp(2) flags."""
 
     program: bytes
@@ -87,7 +89,8 @@ class Payload:
         user = self.process.user
         if self.user or self.groups:
             found = users.resolve(root, self.user, self.groups)
-            self.identity = found._replace(groups=tuple(dict.fromkeys((*found.groups, *user.additional_gids))))
+            groups = tuple(dict.fromkeys((*found.groups, *user.additional_gids)))
+            self.identity = msgspec.structs.replace(found, groups=groups)
         else:
             home = "" if self.env.get("HOME") else users.home_of(root, user.uid)
             self.identity = users.Identity(user.uid, user.gid, tuple(user.additional_gids), home)
@@ -182,7 +185,7 @@ class Payload:
         program = sys_process.Program(self.process.args, [f"{key}={value}" for key, value in env.items()])
         sys_process.reset_signals()
         if self.filter is not None:
-            listener = seccomp_profile.load_filter(*self.filter)
+            listener = seccomp_profile.load_filter(self.filter.program, self.filter.flags)
             if listener is not None:
                 offer_listener(listener)
             if not self.process.no_new_privileges:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 
+import msgspec
+
 from barque.oci import mount as oci
 from barque.oci import runtime_spec as spec_types
 from barque.runtime import devices, links, mounts, rootfs, sysctls, targets
@@ -98,7 +100,7 @@ def _mount(mount: spec_types.Mount, cgroup: CgroupManager, layout: Layout, own_v
     if mount.type == "bind" or options.bind:
         return mounts.Bind(mount.source, mount.destination, options, mount.uid_mappings, mount.gid_mappings)
     if label and mount.type not in _UNLABELLED:
-        options = options._replace(data=(*options.data, ("context", label)))
+        options = msgspec.structs.replace(options, data=(*options.data, ("context", label)))
     return mounts.Filesystem(mount.type, mount.source, mount.destination, options)
 
 

@@ -7,7 +7,9 @@ import os
 from collections.abc import Callable
 from contextlib import ExitStack
 from functools import partial
-from typing import NamedTuple, NoReturn
+from typing import NoReturn
+
+import msgspec
 
 from barque.oci.runtime_spec import Linux, Process, Spec
 from barque.runtime import init, intermediary, listener, rootfs, sync, userns, validate
@@ -23,7 +25,7 @@ from barque.sys import namespaces, process
 __all__ = ["Executed", "Target", "exec_process"]
 
 
-class Target(NamedTuple):
+class Target(msgspec.Struct, frozen=True):
     """A running container: its first process (caller's number and pidfd), its document and its cgroup.
 
     ``state`` is its OCI state as JSON, for a seccomp agent.
@@ -36,7 +38,7 @@ class Target(NamedTuple):
     state: bytes = b"{}"
 
 
-class Executed(NamedTuple):
+class Executed(msgspec.Struct, frozen=True):
     """The program runs. ``pid`` is the caller's number for it; ``pidfd`` and ``console`` (the terminal's master) are
     the caller's to close.
     """
@@ -106,7 +108,7 @@ def _fork(target: Target, payload: Payload, stdio: Stdio, preserve_fds: int, cha
     """The child, and whether it joins the cgroup by itself."""
     try:
         if userns.rootless():
-            place = Birthplace(None, [])
+            place = Birthplace()
             child, joins = intermediary.clone(partial(_become_root, target), 0), False
             if child is None:
                 caller.close()
@@ -119,7 +121,7 @@ def _fork(target: Target, payload: Payload, stdio: Stdio, preserve_fds: int, cha
                 if error.errno not in (errno.EBUSY, errno.EOPNOTSUPP):
                     raise
                 # On version 2 a container that has made cgroups of its own has its processes further down.
-                place = Birthplace(None, [])
+                place.close()
                 child, joins = place.clone(0), False
             if child is None:
                 caller.close()

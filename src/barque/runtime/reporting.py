@@ -14,7 +14,7 @@ from barque.runtime.options import ATTRIBUTE_WORDS, PROPAGATION_WORDS
 from barque.sys import fds, features, namespaces, process, seccomp
 
 if TYPE_CHECKING:
-    from barque.runtime.main import Invocation
+    from barque.runtime.dispatch import Invocation
 
 
 def _document(container: state.Container) -> dict[str, Any]:
@@ -82,7 +82,7 @@ def _output_of(argv: Sequence[str]) -> str:
         try:
             fds.place((writer,), 1)
             process.reset_signals()
-            os.execvp(argv[0], list(argv))  # noqa: S606
+            os.execvp(argv[0], list(argv))
         finally:
             os._exit(127)
     os.close(writer)

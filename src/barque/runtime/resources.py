@@ -15,8 +15,8 @@ from barque.oci.runtime_spec import CPU, BlockIO, Memory, Pids, Resources
 from barque.runtime import state, usage
 
 if TYPE_CHECKING:
+    from barque.runtime.dispatch import Invocation
     from barque.runtime.flags import Parsed
-    from barque.runtime.main import Invocation
 
 _UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
 _DURATION = re.compile(r"([0-9]{1,6}(?:\.[0-9]{1,6})?)(ms|s|m|h)\Z")

@@ -19,9 +19,7 @@ nothing.
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
 from functools import cache
-from typing import NamedTuple
 
 import msgspec
 
@@ -42,7 +40,7 @@ class InvalidProfile(InvalidArgument):
     """The profile contradicts itself or names an action, operator or architecture that does not exist."""
 
 
-class Arch(NamedTuple):
+class Arch(msgspec.Struct, frozen=True):
     """``table``: key in data/syscalls.json; ``audit``: AUDIT_ARCH_* (linux/audit.h); ``bits`` of a register."""
 
     table: str
@@ -82,8 +80,7 @@ OPERATORS = ("SCMP_CMP_NE", "SCMP_CMP_LT", "SCMP_CMP_LE", "SCMP_CMP_EQ", "SCMP_C
              "SCMP_CMP_MASKED_EQ")
 
 
-@dataclass(frozen=True)
-class Rule:
+class Rule(msgspec.Struct, frozen=True):
     """``conditions`` all hold -> ``action`` (a filter's return value)."""
 
     conditions: tuple[tuple[int, str, int, int], ...]

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import os
 from collections import OrderedDict
-from hashlib import sha256
 
 import msgspec
 
@@ -117,11 +116,11 @@ _programs: OrderedDict[bytes, bytes] = OrderedDict()
 def compile(profile: Seccomp, arch: str | None = None) -> bytes:
     """``profile`` as an array of struct sock_filter for machine ``arch`` (default: this one).
 
-    The last few programs are kept by digest: compile what most containers use before forking, and the children have
+    The last few programs are kept: compile what most containers use before forking, and the children have
     it. Reads package data the first time, so not for use after pivot_root. Raises :class:`InvalidProfile`.
     """
     machine = arch or os.uname().machine
-    key = sha256(machine.encode() + b"\0" + msgspec.json.encode(profile)).digest()
+    key = machine.encode() + b"\0" + msgspec.json.encode(profile)
     program = _programs.get(key)
     if program is None:
         program = _programs[key] = assemble(profile, machine)

@@ -11,7 +11,8 @@ import os
 import re
 import stat
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+
+import msgspec
 
 from barque.runtime.failure import RuntimeFailure
 from barque.sys.beneath import open_in_root
@@ -22,7 +23,7 @@ MAX_FILE_BYTES = 10 * 1024 * 1024
 _DIGITS = re.compile(r"[0-9]+\Z")
 
 
-class Identity(NamedTuple):
+class Identity(msgspec.Struct, frozen=True):
     """Numbers to become, and the home directory (empty when the passwd file does not know the user)."""
 
     uid: int
@@ -31,14 +32,14 @@ class Identity(NamedTuple):
     home: str
 
 
-class _Passwd(NamedTuple):
+class _Passwd(msgspec.Struct, frozen=True):
     name: str
     uid: int
     gid: int
     home: str
 
 
-class _Group(NamedTuple):
+class _Group(msgspec.Struct, frozen=True):
     name: str
     gid: int
     members: tuple[str, ...]

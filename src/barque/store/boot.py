@@ -28,7 +28,8 @@ class CleanUp:
 
 async def clean_up(layout: Layout, db: Database, leases: Leases, snapshots: Snapshots) -> CleanUp:
     """Drop dead leases, stale partial downloads, blobs and snapshot directories without rows, and writable layers of
-    containers that were never recorded. Big directories are still being deleted on return.
+    containers that were never recorded, with what they hold besides (``<id>:...``). Big directories are still being
+    deleted on return.
     """
     expired = await leases.expire_all()
     recorded = {row[0] for row in await db.read(lambda connection: connection.execute(
@@ -36,7 +37,8 @@ async def clean_up(layout: Layout, db: Database, leases: Leases, snapshots: Snap
     ingests = await asyncio.to_thread(_drop_ingests, layout.ingest)
     blobs = await asyncio.to_thread(drop_blobs, layout.blobs, recorded)
     await db.write(lambda connection: connection.execute(
-        "DELETE FROM snapshots WHERE kind = 'container' AND key NOT IN (SELECT id FROM containers) "
+        "DELETE FROM snapshots WHERE kind = 'container' AND "
+        "substr(key, 1, instr(key || ':', ':') - 1) NOT IN (SELECT id FROM containers) "
         "AND key NOT IN (SELECT key FROM build_cache WHERE kind = 'mount')"))
     numbers = await unrecorded_snapshots(layout, db)
     await snapshots.remove_unrecorded(numbers)

@@ -203,8 +203,20 @@ class ContentStore:
 
     async def delete(self, digest: str) -> None:
         """Drop row and bytes, whoever refers to them; collection is the ordinary way. Fine when there is none."""
-        await self._db.write(lambda connection: connection.execute("DELETE FROM blobs WHERE digest = ?", (digest,)))
+        await self.forget(digest)
         await self.unlink_unrecorded(digest)
+
+    async def forget(self, digest: str) -> None:
+        """Drop the row alone."""
+        await self._db.write(lambda connection: connection.execute("DELETE FROM blobs WHERE digest = ?", (digest,)))
+
+    async def unrecorded(self, digest: str) -> bool:
+        """Whether there is a file without a row, and nobody is about to write the row."""
+        await self._locks.acquire(digest)
+        try:
+            return os.path.lexists(self.path(digest)) and await self.info(digest) is None
+        finally:
+            self._locks.release(digest)
 
     async def unlink_unrecorded(self, digest: str) -> bool:
         """Remove the bytes of a blob that has no row (any more); False where a row has come up meanwhile."""

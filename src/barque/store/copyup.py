@@ -1,7 +1,7 @@
-"""The first use of an empty volume: what the image has at the mount point is copied into it.
+"""Filling an empty volume: on first use with what the image has at the mount point, or with what another volume has.
 
-Done by a confined process, which sees the volume as its root and the image's directory, read-only, by descriptor. The
-path is resolved inside the image (CVE-2022-23648 copied host files).
+Done by a confined process, which sees the volume as its root and the other directory by descriptor, the image's
+read-only. The path is resolved inside the image (CVE-2022-23648 copied host files).
 """
 
 from __future__ import annotations
@@ -12,22 +12,27 @@ import stat
 from collections.abc import Sequence
 
 from barque.store.confine import confine
+from barque.store.data import copy_data, share_data
 from barque.store.tar.messages import CopyUpRequest, CopyUpResult, WorkerError, decode, encode
 from barque.store.tree import walk
 from barque.sys import mounts
 from barque.sys.beneath import open_in_root
 
 _CAPABILITIES = ("CAP_CHOWN", "CAP_DAC_OVERRIDE", "CAP_FOWNER", "CAP_FSETID", "CAP_MKNOD", "CAP_SETFCAP")
-_BLOCK = 1 << 24
 _MISSING = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP)
 
 
 def run_copyup(request: bytes, fds: list[int]) -> bytes:
-    """Confine this process to the volume ``fds[0]`` and fill it; answers an encoded :class:`CopyUpResult`."""
+    """Confine this process to the volume ``fds[0]`` and fill it, from the directory ``fds[1]`` if there is one.
+
+    Answers an encoded :class:`CopyUpResult`.
+    """
     order = decode(request, CopyUpRequest)
-    source: list[int] = []
+    source: list[int] = fds[1:]
 
     def open_source() -> None:
+        if source:
+            return
         view = view_of(order.lower)
         try:
             source.append(open_in_root(view, order.path, os.O_RDONLY | os.O_DIRECTORY))
@@ -130,8 +135,8 @@ def _file(source: int, target: int, name: bytes, info: os.stat_result) -> None:
         writer = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600,
                          dir_fd=target)
         try:
-            while os.sendfile(writer, reader, None, _BLOCK):
-                pass
+            if not share_data(reader, writer):
+                copy_data(reader, writer)
             _attributes(reader, writer, info)
             os.utime(writer, ns=(info.st_mtime_ns, info.st_mtime_ns))
         finally:

@@ -181,11 +181,17 @@ class Documents(Generic[T]):
         self._encode = msgspec.json.Encoder().encode
         self._decode = msgspec.json.Decoder(kind).decode
 
-    async def put(self, id: str, name: str | None, document: T, *, durable: bool = True) -> None:
-        """Insert or replace the document ``id``; raises :class:`NameTaken` where another one has the name."""
+    async def put(self, id: str, name: str | None, document: T, *, durable: bool = True,
+                  instead_of: str | None = None) -> None:
+        """Insert or replace the document ``id``, and remove the one that it is ``instead_of`` in the same step.
+
+        Raises :class:`NameTaken` where another one has the name.
+        """
         data = self._encode(document)
 
         def put(connection: sqlite3.Connection) -> None:
+            if instead_of is not None:
+                connection.execute(f"DELETE FROM {self._table} WHERE id = ?", (instead_of,))  # noqa: S608
             holder = connection.execute(
                 f"SELECT id FROM {self._table} WHERE name = ? AND id != ?", (name, id)).fetchone()  # noqa: S608
             if holder:

@@ -1,8 +1,10 @@
 """Collection of blobs and snapshots that nothing refers to: mark and sweep in one transaction, unlink afterwards.
 
 Roots are image names, leases, the build cache, and the writable layers of containers. A manifest refers to its config
-and layers, an index to its manifests, a config to the chain of its layers. New things come up only under a lease that
-is written in the same transaction as they are, so a sweep cannot take what a pull is about to name.
+and layers, an index to its manifests, a config to the chain of its layers. An index that an image was chosen from is
+held without the manifests in it: of those, each that is here for a platform has a name of its own. New things come up
+only under a lease that is written in the same transaction as they are, so a sweep cannot take what a pull is about to
+name.
 """
 
 from __future__ import annotations
@@ -25,7 +27,8 @@ from barque.store.snapshots import Snapshots
 
 #: Larger documents are no manifests or configs, whatever their media type says.
 _DOCUMENT_LIMIT = 8 << 20
-#: Annotation of a stored descriptor: digests, separated by spaces, that stay as long as its name does.
+#: Annotation of a stored descriptor: digests, separated by spaces, that stay as long as its name does: the indexes that
+#: it was chosen from, the outermost first, and manifests that are about it.
 KEEP = "org.barque.keep"
 _DOCUMENTS = media_types.INDEXES | media_types.MANIFESTS | media_types.CONFIGS
 
@@ -79,10 +82,11 @@ def _mark(connection: sqlite3.Connection, content: ContentStore, pinned: Iterabl
         "SELECT digest FROM images UNION SELECT item FROM lease_items WHERE kind = 'blob' "
         "UNION SELECT layer FROM build_cache WHERE layer != ''")]
     pending.extend(pinned)
-    pending += [digest for (text,) in connection.execute(
-                    "SELECT descriptor FROM images WHERE instr(descriptor, ?)", (KEEP,))
-                for digest in msgspec.json.decode(text, type=Descriptor).annotations.get(KEEP, "").split()]
-    blobs: set[str] = set()
+    kept = {digest for (text,) in connection.execute(
+                "SELECT descriptor FROM images WHERE instr(descriptor, ?)", (KEEP,))
+            for digest in msgspec.json.decode(text, type=Descriptor).annotations.get(KEEP, "").split()}
+    blobs = {digest for digest in kept if stored.get(digest) in media_types.INDEXES}
+    pending += kept - blobs
     keys = {row[0] for row in connection.execute("SELECT item FROM lease_items WHERE kind = 'snapshot'")}
     keys |= {row[0] for row in connection.execute("SELECT key FROM snapshots WHERE kind = 'container' "
                                                   "UNION SELECT chain_id FROM build_cache WHERE chain_id != ''")}

@@ -30,6 +30,7 @@ class Lease:
 class Leases:
     def __init__(self, db: Database) -> None:
         self._db = db
+        self._held: set[str] = set()
 
     @asynccontextmanager
     async def hold(self, why: str) -> AsyncIterator[Lease]:
@@ -38,6 +39,7 @@ class Leases:
         Not durable: no lease outlives the daemon anyway.
         """
         lease = Lease(secrets.token_hex(16), why)
+        self._held.add(lease.id)
         try:
             await uncut(self._db.write(lambda connection: connection.execute(
                 "INSERT INTO leases VALUES (?, ?, ?)", (lease.id, why, time.time_ns())), durable=False))
@@ -45,6 +47,15 @@ class Leases:
         finally:
             await uncut(self._db.write(lambda connection: connection.execute(
                 "DELETE FROM leases WHERE id = ?", (lease.id,)), durable=False))
+            self._held.discard(lease.id)
+
+    async def dangling(self) -> list[tuple[str, str]]:
+        """``(id, why)`` of leases that nobody holds."""
+        rows = await self._db.read(lambda connection: connection.execute("SELECT id, why FROM leases").fetchall())
+        return [(lease, why) for lease, why in rows if lease not in self._held]
+
+    async def drop(self, lease: str) -> None:
+        await self._db.write(lambda connection: connection.execute("DELETE FROM leases WHERE id = ?", (lease,)))
 
     async def expire_all(self) -> int:
         """At boot: drop the leases of the daemon before; returns how many there were."""

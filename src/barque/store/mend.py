@@ -34,21 +34,21 @@ def mend(fs: str, lower: Sequence[str], result: UnpackResult) -> int:
 
     Raises :class:`NoLinkTarget` or OSError.
     """
-    with _opened(fs) as top, Layers(lower) as layers:
+    with opened(fs) as top, Layers(lower) as layers:
         added = sum(_copy_link(top, layers, link.path, link.target) for link in result.foreign_links)
         for path in sorted(result.implicit_dirs, reverse=True):
-            _inherit(top, layers, path)
+            inherit(top, layers, path)
     return added
 
 
 def inherit_root(fs: str, lower: Sequence[str]) -> None:
     """Give the root of a new writable layer owner, mode, times and attributes of the layer below it."""
-    with _opened(fs) as top, Layers(lower[:1]) as layers:
-        _inherit(top, layers, b"")
+    with opened(fs) as top, Layers(lower[:1]) as layers:
+        inherit(top, layers, b"")
 
 
 @contextmanager
-def _opened(path: str) -> Iterator[int]:
+def opened(path: str) -> Iterator[int]:
     fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
     try:
         yield fd
@@ -114,7 +114,8 @@ def _is_opaque(fd: int) -> bool:
         raise
 
 
-def _inherit(top: int, layers: Layers, path: bytes) -> None:
+def inherit(top: int, layers: Layers, path: bytes) -> None:
+    """Give the directory ``path`` below ``top`` owner, mode, times and attributes of the one that ``layers`` show."""
     below = layers.find(path)
     if below is None:
         return

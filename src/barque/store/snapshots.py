@@ -1,4 +1,4 @@
-"""Unpacked layers and writable layers of containers, each in ``snapshots/<n>/{fs,work}``, put together as Mounts.
+"""Unpacked layers and writable layers of containers, each in ``snapshots/<n>/{fs,init,work}``, put together as Mounts.
 
 Layers are keyed by chain id, containers by their id. A row names a whole directory; directories without rows are
 garbage, which boot removes. Nothing is mounted here.
@@ -23,6 +23,7 @@ from barque.store.layout import Layout
 from barque.store.leases import Lease
 from barque.store.locks import KeyedLocks
 from barque.store.mend import inherit_root, mend
+from barque.store.mount_points import make_mount_points
 from barque.store.removal import Removals
 from barque.store.settling import Settler, boot_id
 from barque.store.tar.messages import UnpackResult
@@ -111,7 +112,7 @@ class Snapshots:
     def __init__(self, layout: Layout, db: Database) -> None:
         self.root = layout.snapshots
         self._db = db
-        self._next = 0
+        self._first = self._next = 0
         self._locks = KeyedLocks()
         self.removals = Removals(self.root)
         self.settler = Settler(db, self.root)
@@ -153,12 +154,16 @@ class Snapshots:
     def _path(self, number: int, *names: str) -> str:
         return os.path.join(self.root, str(number), *names)
 
+    def underway(self, number: int) -> bool:
+        """Whether the directory was made by this process, and may be about to get its row or to be removed."""
+        return self._first <= number < self._next
+
     async def _make_directory(self, names: Sequence[str]) -> int:
         if not self._next:
             row = await self._db.read(lambda connection: connection.execute(
                 "SELECT coalesce(max(id), 0) FROM snapshots").fetchone())
             present = [int(name) for name in os.listdir(self.root) if name.isdigit()]
-            self._next = max(self._next, row[0] + 1, *(number + 1 for number in present))
+            self._first = self._next = max(self._next, row[0] + 1, *(number + 1 for number in present))
         number = self._next
         self._next += 1
         os.mkdir(self._path(number), 0o710)
@@ -255,7 +260,7 @@ class Snapshots:
         Raises :class:`SnapshotExists`, :class:`NoSuchSnapshot`, :class:`BrokenChain`, OSError.
         """
         lower = await self._chain(chain_id) if chain_id is not None else []
-        number = await self._make_directory(("fs", "work"))
+        number = await self._make_directory(("fs", "init", "work"))
         try:
             await to_the_end(self._complete_container, number, lower)
             await uncut(self._db.write(lambda connection: _insert_container(
@@ -268,13 +273,14 @@ class Snapshots:
         return self._writable(number, lower)
 
     def _complete_container(self, number: int, lower: Sequence[str]) -> None:
+        make_mount_points(self._path(number, "init"), lower)
         inherit_root(self._path(number, "fs"), lower)
         hit("snapshots.container")
         fsync_dir(self.root)  # journals the new directories too, which are older than this one's change
 
     def _writable(self, number: int, lower: Sequence[str]) -> Mount:
         return Mount(type="overlay", source="overlay", options=_OVERLAY_OPTIONS,
-                     lower=tuple(lower) or (os.path.join(self.root, EMPTY),),
+                     lower=(self._path(number, "init"), *lower),
                      upper=self._path(number, "fs"), work=self._path(number, "work"))
 
     def _readonly(self, lower: Sequence[str]) -> Mount:
@@ -288,13 +294,18 @@ class Snapshots:
         number, parent = await self._container(container_id)
         lower = await self._chain(parent) if parent is not None else []
         if readonly:
-            return self._readonly([self._path(number, "fs"), *lower])
+            return self._readonly([self._path(number, "fs"), self._path(number, "init"), *lower])
         return self._writable(number, lower)
 
     async def container_upper(self, container_id: str) -> str:
         """The directory with all that a container changed, in overlayfs's form (see store.tar.diff)."""
         number, _ = await self._container(container_id)
         return self._path(number, "fs")
+
+    async def container_lower(self, container_id: str) -> list[str]:
+        """The directories below the writable layer of a container, topmost first."""
+        number, parent = await self._container(container_id)
+        return [self._path(number, "init"), *await self.image_lower(parent)]
 
     async def _container(self, container_id: str) -> tuple[int, str | None]:
         row = await self._db.read(lambda connection: connection.execute(
@@ -334,7 +345,7 @@ class Snapshots:
             await uncut(self._db.write(change))
         finally:
             self._locks.release(chain_id)
-        await to_the_end(_remove_work, self._path(number))
+        await to_the_end(_keep_files_only, self._path(number))
 
     async def container_size(self, container_id: str) -> int:
         """Bytes of file contents in the writable layer; walks it."""
@@ -384,10 +395,12 @@ class Snapshots:
         await self.removals.wait()
 
 
-def _remove_work(directory: str) -> None:
+def _keep_files_only(directory: str) -> None:
+    """Take away what a writable layer has and a layer has not."""
     fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        remove_tree(fd, "work")
+        for name in ("init", "work"):
+            remove_tree(fd, name)
     finally:
         os.close(fd)
 

@@ -6,8 +6,9 @@ import errno
 import hashlib
 import logging
 import os
+import sqlite3
 import stat
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 
 from barque.errors import BarqueError
@@ -47,9 +48,10 @@ async def corrupt_layers(db: Database, content: ContentStore, snapshots: Snapsho
                          repair: bool) -> list[CorruptLayer]:
     """Layers that differ from what their blobs unpack to; those without a good blob cannot be told and are passed over.
 
-    ``repair`` puts the newly unpacked directory in the place of the other. Nothing may be mounted from them.
+    ``repair`` puts the newly unpacked directory in the place of the other, except where a container uses the layer.
     """
     found = []
+    used = await db.read(_used)
     spoilt: set[str | None] = set()  # by what lies below them: links and directories come from there
     sources = await db.read(lambda connection: dict(_sources(connection.execute(
         "SELECT digest, media_type FROM blobs").fetchall(), content)))
@@ -57,12 +59,20 @@ async def corrupt_layers(db: Database, content: ContentStore, snapshots: Snapsho
         if source.parent in spoilt:
             spoilt.add(chain_id)
         elif await snapshots.layer(chain_id) is not None:
-            damage = await _compare(chain_id, source, content, snapshots, workers, repair)
+            damage = await _compare(chain_id, source, content, snapshots, workers,
+                                    repair and chain_id not in used)
             if damage is not None:
                 found.append(damage)
                 if not damage.repaired:
                     spoilt.add(chain_id)
     return found
+
+
+def _used(connection: sqlite3.Connection) -> set[str]:
+    """The layers below the writable ones."""
+    return {row[0] for row in connection.execute(
+        "WITH RECURSIVE used (key) AS (SELECT parent FROM snapshots WHERE kind = 'container' UNION "
+        "SELECT s.parent FROM snapshots s JOIN used ON s.key = used.key) SELECT key FROM used WHERE key IS NOT NULL")}
 
 
 def _sources(blobs: list[tuple[str, str]], content: ContentStore) -> Iterator[tuple[str, _Source]]:
@@ -126,8 +136,17 @@ async def restore_torn(db: Database, content: ContentStore, snapshots: Snapshots
     snapshots.settler.begin()
 
 
+async def restore(chain_ids: Collection[str], db: Database, content: ContentStore, snapshots: Snapshots,
+                  workers: Workers) -> set[str]:
+    """Unpack layers again whose rows are there and whose directories are not; those that could be. Parents first."""
+    sources = await db.read(lambda connection: dict(_sources(connection.execute(
+        "SELECT digest, media_type FROM blobs").fetchall(), content)))
+    return {chain_id for chain_id, source in sources.items()
+            if chain_id in chain_ids and await _restore(chain_id, source, content, snapshots, workers)}
+
+
 async def _restore(chain_id: str, source: _Source | None, content: ContentStore, snapshots: Snapshots,
-                   workers: Workers) -> None:
+                   workers: Workers) -> bool:
     number, fresh = await snapshots.scratch()
     try:
         if source is None:
@@ -137,6 +156,8 @@ async def _restore(chain_id: str, source: _Source | None, content: ContentStore,
     except (BarqueError, OSError) as error:
         log.error("layer %s may be damaged, pull its image again: %s", chain_id, error)
         await snapshots.remove_unrecorded([number])
+        return False
+    return True
 
 
 def first_difference(one: str, other: str) -> bytes | None:

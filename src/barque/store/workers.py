@@ -44,7 +44,7 @@ class UnpackFailed(Internal):
 
 
 class CopyUpFailed(Internal):
-    text = "failed to copy the image's content into the volume: {reason}"
+    text = "failed to copy content into the volume: {reason}"
 
 
 class RemovalFailed(Internal):
@@ -98,12 +98,26 @@ async def copy_up(workers: Workers, lower: Sequence[str], path: str, volume: str
 
     Returns how many entries were copied; 0 where the image has no such directory. Raises :class:`CopyUpFailed`.
     """
-    target = os.open(volume, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    return await _fill(workers, CopyUpRequest(list(lower), os.fsencode(path)), volume)
+
+
+async def copy_volume(workers: Workers, source: str, volume: str) -> int:
+    """Copy what the directory ``source`` has, itself included, into the empty directory ``volume``.
+
+    Blocks are shared where the file system can. Returns how many entries; raises :class:`CopyUpFailed`.
+    """
+    return await _fill(workers, CopyUpRequest(), volume, source)
+
+
+async def _fill(workers: Workers, request: CopyUpRequest, *directories: str) -> int:
+    fds: list[int] = []
     try:
-        request = encode(CopyUpRequest(list(lower), os.fsencode(path)))
-        result = decode(await workers.run("copyup", request, (target,)), CopyUpResult)
+        for path in directories:
+            fds.append(os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC))
+        result = decode(await workers.run("copyup", encode(request), fds), CopyUpResult)
     finally:
-        os.close(target)
+        for fd in fds:
+            os.close(fd)
     if result.error is not None:
         raise CopyUpFailed(reason=result.error.message, errno=result.error.errno)
     return result.copied

@@ -18,6 +18,8 @@ from barque.supervise.backend import as_error
 from barque.supervise.forkserver import ZygoteHandle, spawn
 from barque.supervise.remains import LOST, bury, sweep
 from barque.supervise.rundir import RunDir
+from barque.supervise.shippers.orders import ShipOrder
+from barque.supervise.shipping import Shippers
 from barque.supervise.wire import ANSWERS, HEADER, MAX_MESSAGE, Decoder, ProtocolError, encode
 from barque.supervise.zygote_client import ZygoteClient
 
@@ -50,6 +52,7 @@ class Supervisor:
     def __init__(self, exec_root: str, client: ZygoteClient) -> None:
         self._exec_root = exec_root
         self._zygote = client
+        self._shippers = Shippers(client)
         self._monitors: set[Monitor] = set()
         #: Pid and channel of a monitor that waits for its container; made after the first container.
         self._spare: tuple[int, socket.socket] | None = None
@@ -151,9 +154,17 @@ class Supervisor:
         finally:
             writer.close()
 
+    async def ship(self, container_id: str, order: ShipOrder) -> Callable[[], None]:
+        """Have a shipper wait for the container's monitor (:class:`barque.supervise.messages.Shipping`).
+
+        Returns what ends one that no monitor has come to. Raises :class:`LogTargetRefused` with dockerd's reason.
+        """
+        return await self._shippers.start(RunDir(self._exec_root, container_id), order)
+
     async def close(self) -> None:
-        """Let go of everything: containers run on, workers are killed."""
+        """Let go of everything: containers and shippers run on, workers are killed."""
         self._closed = True
+        await self._shippers.close()
         if self.refill is not None:
             self.refill.cancel()
             await asyncio.wait([self.refill])

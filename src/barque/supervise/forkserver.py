@@ -213,6 +213,9 @@ def worker(run: Callable[[bytes, list[int]], bytes]) -> Kind:
         if not length or len(request) < length:
             return 1    # who asked has given up
         result = run(request, fds)
-        channel.sendall(len(result).to_bytes(4, "big") + result)
+        try:
+            channel.sendall(len(result).to_bytes(4, "big") + result)
+        except BrokenPipeError:
+            return 1    # whoever asked is gone
         return 0
     return be

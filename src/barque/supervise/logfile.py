@@ -14,15 +14,11 @@ import codecs
 import json
 import os
 import time
-import zlib
 from collections.abc import Callable
 
+from barque.supervise.entries import LONGEST_LINE
 from barque.supervise.messages import STDERR, STDOUT, LogConfig
-
-#: What dockerd reads a line into; longer ones become partial entries.
-LONGEST_LINE = 16 << 10
-#: Piece of a rotated file that is compressed between two looks at the descriptors, about 5 ms of work.
-COMPRESS_STEP = 256 << 10
+from barque.supervise.rotation import RotatedFile
 
 _NAMES = {STDOUT: b"stdout", STDERR: b"stderr"}
 _SPECIAL = {byte: b"\\u%04x" % byte for byte in [*range(0x20), *b"<>&"]} | {
@@ -68,7 +64,11 @@ class Clock:
         self._prefix = ""
 
     def now(self) -> str:
-        second, nanos = divmod(time.time_ns(), 1_000_000_000)
+        return self.at(time.time_ns())
+
+    def at(self, moment: int) -> str:
+        """``moment`` in nanoseconds since 1970."""
+        second, nanos = divmod(moment, 1_000_000_000)
         if second != self._second:
             self._second = second
             self._prefix = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(second))
@@ -77,17 +77,11 @@ class Clock:
         return f"{self._prefix}.{nanos:09}".rstrip("0") + "Z"
 
 
-class JsonFile:
-    """One container's log. Never raises after it was opened: what cannot be written is counted in ``dropped`` (bytes).
-
-    The file is rotated when its size has reached ``max_size`` at the start of a line. :meth:`work` compresses a rotated
-    file piece by piece; the next rotation finishes what is left of it.
-    """
+class JsonFile(RotatedFile):
+    """One container's log. Never raises after it was opened: what cannot be written is counted in ``dropped``."""
 
     def __init__(self, config: LogConfig, want_work: Callable[[], None] = lambda: None) -> None:
         """``want_work`` is called when :meth:`work` has something to do. Raises OSError."""
-        self._config = config
-        self._want_work = want_work
         self._clock = Clock()
         self._unfinished: dict[int, bytes] = {STDOUT: b"", STDERR: b""}
         #: Time of the first entry of a line that was cut, until its last one.
@@ -95,13 +89,7 @@ class JsonFile:
         # "<" and the like in attrs are spelled by the same encoder.
         attrs = json.dumps(config.attrs, separators=(",", ":"), ensure_ascii=False).encode() if config.attrs else b""
         self._attrs = b',"attrs":' + attrs if attrs else b""
-        self._gzip: _Gzip | None = None
-        self.dropped = 0
-        self._fd = -1
-        self._size = 0
-        self._open(os.O_APPEND)
-        if config.compress and os.path.exists(f"{config.path}.1"):
-            self._compress()    # was not finished by whoever rotated it
+        super().__init__(config, want_work)
 
     def write(self, stream: int, data: bytes) -> None:
         """Log what came out of ``stream``; an unfinished line is kept until its end, 16 KiB, or :meth:`close`."""
@@ -122,32 +110,11 @@ class JsonFile:
 
     def close(self) -> None:
         """Log what has no newline at its end (dockerd: an entry without one) and close the file."""
-        if self._fd < 0:
-            return
-        for stream, data in self._unfinished.items():
-            if data:
-                self._store(self._partial(stream, data))
-        os.close(self._fd)
-        self._fd = -1
-
-    def abandon_work(self) -> None:
-        """Leave a rotated file uncompressed for now; the next one to open this log compresses it."""
-        if self._gzip is not None:
-            self._gzip.abandon()
-            self._gzip = None
-
-    def work(self) -> bool:
-        """Compress one piece of a rotated file; False when there is nothing left to do."""
-        if self._gzip is None:
-            return False
-        try:
-            if self._gzip.step():
-                return True
-        except OSError:
-            # The rotated file stays as it is, uncompressed: readers know both forms.
-            self._gzip.abandon()
-        self._gzip = None
-        return False
+        if self._fd >= 0:
+            for stream, data in self._unfinished.items():
+                if data:
+                    self._store(self._partial(stream, data))
+        super().close()
 
     def _lines(self, stream: int, data: bytes, out: list[bytes]) -> None:
         """Encode whole lines, cutting those that are too long."""
@@ -191,114 +158,17 @@ class JsonFile:
         time = self._cut.setdefault(stream, self._now())
         return b'{"log":"' + escape(data) + self._tail(stream, time)
 
-    def _store(self, lines: bytes) -> None:
-        limit = self._config.max_size
-        while limit and self._size + len(lines) >= limit:
-            # The line that passes the limit is the last one in this file.
-            end = lines.find(b"\n", max(0, limit - self._size - 1)) + 1 if self._size < limit else 0
-            self._append(lines[:end])
-            lines = lines[end:]
-            if not lines:
-                return
-            if not self._rotate():
-                break
-        self._append(lines)
+    def _end_from(self, records: bytes, at: int) -> int:
+        return records.find(b"\n", max(0, at - 1)) + 1
 
-    def _append(self, lines: bytes) -> None:
-        """Write whole lines or, where the disk is full, none of the one that did not fit."""
-        if not lines:
-            return
-        try:
-            written = os.write(self._fd, lines)
-        except OSError:
-            written = 0
-        kept = written if written == len(lines) else lines.rfind(b"\n", 0, written) + 1
-        if written > kept:
-            try:
-                os.ftruncate(self._fd, os.fstat(self._fd).st_size - (written - kept))
-            except OSError:
-                pass
-        self._size += kept
-        self.dropped += len(lines) - kept
+    def _end_before(self, records: bytes, at: int) -> int:
+        return records.rfind(b"\n", 0, at) + 1
 
-    def _rotate(self) -> bool:
-        """Start a new file; False when that is not possible and the old one has to go on."""
-        while self.work():
-            pass
-        path, files = self._config.path, self._config.max_files
-        suffix = ".gz" if self._config.compress else ""
-        try:
-            if files > 1:
-                for number in range(files - 1, 1, -1):
-                    _rename_if_there(f"{path}.{number - 1}{suffix}", f"{path}.{number}{suffix}")
-                os.rename(path, f"{path}.1")
-            self._open(os.O_TRUNC)
-        except OSError:
-            return False
-        if files > 1 and self._config.compress:
-            self._compress()
-        return True
-
-    def _compress(self) -> None:
-        self._gzip = _Gzip(f"{self._config.path}.1")
-        self._want_work()
-
-    def _open(self, flag: int) -> None:
-        fd = os.open(self._config.path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | flag, 0o640)
-        if self._fd >= 0:
-            os.close(self._fd)
-        self._fd = fd
-        self._size = os.fstat(fd).st_size
-        if self._size and os.pread(fd, 1, self._size - 1) != b"\n":
+    def _mend(self, fd: int, size: int) -> int:
+        if size and os.pread(fd, 1, size - 1) != b"\n":
             # A writer died within a line: let the next one start on its own.
-            self._append(b"\n")
-
-
-def _rename_if_there(old: str, new: str) -> None:
-    try:
-        os.rename(old, new)
-    except FileNotFoundError:
-        pass
-
-
-class _Gzip:
-    """Turns ``path`` into ``path.gz`` step by step, within the process.
-
-    A helper process would have to be forked out of the container's PID namespace, where the monitor's children land.
-    """
-
-    def __init__(self, path: str) -> None:
-        self._path = path
-        self._source = self._target = -1
-        self._zlib = zlib.compressobj(wbits=31)
-
-    def step(self) -> bool:
-        """Do one piece; False when done. Raises OSError."""
-        if self._source < 0:
-            self._source = os.open(self._path, os.O_RDONLY | os.O_CLOEXEC)
-            self._target = os.open(self._path + ".gz.tmp", os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o640)
-        data = os.read(self._source, COMPRESS_STEP)
-        self._write(self._zlib.compress(data) if data else self._zlib.flush())
-        if data:
-            return True
-        self._close()
-        os.rename(self._path + ".gz.tmp", self._path + ".gz")
-        os.unlink(self._path)
-        return False
-
-    def abandon(self) -> None:
-        self._close()
-        try:
-            os.unlink(self._path + ".gz.tmp")
-        except FileNotFoundError:
-            pass
-
-    def _write(self, data: bytes) -> None:
-        while data:
-            data = data[os.write(self._target, data):]
-
-    def _close(self) -> None:
-        for fd in (self._source, self._target):
-            if fd >= 0:
-                os.close(fd)
-        self._source = self._target = -1
+            try:
+                size += os.write(fd, b"\n")
+            except OSError:
+                pass    # no room: the next line is lost with the torn one
+        return size

@@ -52,14 +52,32 @@ class Failure(msgspec.Struct, omit_defaults=True, frozen=True):
     detail: str = ""
 
 
-class LogConfig(msgspec.Struct, frozen=True):
-    """The json-file log: ``path`` is absolute; 0 bytes means no rotation; ``attrs`` go into each line."""
+class Shipping(msgspec.Struct, frozen=True):
+    """Where a shipper (:mod:`barque.supervise.shippers`) takes the output: the path of its socket.
 
-    path: str
+    ``buffer`` 0 makes the container wait for a slow shipper. Otherwise that much is kept for it, in bytes or, with
+    ``count_lines``, in lines, and what comes on top of that is dropped. ``wait`` for the shipper at the end.
+    """
+
+    socket: str
+    buffer: int = 0
+    count_lines: bool = False
+    wait: bool = False
+
+
+class LogConfig(msgspec.Struct, frozen=True):
+    """The log of a container: a file at ``path`` (absolute; empty for none), a shipper, or both.
+
+    0 bytes means no rotation; ``attrs`` go into each entry.
+    """
+
+    path: str = ""
     max_size: int = 0
     max_files: int = 1
     compress: bool = False
     attrs: dict[str, str] = {}
+    format: Literal["json-file", "local"] = "json-file"
+    shipping: Shipping | None = None
 
 
 class RuntimeChoice(msgspec.Struct, frozen=True):

@@ -23,7 +23,8 @@ from barque.supervise import messages as m
 from barque.supervise.attach import Attacher
 from barque.supervise.backend import REFUSALS, Backend, Process, as_failure
 from barque.supervise.connection import Connection
-from barque.supervise.logfile import Clock, JsonFile
+from barque.supervise.log_sink import Log, open_log
+from barque.supervise.logfile import Clock
 from barque.supervise.loop import IN, PRI, Loop
 from barque.supervise.rundir import RunDir
 from barque.supervise.stdio import Ends, Streams
@@ -66,7 +67,7 @@ class Monitor:
         self._backend: Backend | None = None
         self._run_dir: RunDir | None = None
         self._order: m.CreateOrder | None = None
-        self._log: JsonFile | None = None
+        self._log: Log | None = None
         self._listener: socket.socket | None = None
         self._state = "new"
         self._started_at = ""
@@ -148,7 +149,7 @@ class Monitor:
             self._run_dir.make()
             self._listener = self._run_dir.listen()
             if order.log is not None:
-                self._log = JsonFile(order.log, self._want_log_work)
+                self._log = open_log(order.log, self._loop, self._want_log_work, self._throttle)
             ends = Ends(terminal=order.terminal, stdin=order.open_stdin)
             self._backend = self._make_backend(order)
             child = self._backend.create(order, ends.fds)
@@ -211,8 +212,8 @@ class Monitor:
         connection.answer(serial, m.Done())
         self._connections.discard(connection)
         sock, rest = connection.detach()
-        spool_dir = os.path.dirname(self._order.log.path) if self._order and self._order.log else None
-        attacher = Attacher(self._loop, sock, request, early=rest, spool_dir=spool_dir, gone=self._detached)
+        spool_dir = os.path.dirname(self._order.log.path) if self._order and self._order.log else ""
+        attacher = Attacher(self._loop, sock, request, early=rest, spool_dir=spool_dir or None, gone=self._detached)
         self._attachers.add(attacher)
         if running is not None:
             attacher.join(running.streams)
@@ -397,6 +398,11 @@ class Monitor:
 
     def _want_log_work(self) -> None:
         self._loop.idle = lambda: self._log is not None and self._log.work()
+
+    def _throttle(self, full: bool) -> None:
+        """Read no output of the container while its log takes no more."""
+        if self._init is not None:
+            (self._init.streams.hold if full else self._init.streams.relax)(self._log)
 
     def _undo(self) -> None:
         """Leave nothing of a container that never ran, and end the monitor."""

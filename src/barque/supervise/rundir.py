@@ -17,6 +17,16 @@ _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,127}")
 _MAX_RECORD = 1 << 20
 
 
+def by_short_name(path: str, call: Callable[[str], None]) -> None:
+    """Call with a short name of ``path``: a socket's address has room for 107 bytes, an exec root's for more."""
+    directory, name = os.path.split(path)
+    fd = os.open(directory, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        call(f"/proc/self/fd/{fd}/{name}")
+    finally:
+        os.close(fd)
+
+
 class RunDir:
     """The run directory of the container ``container_id``; raises ValueError if that is no file name."""
 
@@ -24,9 +34,11 @@ class RunDir:
         if not _ID.fullmatch(container_id):
             raise ValueError(f"not a container id: {container_id!r}")
         self.path = f"{exec_root}/containers/{container_id}"
-        self._id = container_id
+        self.container_id = container_id
         #: Where a foreign runtime keeps its state.
         self.runtime_state = self.path + "/oci"
+        #: Where a shipper takes the container's output, if there is one.
+        self.log_socket = self.path + "/log.sock"
         self._socket_dir = f"{exec_root}/m"
         self._socket_name = container_id[:12] + ".sock"
 
@@ -39,43 +51,25 @@ class RunDir:
         return os.path.isdir(self.path)
 
     def listen(self) -> socket.socket:
-        """Listen on the socket, mode 0600, in place of one that a dead monitor left; the caller closes it."""
-        sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
-        mask = os.umask(0o177)
-        try:
-            self.remove_socket()
-            self._at_socket_dir(lambda directory: sock.bind(directory + self._socket_name))
-            sock.listen(128)
-        except OSError:
-            sock.close()
-            raise
-        finally:
-            os.umask(mask)
-        return sock
+        """Listen on the monitor's socket; the caller closes it."""
+        return _listen(f"{self._socket_dir}/{self._socket_name}")
+
+    def listen_for_log(self) -> socket.socket:
+        """Listen on the shipper's socket; the caller closes it."""
+        return _listen(self.log_socket)
 
     def connect(self) -> socket.socket:
         """A non-blocking connection; raises FileNotFoundError or ConnectionRefusedError where no monitor listens."""
         sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
         try:
-            self._at_socket_dir(lambda directory: sock.connect(directory + self._socket_name))
+            by_short_name(f"{self._socket_dir}/{self._socket_name}", sock.connect)
         except OSError:
             sock.close()
             raise
         return sock
 
-    def _at_socket_dir(self, call: Callable[[str], None]) -> None:
-        """Call with a short name of the directory: a socket's path has room for 107 bytes, an exec root's for more."""
-        fd = os.open(self._socket_dir, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            call(f"/proc/self/fd/{fd}/")
-        finally:
-            os.close(fd)
-
     def remove_socket(self) -> None:
-        try:
-            os.unlink(f"{self._socket_dir}/{self._socket_name}")
-        except FileNotFoundError:
-            pass
+        _unlink_if_there(f"{self._socket_dir}/{self._socket_name}")
 
     def write_monitor(self, record: MonitorRecord) -> None:
         self._write("monitor.json", record)
@@ -109,7 +103,8 @@ class RunDir:
     def remove(self) -> None:
         """Remove the socket, the files, the bundle. A root directory in it is only removed while it is empty."""
         self.remove_socket()
-        for directory in (f"{self.runtime_state}/{self._id}", self.runtime_state, self.path + "/bundle", self.path):
+        for directory in (f"{self.runtime_state}/{self.container_id}", self.runtime_state, self.path + "/bundle",
+                          self.path):
             _remove_directory(directory)
 
     def _write(self, name: str, record: msgspec.Struct) -> None:
@@ -134,6 +129,29 @@ class RunDir:
             return None
         finally:
             os.close(fd)
+
+
+def _listen(path: str) -> socket.socket:
+    """A non-blocking socket, mode 0600, in place of one that a dead process left."""
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
+    mask = os.umask(0o177)
+    try:
+        _unlink_if_there(path)
+        by_short_name(path, sock.bind)
+        sock.listen(128)
+    except OSError:
+        sock.close()
+        raise
+    finally:
+        os.umask(mask)
+    return sock
+
+
+def _unlink_if_there(path: str) -> None:
+    try:
+        os.unlink(path)
+    except FileNotFoundError:
+        pass
 
 
 def _remove_directory(path: str) -> None:

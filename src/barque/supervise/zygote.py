@@ -13,6 +13,7 @@ import socket
 import sys
 import tokenize
 
+from barque.runtime.cgroups import systemd
 from barque.supervise import builtin, foreign, forkserver, monitor, warm
 from barque.supervise import messages as m
 from barque.supervise.backend import Backend
@@ -21,7 +22,7 @@ from barque.sys import rtnetlink
 
 #: What would be imported at a later moment: by Python itself to decode text or print a traceback, by the runtime for
 #: what few containers have.
-PRELOADED = (encodings.ascii, encodings.latin_1, encodings.utf_8, linecache, tokenize, rtnetlink)
+PRELOADED = (encodings.ascii, encodings.latin_1, encodings.utf_8, linecache, tokenize, systemd, rtnetlink)
 
 __all__ = ["ZygoteHandle", "main", "spawn"]
 
@@ -39,11 +40,13 @@ def main(exec_root: str) -> None:
 
 
 def workers() -> dict[str, forkserver.Kind]:
-    """What only pulls, copies and new volumes need, and monitors need not carry along until then."""
+    """What pulls, copies, new volumes and logs that go elsewhere need; monitors need not carry it along until then."""
     from barque.store.tar import child
     from barque.supervise import archive
+    from barque.supervise.shippers import process
 
-    return {name: forkserver.worker(run) for name, run in {**child.WORKERS, **archive.WORKERS}.items()}
+    tasks = {name: forkserver.worker(run) for name, run in {**child.WORKERS, **archive.WORKERS}.items()}
+    return {**tasks, "shipper": process.be}
 
 
 if __name__ == "__main__":

@@ -10,8 +10,9 @@ import socket
 import struct
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from typing import Any
+
+import msgspec
 
 METHOD_CALL, METHOD_RETURN, ERROR, SIGNAL = 1, 2, 3, 4
 _PATH, _INTERFACE, _MEMBER, _ERROR_NAME, _REPLY_SERIAL, _DESTINATION, _SENDER, _SIGNATURE = range(1, 9)
@@ -37,8 +38,7 @@ class CallFailed(Exception):
         self.name = name
 
 
-@dataclass
-class Message:
+class Message(msgspec.Struct):
     kind: int
     serial: int = 0
     path: str = ""
@@ -49,7 +49,7 @@ class Message:
     destination: str = ""
     sender: str = ""
     signature: str = ""
-    body: list[Any] = field(default_factory=list)
+    body: list[Any] = msgspec.field(default_factory=list)
 
 
 def split(signature: str) -> list[str]:

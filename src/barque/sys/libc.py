@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import ctypes
 import os
-import platform
-from typing import Any
 
 #: ``use_errno`` gives each thread its own copy of errno, so a signal handler or another thread cannot spoil it.
 libc = ctypes.CDLL(None, use_errno=True)
 libc.syscall.restype = ctypes.c_long
+
+MACHINE = os.uname().machine
 
 #: Numbers from 424 on are the same on every architecture (Linux 5.x, asm-generic/unistd.h).
 OPEN_TREE = 428
@@ -38,9 +38,9 @@ _PER_ARCH = {
 def number(name: str) -> int:
     """The number of the system call ``name`` on this machine; raises OSError(ENOSYS) where it is not known."""
     try:
-        return _PER_ARCH[platform.machine()][name]
+        return _PER_ARCH[MACHINE][name]
     except KeyError:
-        raise OSError(38, f"no system call number for {name} on {platform.machine()}") from None
+        raise OSError(38, f"no system call number for {name} on {MACHINE}") from None
 
 
 def check(result: int, what: str = "", path: str | bytes | None = None) -> int:
@@ -52,7 +52,7 @@ def check(result: int, what: str = "", path: str | bytes | None = None) -> int:
     return result
 
 
-def syscall(nr: int, *args: Any, what: str = "", path: str | bytes | None = None) -> int:
+def syscall(nr: int, *args: object, what: str = "", path: str | bytes | None = None) -> int:
     """Make system call ``nr`` with ints and bytes; ints go as longs, so that pointers and flags keep all their bits."""
     return check(libc.syscall(ctypes.c_long(nr), *(ctypes.c_long(a) if isinstance(a, int) else a for a in args)),
                  what, path)

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import ctypes
 import os
-from collections.abc import Iterable
 
 from barque.sys.libc import (
     FSCONFIG,
@@ -21,6 +20,10 @@ from barque.sys.libc import (
     number,
     syscall,
 )
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 AT_FDCWD = -100
 AT_EMPTY_PATH = 0x1000

@@ -8,7 +8,9 @@ import os
 import select
 import signal
 from collections.abc import Sequence
-from typing import NamedTuple, NoReturn
+from typing import NoReturn
+
+import msgspec
 
 from barque.sys.libc import CLONE3, CLOSE_RANGE, PIDFD_GETFD, PIDFD_OPEN, check, libc, number, syscall
 
@@ -39,7 +41,7 @@ class _CloneArgs(ctypes.Structure):
         "set_tid_size", "cgroup")]
 
 
-class Clone(NamedTuple):
+class Clone(msgspec.Struct, frozen=True):
     """What the parent got: ``pid`` as its own PID namespace sees it, and an O_CLOEXEC ``pidfd`` that it owns."""
 
     pid: int

@@ -10,7 +10,7 @@ import ipaddress
 import os
 import socket
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 IPAddress = ipaddress.IPv4Address | ipaddress.IPv6Address
@@ -24,17 +24,22 @@ _NLMSGERR_ATTR_MSG = 1
 _NEWLINK, _DELLINK, _GETLINK, _NEWADDR, _DELADDR, _GETADDR = 16, 17, 18, 20, 21, 22
 _NEWROUTE, _GETROUTE = 24, 26
 _IFLA_ADDRESS, _IFLA_IFNAME, _IFLA_MTU, _IFLA_LINK, _IFLA_MASTER, _IFLA_LINKINFO = 1, 3, 4, 5, 10, 18
-_IFLA_IFALIAS, _IFLA_NET_NS_FD, _IFLA_MACVLAN_MODE = 20, 28, 1
+_IFLA_IFALIAS, _IFLA_NET_NS_FD, _IFLA_GROUP, _IFLA_MACVLAN_MODE, _IFLA_VLAN_ID = 20, 28, 27, 1, 1
+_IFLA_IPVLAN_MODE, _IFLA_IPVLAN_FLAGS, _IFLA_EXT_MASK, _RTEXT_FILTER_SKIP_STATS = 1, 2, 29, 1 << 3
 _IFLA_INFO_KIND, _IFLA_INFO_DATA, _IFLA_INFO_SLAVE_KIND, _IFLA_INFO_SLAVE_DATA, _VETH_INFO_PEER = 1, 2, 4, 5, 1
 _IFLA_BRPORT_MODE, _IFLA_BRPORT_ISOLATED = 4, 33
 _IFA_ADDRESS, _IFA_LOCAL, _IFA_FLAGS, _IFA_F_NODAD = 1, 2, 8, 0x02
-_IFA_F_PERMANENT, _RT_SCOPE_UNIVERSE = 0x80, 0
+_IFA_F_PERMANENT, _RT_SCOPE_UNIVERSE, _RT_SCOPE_LINK = 0x80, 0, 253
 _RTA_DST, _RTA_OIF, _RTA_GATEWAY, _RTA_TABLE = 1, 4, 5, 15
 _RT_TABLE_MAIN, _RTPROT_BOOT, _RTN_UNICAST = 254, 3, 1
 _IFF_UP = 0x1
 #: macvlan modes by their names in ip-link(8).
 MACVLAN_MODES = {"private": 1, "vepa": 2, "bridge": 4, "passthru": 8}
+IPVLAN_MODES = {"l2": 0, "l3": 1, "l3s": 2}
+IPVLAN_FLAGS = {"bridge": 0, "private": 1, "vepa": 2}
 
+#: So many acknowledgements fit into the receive buffer.
+_AT_ONCE = 64
 _HEADER = struct.Struct("=IHHII")
 _IFINFO = struct.Struct("=BxHiII")
 _IFADDR = struct.Struct("=BBBBI")
@@ -125,10 +130,37 @@ def new_veth(name: str, *, mtu: int, peer: str, peer_netns: int) -> Message:
 
 def new_macvlan(name: str, *, parent: int, mode: str, netns: int, mtu: int) -> Message:
     """A macvlan interface on link ``parent``, down, in the namespace of fd ``netns``; ``mode``: MACVLAN_MODES."""
-    data = _attribute(_IFLA_INFO_DATA, _u32(_IFLA_MACVLAN_MODE, MACVLAN_MODES[mode]))
-    payload = (_IFINFO.pack(0, 0, 0, 0, 0) + _text(_IFLA_IFNAME, name) + _u32(_IFLA_LINK, parent)
-               + _u32(_IFLA_NET_NS_FD, netns) + (_u32(_IFLA_MTU, mtu) if mtu else b"")
-               + _attribute(_IFLA_LINKINFO, _text(_IFLA_INFO_KIND, "macvlan") + data))
+    return _new_upon(name, parent, "macvlan", _u32(_IFLA_MACVLAN_MODE, MACVLAN_MODES[mode]),
+                     _u32(_IFLA_NET_NS_FD, netns) + (_u32(_IFLA_MTU, mtu) if mtu else b""))
+
+
+def new_ipvlan(name: str, *, parent: int, mode: str, flag: str, netns: int, mtu: int) -> Message:
+    """As :func:`new_macvlan`, an ipvlan interface; ``mode`` and ``flag``: IPVLAN_MODES, IPVLAN_FLAGS."""
+    data = (_attribute(_IFLA_IPVLAN_MODE, struct.pack("=H", IPVLAN_MODES[mode]))
+            + _attribute(_IFLA_IPVLAN_FLAGS, struct.pack("=H", IPVLAN_FLAGS[flag])))
+    return _new_upon(name, parent, "ipvlan", data,
+                     _u32(_IFLA_NET_NS_FD, netns) + (_u32(_IFLA_MTU, mtu) if mtu else b""))
+
+
+def new_vlan(name: str, *, parent: int, number: int) -> Message:
+    """The interface for VLAN ``number`` of link ``parent``, down."""
+    return _new_upon(name, parent, "vlan", _attribute(_IFLA_VLAN_ID, struct.pack("=H", number)), b"")
+
+
+def new_dummy(name: str, mtu: int) -> Message:
+    """A link that leads nowhere, down."""
+    return Message(_NEWLINK, _CREATE | _EXCL, _IFINFO.pack(0, 0, 0, 0, 0) + _text(_IFLA_IFNAME, name)
+                   + _u32(_IFLA_MTU, mtu) + _attribute(_IFLA_LINKINFO, _text(_IFLA_INFO_KIND, "dummy")))
+
+
+def probe(kind: str) -> Message:
+    """Refused in any case: with EOPNOTSUPP where the kernel has no links of that kind."""
+    return _new_upon("probe", 0x7FFFFFFF, kind, b"", b"")
+
+
+def _new_upon(name: str, parent: int, kind: str, data: bytes, more: bytes) -> Message:
+    payload = (_IFINFO.pack(0, 0, 0, 0, 0) + _text(_IFLA_IFNAME, name) + _u32(_IFLA_LINK, parent) + more
+               + _attribute(_IFLA_LINKINFO, _text(_IFLA_INFO_KIND, kind) + _attribute(_IFLA_INFO_DATA, data)))
     return Message(_NEWLINK, _CREATE | _EXCL, payload)
 
 
@@ -140,6 +172,11 @@ def set_link(index: int, *, up: bool | None = None, mac: str | None = None, mtu:
     if mtu is not None:
         payload += _u32(_IFLA_MTU, mtu)
     return Message(_NEWLINK, 0, payload)
+
+
+def set_name(index: int, name: str) -> Message:
+    """Rename a link that is down."""
+    return Message(_NEWLINK, 0, _IFINFO.pack(0, 0, index, 0, 0) + _text(_IFLA_IFNAME, name))
 
 
 def set_alias(name: str, alias: str) -> Message:
@@ -180,8 +217,18 @@ def delete_link(index: int) -> Message:
     return Message(_DELLINK, 0, _IFINFO.pack(0, 0, index, 0, 0))
 
 
+def set_group(index: int, group: int) -> Message:
+    return Message(_NEWLINK, 0, _IFINFO.pack(0, 0, index, 0, 0) + _u32(_IFLA_GROUP, group))
+
+
+def delete_group(group: int) -> Message:
+    """Delete all links of a group: the kernel waits once for all of them, not once for each."""
+    return Message(_DELLINK, 0, _IFINFO.pack(0, 0, 0, 0, 0) + _u32(_IFLA_GROUP, group))
+
+
 def _address(kind: int, flags: int, index: int, address: IPAddress, prefix_len: int) -> Message:
-    payload = _IFADDR.pack(_family(address), prefix_len, 0, 0, index)
+    scope = _RT_SCOPE_LINK if address.is_link_local else _RT_SCOPE_UNIVERSE
+    payload = _IFADDR.pack(_family(address), prefix_len, 0, scope, index)
     payload += _attribute(_IFA_LOCAL, address.packed) + _attribute(_IFA_ADDRESS, address.packed)
     if address.version == 6:
         # Duplicate address detection would hold the address back for a second; the allocator rules duplicates out.
@@ -197,10 +244,12 @@ def delete_address(index: int, address: IPAddress, prefix_len: int) -> Message:
     return _address(_DELADDR, 0, index, address, prefix_len)
 
 
-def set_default_route(index: int, gateway: IPAddress) -> Message:
-    """The default route of the gateway's family, in the place of the one that is there."""
-    payload = _RTMSG.pack(_family(gateway), 0, 0, 0, _RT_TABLE_MAIN, _RTPROT_BOOT, 0, _RTN_UNICAST, 0)
-    payload += _attribute(_RTA_GATEWAY, gateway.packed) + _u32(_RTA_OIF, index)
+def set_default_route(index: int, version: int, gateway: IPAddress | None) -> Message:
+    """The default route of IP ``version``, in the place of the one that is there; without a gateway to all the link."""
+    family = socket.AF_INET if version == 4 else socket.AF_INET6
+    scope = _RT_SCOPE_LINK if gateway is None and version == 4 else _RT_SCOPE_UNIVERSE
+    payload = _RTMSG.pack(family, 0, 0, 0, _RT_TABLE_MAIN, _RTPROT_BOOT, scope, _RTN_UNICAST, 0)
+    payload += (_attribute(_RTA_GATEWAY, gateway.packed) if gateway else b"") + _u32(_RTA_OIF, index)
     return Message(_NEWROUTE, _CREATE | _REPLACE, payload)
 
 
@@ -224,7 +273,15 @@ class Netlink:
         self._socket.close()
 
     def request(self, *messages: Message) -> None:
-        """Send all messages at once and wait for all acknowledgements; raises the first error, the others are done."""
+        """Send all messages and wait for all acknowledgements; raises the first error, the others are done."""
+        failure: NetlinkError | None = None
+        for start in range(0, len(messages), _AT_ONCE):
+            failed = self._request(messages[start:start + _AT_ONCE])
+            failure = failure or failed
+        if failure is not None:
+            raise failure
+
+    def _request(self, messages: Sequence[Message]) -> NetlinkError | None:
         first = self._sequence + 1
         self._socket.send(b"".join(self._frame(message, _REQUEST | _ACK) for message in messages))
         failure: NetlinkError | None = None
@@ -234,11 +291,11 @@ class Netlink:
                 if kind == _NLMSG_ERROR and sequence in missing:
                     missing.discard(sequence)
                     failure = failure or _failure(flags, body)
-        if failure is not None:
-            raise failure
+        return failure
 
     def links(self) -> list[Link]:
-        return [_link(body) for body in self._dump(_GETLINK, _IFINFO.pack(0, 0, 0, 0, 0))]
+        payload = _IFINFO.pack(0, 0, 0, 0, 0) + _u32(_IFLA_EXT_MASK, _RTEXT_FILTER_SKIP_STATS)
+        return [_link(body) for body in self._dump(_GETLINK, payload)]
 
     def link(self, name: str) -> Link | None:
         """The link of that name, or None."""

@@ -9,7 +9,7 @@ from aiohttp import web
 
 from barque.api.progress import stream
 from barque.api.requests import flag
-from barque.errors import InvalidArgument, Unsupported
+from barque.errors import InvalidArgument
 from barque.image.imports import ImportRequest
 from barque.image.progress import Progress, Report
 from barque.image.save import Archive
@@ -20,10 +20,10 @@ from barque.oci.reference import parse
 
 
 class ArchivesBackend(Protocol):
-    async def plan(self, texts: Sequence[str], platform: Platform | None) -> Archive: ...
+    async def plan(self, texts: Sequence[str], platforms: Sequence[Platform]) -> Archive: ...
     def save(self, archive: Archive) -> AsyncIterator[bytes]: ...
-    async def load(self, pieces: AsyncIterator[bytes], platform: Platform | None, report: Report) -> None: ...
-    async def bring_in(self, request: ImportRequest, pieces: AsyncIterator[bytes], report: Report) -> None: ...
+    async def load(self, pieces: AsyncIterator[bytes], platforms: Sequence[Platform], report: Report) -> None: ...
+    async def bring_in(self, request: ImportRequest, sent: AsyncIterator[bytes] | None, report: Report) -> None: ...
 
 
 def routes(archives: ArchivesBackend) -> list[web.RouteDef]:
@@ -43,7 +43,7 @@ class _Handlers:
         return await self._save(request, request.query.getall("names", []))
 
     async def _save(self, request: web.Request, names: Sequence[str]) -> web.StreamResponse:
-        archive = await self._archives.plan(names, _platform(request))
+        archive = await self._archives.plan(names, _platforms(request))
         response = web.StreamResponse(headers={"Content-Type": "application/x-tar"})
         response.content_length = archive.length
         await response.prepare(request)
@@ -52,7 +52,7 @@ class _Handlers:
         return response
 
     async def load(self, request: web.Request) -> web.StreamResponse:
-        platform = _platform(request)
+        wanted = _platforms(request)
         quiet = flag(request, "quiet")
 
         async def work(report: Report) -> None:
@@ -60,26 +60,24 @@ class _Handlers:
                 if line.stream or not quiet:
                     report(line)
 
-            await self._archives.load(request.content.iter_any(), platform, told)
+            await self._archives.load(request.content.iter_any(), wanted, told)
 
         return await stream(request, work)
 
 
-def _platform(request: web.Request) -> Platform | None:
-    """The one platform asked for (a JSON document, since API 1.48); raises InvalidArgument, Unsupported."""
+def _platforms(request: web.Request) -> list[Platform]:
+    """The platforms asked for (JSON documents, since API 1.48; several since 1.52); raises InvalidArgument."""
     version: tuple[int, int] = request["api_version"]
     texts = request.query.getall("platform", []) if version >= (1, 48) else []
-    if len(texts) > 1:
-        raise Unsupported("several platforms at once are not supported: an image is kept for one platform")
-    return go_json.decode(texts[0], Platform) if texts and texts[0] else None
+    if len(texts) > 1 and version < (1, 52):
+        raise InvalidArgument("multiple platform parameters are not supported")
+    return [go_json.decode(text, Platform) for text in texts if text]
 
 
 async def bring_in(request: web.Request, archives: ArchivesBackend) -> web.StreamResponse:
     """``POST /images/create?fromSrc=``."""
     query = request.query
     source = query["fromSrc"]
-    if source != "-":
-        raise Unsupported(f"importing from {source} is not supported: download it and import the file")
     text, tag = query.get("repo", ""), query.get("tag", "")
     ref = parse(f"{text}:{tag}" if tag else text).with_default_tag() if text else None
     if ref is not None and ref.digest is not None:
@@ -87,4 +85,5 @@ async def bring_in(request: web.Request, archives: ArchivesBackend) -> web.Strea
     order = ImportRequest(ref, message=query.get("message", ""), source=source,
                           changes=tuple(query.getall("changes", [])),
                           platform=platforms.parse(query["platform"]) if query.get("platform") else None)
-    return await stream(request, lambda report: archives.bring_in(order, request.content.iter_any(), report))
+    sent = request.content.iter_any() if source == "-" else None
+    return await stream(request, lambda report: archives.bring_in(order, sent, report))

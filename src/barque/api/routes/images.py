@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import builtins
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Protocol
 
 from aiohttp import web
@@ -15,7 +15,7 @@ from barque.api.routes.image_archives import ArchivesBackend, bring_in
 from barque.engine import filters
 from barque.engine.filters import Filters
 from barque.engine.images import LIST_FILTERS, PRUNE_FILTERS, SEARCH_FILTERS
-from barque.errors import BarqueError, InvalidArgument, Unsupported
+from barque.errors import InvalidArgument, Unsupported
 from barque.image.client import auth
 from barque.image.client.auth import Credentials
 from barque.image.client.search import SearchResult
@@ -32,14 +32,17 @@ _SEARCH_LIMIT, _MAX_SEARCH = 25, 100
 class ImagesBackend(Protocol):
     async def list(self, version: Version, wanted: Filters, *, shared_size: bool = False,
                    manifests: bool = False) -> list[dict[str, Any]]: ...
-    async def inspect(self, text: str, version: Version, *, manifests: bool = False) -> dict[str, Any]: ...
-    async def history(self, text: str) -> builtins.list[dict[str, Any]]: ...
+    async def inspect(self, text: str, version: Version, platform: Platform | None = None, *,
+                      manifests: bool = False) -> dict[str, Any]: ...
+    async def history(self, text: str, platform: Platform | None = None) -> builtins.list[dict[str, Any]]: ...
     async def tag(self, text: str, ref: Reference) -> None: ...
-    async def remove(self, text: str, *, force: bool = False) -> builtins.list[dict[str, str]]: ...
+    async def remove(self, text: str, platforms: Sequence[Platform] = (), *,
+                     force: bool = False) -> builtins.list[dict[str, str]]: ...
     async def prune(self, wanted: Filters) -> dict[str, Any]: ...
     async def pull(self, ref: Reference, platform: Platform | None, credentials: Credentials | None,
                    report: Report) -> None: ...
-    async def push(self, ref: Reference, credentials: Credentials | None, report: Report) -> None: ...
+    async def push(self, ref: Reference, credentials: Credentials | None, report: Report,
+                   platform: Platform | None = None) -> None: ...
     async def distribution(self, ref: Reference, credentials: Credentials | None) -> dict[str, Any]: ...
     async def search(self, term: str, limit: int, wanted: Filters,
                      credentials: Credentials | None) -> builtins.list[SearchResult]: ...
@@ -112,15 +115,11 @@ class _Handlers:
         manifests = version >= (1, 48) and flag(request, "manifests")
         if manifests and request.query.get("platform"):
             raise InvalidArgument("conflicting options: manifests and platform options cannot both be set")
-        found = await self._images.inspect(_name(request), version, manifests=manifests)
-        _check_platform(request, found, (1, 49))
-        return json(found)
+        return json(await self._images.inspect(_name(request), version, _platform(request, (1, 49)),
+                                               manifests=manifests))
 
     async def history(self, request: web.Request) -> web.StreamResponse:
-        name, version = _name(request), _version(request)
-        if version >= (1, 48) and request.query.get("platform"):
-            _check_platform(request, await self._images.inspect(name, version), (1, 48))
-        return json(await self._images.history(name))
+        return json(await self._images.history(_name(request), _platform(request, (1, 48))))
 
     async def tag(self, request: web.Request) -> web.StreamResponse:
         await self._images.tag(_name(request), _reference(request.query.get("repo", ""), request.query.get("tag", "")))
@@ -128,19 +127,18 @@ class _Handlers:
 
     async def push(self, request: web.Request) -> web.StreamResponse:
         ref = _reference(_name(request), request.query.get("tag", ""))
-        if _version(request) >= (1, 46) and request.query.get("platform"):
-            _check_platform(request, await self._images.inspect(ref.familiar, _version(request)), (1, 46))
+        platform = _platform(request, (1, 46))
         credentials = _credentials(request)
-        return await stream(request, lambda report: self._images.push(ref, credentials, report))
+        return await stream(request, lambda report: self._images.push(ref, credentials, report, platform))
 
     async def remove(self, request: web.Request) -> web.StreamResponse:
         name = _name(request)
         if not name.strip():
             raise InvalidArgument("image name cannot be blank")
-        if _version(request) >= (1, 50) and "platforms" in request.query:
-            raise Unsupported("removing single platforms is not supported: an image is kept for one platform")
+        texts = request.query.getall("platforms", []) if _version(request) >= (1, 50) else []
+        chosen = [go_json.decode(text, Platform) for text in texts]
         # noprune spares untagged parents of classic builds; no image here has a parent.
-        return json(await self._images.remove(name, force=flag(request, "force")))
+        return json(await self._images.remove(name, chosen, force=flag(request, "force")))
 
     async def distribution(self, request: web.Request) -> web.StreamResponse:
         return json(await self._images.distribution(parse(_name(request)), _credentials(request)))
@@ -176,17 +174,7 @@ def _reference(name: str, tag: str) -> Reference:
     return parse(f"{found.name}:{tag}")
 
 
-def _check_platform(request: web.Request, image: Mapping[str, Any], since: Version) -> None:
-    """``platform`` (JSON) must be the one that the image is for; raises NoSuchPlatform, InvalidArgument."""
+def _platform(request: web.Request, since: Version) -> Platform | None:
+    """``platform`` as JSON, which the API knows since that version; raises InvalidArgument."""
     text = request.query.get("platform", "")
-    if not text or _version(request) < since:
-        return
-    wanted = go_json.decode(text, Platform)
-    found = Platform(os=image["Os"], architecture=image["Architecture"], variant=image.get("Variant", ""))
-    if not found.satisfies(wanted):
-        raise NoSuchPlatform(f"image with reference {_name(request)} was found but its platform ({found}) does not "
-                             f"match the specified platform ({wanted})")
-
-
-class NoSuchPlatform(BarqueError):
-    status = 404
+    return go_json.decode(text, Platform) if text and _version(request) >= since else None

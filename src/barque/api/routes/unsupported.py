@@ -10,7 +10,7 @@ from barque.errors import NotFound, Unavailable, Unsupported
 _MISSING = (
     ("POST", "/session", "BuildKit"), ("POST", "/grpc", "BuildKit"), ("POST", "/plugins/pull", "plugins"),
     ("POST", "/plugins/create", "plugins"),
-    ("GET", "/plugins/privileges", "plugins"), ("GET", "/images/{name:.+}/attestations", "keeping attestations"),
+    ("GET", "/plugins/privileges", "plugins"),
 )
 _PLUGIN_ACTIONS = ("enable", "disable", "upgrade", "push", "set")
 _SWARM = ("swarm", "nodes", "services", "tasks", "secrets", "configs")

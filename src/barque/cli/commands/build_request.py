@@ -107,7 +107,7 @@ def _from_directory(source: str, file: str) -> Context:
 
 
 def query(app: App, values: Values, source: Context, targets: list[Target]) -> dict[str, Any]:
-    from barque.client import fastjson
+    from barque import fastjson
 
     labels = dict(text.partition("=")[::2] for text in values["label"])
     for tag in values["tag"]:
@@ -139,7 +139,7 @@ def query(app: App, values: Values, source: Context, targets: list[Target]) -> d
 
 
 def _listed(items: Iterable[object]) -> str | None:
-    from barque.client import fastjson
+    from barque import fastjson
 
     found = list(items)
     return fastjson.dumps(found) if found else None

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from barque.cli.format.table import Row, label_getter
-from barque.cli.format.units import ago, ellipsis, go_time, human_size, quoted, short_id
+from barque.cli.format.units import ago, ellipsis, go_time, human_size, short_id
+from barque.gotemplate.quoting import quoted
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

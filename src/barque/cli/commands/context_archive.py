@@ -6,10 +6,10 @@ import io
 import os
 import sys
 
+from barque import fastjson
 from barque.cli.command import Command
 from barque.cli.commands.context import describe, store_of
 from barque.cli.errors import CommandError
-from barque.client import fastjson
 from barque.client.contexts import DEFAULT, TLS_NAMES, ContextError, check_name
 
 TYPE_CHECKING = False

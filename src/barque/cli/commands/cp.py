@@ -51,7 +51,7 @@ def _stat(app: App, container: str, path: str) -> dict[str, Any] | None:
     """The stat of a path in a container, None where there is nothing."""
     from base64 import b64decode
 
-    from barque.client import fastjson
+    from barque import fastjson
 
     try:
         response = app.engine.stream("HEAD", f"/containers/{container}/archive", {"path": path})

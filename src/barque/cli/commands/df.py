@@ -76,7 +76,7 @@ def _verbose(app: App, usage: dict[str, Any], form: str) -> None:
         for row in stored:
             row.fields["Digest"] = ""
         from barque.cli.commands.version import templated
-        from barque.cli.format.values import plain, to_json
+        from barque.gotemplate.values import plain, to_json
 
         document = {"Images": stored, "Containers": containers, "Volumes": volumes, "BuildCache": cache}
         if form == "json":

@@ -57,11 +57,11 @@ def _events(app: App, values: Values) -> int:
 
 def _renderer(form: str) -> Any:
     if form in ("", "json"):
-        from barque.client import fastjson
+        from barque import fastjson
 
         return fastjson.dumps if form else _line
-    from barque.cli.errors import TemplateError
-    from barque.cli.format.template import parse
+    from barque.gotemplate.errors import TemplateError
+    from barque.gotemplate.template import parse
 
     try:
         template = parse(form)

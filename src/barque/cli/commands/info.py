@@ -30,7 +30,7 @@ def _info(app: App, values: Values) -> int:
     if form:
         document = {**server, **({"ServerErrors": [failure]} if failure else {}), "ClientInfo": client}
         if form == "json":
-            from barque.client import fastjson
+            from barque import fastjson
 
             app.line(fastjson.dumps(document))
         else:

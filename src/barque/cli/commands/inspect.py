@@ -46,8 +46,8 @@ def show(app: App, names: list[str], form: str, fetch: Fetch) -> int:
 def _template(form: str) -> Any:
     if form in ("", "json"):
         return None
-    from barque.cli.errors import TemplateError
-    from barque.cli.format.template import parse
+    from barque.gotemplate.errors import TemplateError
+    from barque.gotemplate.template import parse
 
     try:
         return parse(form)
@@ -56,8 +56,8 @@ def _template(form: str) -> Any:
 
 
 def _templated(app: App, template: Any, found: list[tuple[str, Any]], errors: list[str]) -> None:
-    from barque.cli.errors import TemplateError
     from barque.cli.format.types import typed
+    from barque.gotemplate.errors import TemplateError
 
     shown = ""
     for kind, item in found:

@@ -15,8 +15,8 @@ if TYPE_CHECKING:
 
 def _print(app: App, item: dict[str, Any]) -> None:
     app.line(f"{item['Network']} ({item['Driver']}{' ' + item['Bridge'] if item['Bridge'] else ''})")
-    for title, key in (("containers", "Neighbours"), ("way out", "WayOut"), ("other networks", "OtherNetworks"),
-                       ("forged addresses", "Spoofing")):
+    for title, key in (("containers", "Neighbours"), ("way out", "WayOut"), ("this host", "ThisHost"),
+                       ("other networks", "OtherNetworks"), ("forged addresses", "Spoofing")):
         app.line(f"  {title}: {item[key]}")
     for port in item["Ports"]:
         address = f"[{port['HostIp']}]" if ":" in port["HostIp"] else port["HostIp"]

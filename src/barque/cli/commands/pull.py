@@ -105,14 +105,19 @@ def _push(app: App, values: Values) -> int:
         query["platform"] = platform_document(values["platform"])
     app.flush()
     response = app.engine.stream("POST", f"/images/{reference.familiar_name}/push", query, headers=headers)
-    show_stream(response, to_stderr=False, quiet=values["quiet"])
+    notes: list[Any] = []
+    show_stream(response, to_stderr=False, quiet=values["quiet"], on_aux=notes.append)
     if values["quiet"]:
         app.line(str(reference.with_default_tag()))
+    for note in notes:
+        if note.get("manifestPushedInsteadOfIndex"):
+            app.err("Info -> Not all multiplatform-content is present and only the available single-platform image was "
+                    f"pushed\n{note['originalIndex']['digest']} -> {note['selectedManifest']['digest']}")
     return 0
 
 
 def platform_document(text: str) -> str:
-    from barque.client import fastjson
+    from barque import fastjson
     from barque.oci.platform import InvalidPlatform, parse
 
     try:

@@ -1,4 +1,4 @@
-"""``registry serve``: the registry that comes with the engine, in this process."""
+"""``registry serve``, ``gc`` and ``check``: the registry that comes with the engine, in this process."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 _MODULE = "barque.registry.server"
 
 
-def _serve(_: App, values: Values) -> int:
+def _run(_: App, values: Values) -> int:
     import importlib
 
     try:
@@ -26,16 +26,21 @@ def _serve(_: App, values: Values) -> int:
     return code
 
 
-class _Serve(Command):
-    """Hands every word on, flags too: the server has its own."""
+class _Verb(Command):
+    """Hands every word on, flags too: the registry has its own."""
+
+    def __init__(self, verb: str, summary: str) -> None:
+        super().__init__(f"registry {verb}", "[OPTIONS]", summary, _run, examples=f"barque registry {verb} --help")
+        self._verb = verb
 
     def execute(self, app: App, path: str, words: list[str]) -> int:
         from barque.cli.flags import Values
 
         values = Values({})
-        values.arguments = words
+        values.arguments = [self._verb, *words]
         return self.run(app, values)
 
 
-SERVE = _Serve("registry serve", "[OPTIONS]", "Serve images to other machines", _serve,
-               examples="barque registry serve --help")
+SERVE = _Verb("serve", "Serve images to other machines")
+GC = _Verb("gc", "Collect a registry's garbage, also while it serves")
+CHECK = _Verb("check", "Verify every digest and reference of a registry")

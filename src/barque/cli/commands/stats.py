@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import select
 
+from barque import fastjson
 from barque.cli.command import Command
 from barque.cli.commands.formats import format_flag
 from barque.cli.errors import CommandError
 from barque.cli.flags import BOOL, Flag
 from barque.cli.format.table import Row, TemplateError, render
 from barque.cli.format.units import bytes_size, human_size, short_id
-from barque.client import fastjson
 from barque.client.engine import ApiError
 
 TYPE_CHECKING = False

@@ -38,7 +38,7 @@ def _version(app: App, values: Values) -> int:
     document = {"Client": client_document(app), "Server": server}
     form = values["format"]
     if form == "json":
-        from barque.client import fastjson
+        from barque import fastjson
 
         app.line(fastjson.dumps(document))
     elif form:
@@ -52,9 +52,9 @@ def _version(app: App, values: Values) -> int:
 
 def templated(form: str, document: Any, type_name: str = "") -> str:
     """Raises :class:`CommandError` (64 where the template cannot be parsed)."""
-    from barque.cli.errors import TemplateError
-    from barque.cli.format.template import parse
     from barque.cli.format.types import typed
+    from barque.gotemplate.errors import TemplateError
+    from barque.gotemplate.template import parse
 
     try:
         template = parse(form)

@@ -226,7 +226,7 @@ class Raw:
         self._write = write
 
     def take(self, event: Event) -> None:
-        from barque.client import fastjson
+        from barque import fastjson
 
         self._write(fastjson.dumps(event) + "\n")
 

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from barque.cli.errors import TemplateError
 from barque.cli.format.tabwriter import align
+from barque.gotemplate.errors import TemplateError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
     from typing import Any
 
-    from barque.cli.format.template import Template
+    from barque.gotemplate.template import Template
 
 __all__ = ["Row", "TemplateError", "compile_format", "escape_html", "label_getter", "render"]
 
@@ -39,7 +39,7 @@ class label_getter:  # noqa: N801 - used as a function in templates
 
 def compile_format(text: str) -> Template:
     """Parse a row format; the two-character escapes for tab and newline are what they stand for."""
-    from barque.cli.format.template import parse
+    from barque.gotemplate.template import parse
 
     try:
         return parse(text.replace("\\t", "\t").replace("\\n", "\n"))
@@ -65,7 +65,7 @@ def render(rows: Iterable[Row], form: str, table: str, headers: dict[str, str], 
     if form in ("", "table"):
         form = "table " + table
     if form == "json":
-        from barque.cli.format.values import to_json
+        from barque.gotemplate.values import to_json
 
         for row in rows:
             write(escape_html(to_json(row)) + "\n")

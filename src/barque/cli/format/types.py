@@ -6,7 +6,7 @@ there, some fields go by another name in Go than in JSON (``.ID`` for ``Id``), a
 
 from __future__ import annotations
 
-from barque.cli.format.values import Document
+from barque.gotemplate.values import Document
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -185,22 +185,6 @@ def ellipsis(text: str, limit: int) -> str:
     return out + "…"
 
 
-def quoted(text: str) -> str:
-    """Go's strconv.Quote."""
-    out = ['"']
-    short = {'"': '\\"', "\\": "\\\\", "\n": "\\n", "\t": "\\t", "\r": "\\r", "\a": "\\a", "\b": "\\b", "\f": "\\f",
-             "\v": "\\v"}
-    for character in text:
-        if character in short:
-            out.append(short[character])
-        elif character.isprintable():
-            out.append(character)
-        else:
-            code = ord(character)
-            out.append(f"\\x{code:02x}" if code < 0x80 else f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}")
-    return "".join(out) + '"'
-
-
 def short_id(text: str) -> str:
     """The 12 characters that docker shows of an id or digest."""
     if ":" in text:

@@ -87,6 +87,10 @@ def _bind_option(result: dict[str, Any], key: str, value: str, field: str, has_v
         elif value != "enabled":
             raise ValueError(f"invalid value for {key}: {value} "
                              '(must be "enabled", "disabled", "writable", or "readonly")')
+    elif key == "bind-idmap":
+        if value != "match-user":
+            raise ValueError(f'invalid value for {key}: {value} (must be "match-user")')
+        options["IDMap"] = value
     else:
         raise ValueError(f"unexpected key '{key}' in '{field}'")
 

@@ -6,14 +6,12 @@ lock, so that it does not start over a second mount of its layer.
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
 import os
 import posixpath
-import socket
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 
+from barque.engine import worker_streams
 from barque.engine.containers import volume_use
 from barque.engine.containers.context import Context
 from barque.engine.containers.model import Container, MountPoint
@@ -21,6 +19,7 @@ from barque.engine.containers.registry import Live
 from barque.errors import BarqueError, Internal, InvalidArgument, NotFound
 from barque.oci import runtime_spec as oci
 from barque.store.tar.messages import WorkerError, decode, encode
+from barque.store.workers import Workers
 from barque.supervise.archive_messages import (
     ReadRequest,
     Result,
@@ -30,8 +29,6 @@ from barque.supervise.archive_messages import (
     Volume,
     WriteRequest,
 )
-
-_CHUNK = 256 << 10
 
 
 class NoSuchFile(NotFound):
@@ -63,7 +60,7 @@ async def _view(ctx: Context, live: Live) -> AsyncIterator[tuple[View, list[int]
         try:
             shown = await volume_use.prepare(ctx, container)
             volumes = [Volume(_source(point, shown), point.destination, point.rw) for point in container.mounts
-                       if point.type in ("bind", "volume")]
+                       if point.type in ("bind", "volume", "image")]
             yield View(lower=list(mount.lower), upper=mount.upper, work=mount.work, volumes=volumes), []
         finally:
             if not live.facts.alive:
@@ -103,22 +100,21 @@ async def export(ctx: Context, ref: str) -> AsyncIterator[bytes]:
 
 async def _read(ctx: Context, live: Live, path: str, *, whole: bool) -> AsyncIterator[bytes]:
     async with _view(ctx, live) as (view, fds):
-        ours, theirs = socket.socketpair()
-        request = ReadRequest(view, os.fsencode(path), len(fds), whole)
-        work = asyncio.create_task(ctx.supervisor.run("archive-read", encode(request), [*fds, theirs.fileno()]))
-        # The end of the stream is the end of the worker, which has a descriptor of its own.
-        work.add_done_callback(lambda _: theirs.close())
-        reader, writer = await asyncio.open_connection(sock=ours, limit=_CHUNK)
-        try:
-            while piece := await reader.read(_CHUNK):
-                yield piece
-            result = decode(await work, Result)
-        finally:
-            writer.close()
-            work.cancel()
-            await asyncio.wait([work])
-    if result.error is not None:
-        raise _failure(result.error, live.id, path)
+        async for piece in streamed(ctx.supervisor, view, fds, path, live.id, whole=whole):
+            yield piece
+
+
+async def streamed(workers: Workers, view: View, fds: Sequence[int], path: str, ref: str, *,
+                   whole: bool) -> AsyncIterator[bytes]:
+    """The tar archive of ``path`` in the view; ``ref`` is for what may be wrong. Raises :class:`NoSuchFile`."""
+    def check(answer: bytes) -> None:
+        error = decode(answer, Result).error
+        if error is not None:
+            raise _failure(error, ref, path)
+
+    request = ReadRequest(view, os.fsencode(path), len(fds), whole)
+    async for piece in worker_streams.read(workers, "archive-read", encode(request), lambda end: [*fds, end], check):
+        yield piece
 
 
 async def write(ctx: Context, ref: str, path: str, archive: AsyncIterator[bytes], *,
@@ -130,39 +126,14 @@ async def write(ctx: Context, ref: str, path: str, archive: AsyncIterator[bytes]
     live = ctx.registry.find(ref)
     _check_writable(live.container, path)
     async with _view(ctx, live) as (view, fds):
-        ours, theirs = socket.socketpair()
-        with theirs:
-            request = WriteRequest(view, os.fsencode(path), len(fds), keep_kinds,
-                                   live.container.config.user if keep_owner else "")
-            work = asyncio.create_task(ctx.supervisor.run("archive-write", encode(request), [*fds, theirs.fileno()]))
-            feed = asyncio.create_task(_feed(archive, ours))
-            try:
-                await asyncio.wait([work, feed], return_when=asyncio.FIRST_COMPLETED)
-                if feed.done():
-                    feed.result()
-                result = decode(await work, Result)
-            finally:
-                for task in (work, feed):
-                    task.cancel()
-                await asyncio.wait([work, feed])
-    if result.error is not None:
-        raise _failure(result.error, ref, path)
+        request = WriteRequest(view, os.fsencode(path), len(fds), keep_kinds,
+                               live.container.config.user if keep_owner else "")
+        answer = await worker_streams.feed(ctx.supervisor, "archive-write", encode(request),
+                                           lambda end: [*fds, end], archive)
+    error = decode(answer, Result).error
+    if error is not None:
+        raise _failure(error, ref, path)
     ctx.event(live, "extract-to-dir")
-
-
-async def _feed(archive: AsyncIterator[bytes], sink: socket.socket) -> None:
-    """Pass the archive on; a worker that wants no more of it ends this."""
-    _, writer = await asyncio.open_connection(sock=sink)
-    try:
-        async for piece in archive:
-            writer.write(piece)
-            await writer.drain()
-    except (BrokenPipeError, ConnectionResetError):
-        return
-    finally:
-        writer.close()
-        with contextlib.suppress(BrokenPipeError, ConnectionResetError):
-            await writer.wait_closed()
 
 
 def _check_writable(container: Container, path: str) -> None:

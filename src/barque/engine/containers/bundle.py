@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from barque.engine.containers.context import Context
 from barque.engine.containers.model import Container
@@ -42,6 +42,16 @@ def refresh_files(ctx: Context, container: Container, before: Sandbox, after: Sa
         _write(files.resolv_conf, _resolv_conf(ctx, container, after))
 
 
+def move_hosts(ctx: Context, container: Container, moved: Mapping[tuple[str, ...], str]) -> None:
+    """In /etc/hosts of a running container, the lines with just these names get these addresses."""
+    path = _files(ctx, container).hosts
+    lines = []
+    for line in _read(path).decode(errors="surrogateescape").splitlines():
+        address = moved.get(tuple(line.split()[1:]))
+        lines.append(line if address is None else "\t".join((address, " ".join(line.split()[1:]))))
+    _write(path, "".join(line + "\n" for line in lines).encode(errors="surrogateescape"))
+
+
 def _files(ctx: Context, container: Container) -> Files:
     directory = ctx.state_dir(container.id)
     return Files(hostname=f"{directory}/hostname", hosts=f"{directory}/hosts", resolv_conf=f"{directory}/resolv.conf")
@@ -52,13 +62,13 @@ def _own(container: Container, sandbox: Sandbox | None) -> list[tuple[str, list[
     config = container.config
     own = [config.hostname] if not config.domainname else [f"{config.hostname}.{config.domainname}", config.hostname]
     return [(address, own) for item in (sandbox.endpoints if sandbox else ())
-            for address in (item.ipv4, item.ipv6) if address]
+            for address in item.addresses]
 
 
 def _hosts(ctx: Context, container: Container, sandbox: Sandbox | None, linked: Iterable[tuple[str, list[str]]]
            ) -> bytes:
     endpoints = by_way_out(sandbox.endpoints) if sandbox else []
-    gateway = next((item.gateway for item in endpoints if item.gateway and item.port), None)
+    gateway = next((item.gateway or item.ipv6_gateway for item in endpoints if item.leads_out and item.port), None)
     extra = list(container.host_config.extra_hosts or ())
     names = {text.partition(":")[0] for text in extra}
     if gateway is not None and not _asks_engine(sandbox) and _HOST_NAME not in names:

@@ -15,7 +15,7 @@ async def changes(ctx: Context, ref: str) -> list[dict[str, Any]] | None:
     """Entries ``{"Path", "Kind"}`` sorted by path, None where there is none, as docker has it."""
     container = ctx.registry.find(ref).container
     upper = await ctx.snapshots.container_upper(container.id)
-    lower = await ctx.snapshots.image_lower(container.chain_id)
+    lower = await ctx.snapshots.container_lower(container.id)
     found = await asyncio.to_thread(_changes, upper, lower)
     return [{"Path": path, "Kind": kind} for path, kind in found] or None
 

@@ -12,7 +12,16 @@ import msgspec
 
 from barque.config import DEFAULT_RUNTIME
 from barque.engine import clock, names
-from barque.engine.containers import health, log_options, merge, mounts, networking, publish, to_spec, validate
+from barque.engine.containers import (
+    health,
+    image_mounts,
+    merge,
+    mounts,
+    networking,
+    publish,
+    to_spec,
+    validate,
+)
 from barque.engine.containers.context import Context
 from barque.engine.containers.model import Container, MountPoint
 from barque.engine.containers.options import (
@@ -24,9 +33,12 @@ from barque.engine.containers.options import (
 from barque.engine.containers.registry import Live
 from barque.engine.containers.security import check_security_options
 from barque.engine.containers.volume_use import make_volumes, remove_anonymous
+from barque.engine.logging import drivers, plan
 from barque.errors import InvalidArgument, NotFound
 from barque.failpoints import hit
-from barque.oci.platform import parse as parse_platform
+from barque.oci import platform as platforms
+from barque.oci.image import ImageConfig
+from barque.oci.platform import Platform
 
 #: What clients that know only docker ask for; it means the built-in runtime here.
 RUNC_NAMES = ("runc", "io.containerd.runc.v2")
@@ -47,13 +59,13 @@ async def create(ctx: Context, name: str, config: ContainerConfig, host: HostCon
     warnings = check_host(ctx, host)
     if not config.image:
         raise InvalidArgument("invalid reference format")
-    image = await ctx.images.resolve(config.image)
-    _check_platform(config.image, platform, image.config.os, image.config.architecture)
+    image = await ctx.images.resolve(config.image, platforms.parse(platform) if platform else None)
+    warnings += [] if platform else _foreign(image.config)
     config = merge.merge_image(config, image.config)
     host = merge.complete_host(host, ctx.config, cgroup_v2=ctx.host.cgroup_v2, thermal_paths=ctx.host.thermal_paths)
     publish.publications(config, host)
     health.check(config)
-    log_options.check(host.log_config.config or {})
+    drivers.check(host.log_config.type, host.log_config.config or {})
     points = mounts.collect(config, host, _inherited(ctx, host))
     _check_sources(points)
     _check_driver(host.volume_driver, points)
@@ -64,11 +76,11 @@ async def create(ctx: Context, name: str, config: ContainerConfig, host: HostCon
         chain_id=image.chain_id, path=command[0], args=command[1:], host_config=host, mounts=points,
         config=_with_hostname(ctx, config, host, container_id),
         endpoints=networking.asked(ctx, config, host, endpoints),
-        log_path=f"{ctx.state_dir(container_id)}/{container_id}-json.log" if host.log_config.type == "json-file"
-        else "")
+        log_path=plan.path(container_id, host.log_config.type, host.log_config.config or {},
+                           ctx.state_dir(container_id)))
     live = await ctx.tasks.shielded(_make(ctx, container, name.removeprefix("/")), f"create {container_id[:12]}")
     ctx.event(live, "create")
-    return Created(container_id, warnings)
+    return Created(container_id, [*warnings, *networking.firewall_warnings(ctx, container)])
 
 
 async def _make(ctx: Context, container: Container, name: str) -> Live:
@@ -82,6 +94,8 @@ async def _make(ctx: Context, container: Container, name: str) -> Live:
         await ctx.snapshots.create_container(None, container.id, container.chain_id)
         undo.push_async_callback(ctx.snapshots.remove_container, container.id)
         hit("container.create.after-snapshot")
+        undo.push_async_callback(image_mounts.drop, ctx, container)
+        await image_mounts.hold(ctx, container)
         undo.push_async_callback(remove_anonymous, ctx, container)
         await make_volumes(ctx, container)
         directory = ctx.state_dir(container.id)
@@ -136,12 +150,13 @@ def _check_shared(ctx: Context, what: str, ref: str) -> None:
                               "IpcMode:shareable for the donor container)")
 
 
-def _check_platform(ref: str, asked: str, os_name: str, architecture: str) -> None:
-    if asked:
-        wanted = parse_platform(asked)
-        if (os_name and wanted.os != os_name) or (architecture and wanted.architecture != architecture):
-            raise NotFound(f"image with reference {ref} was found but does not provide the specified platform "
-                           f"({asked})")
+def _foreign(config: ImageConfig) -> list[str]:
+    """dockerd's warning about an image of another platform that nobody asked for. Some images do not say theirs."""
+    found = Platform(os=config.os, architecture=config.architecture, variant=config.variant)
+    if not (found.os and found.architecture) or found.satisfies(platforms.host()):
+        return []
+    return [f"The requested image's platform ({found}) does not match the detected host platform ({platforms.host()}) "
+            "and no specific platform was requested"]
 
 
 def _inherited(ctx: Context, host: HostConfig) -> Iterable[MountPoint]:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
+from typing import Any
 
 from barque.engine import clock
 from barque.engine.containers import machine, volume_use
@@ -17,6 +18,7 @@ from barque.engine.containers.removal import remove_stopped
 from barque.engine.containers.shm import unmount_shm
 from barque.engine.containers.surroundings import shm_dir
 from barque.errors import BarqueError, Conflict
+from barque.failpoints import hit
 from barque.supervise.messages import ExitRecord
 from barque.supervise.restart_policy import Backoff, Policy, after_exit
 
@@ -54,10 +56,13 @@ async def finish(ctx: Context, live: Live, record: ExitRecord, monitor: Monitor 
         sandbox, live.container.sandbox = live.container.sandbox, None
         live.container.facts = facts
         gone = live.container.host_config.auto_remove and backoff is None and not live.keep
+        hit("container.exit.before-row")
         # A container that goes away now needs no record of its end: its row is the next thing to go. The monitor's
         # record goes only after the engine's is there.
-        await asyncio.gather(free(ctx, live), _let_go(monitor) if gone else ctx.registry.save(live))
-        if not gone:
+        _, recorded = await asyncio.gather(
+            _tried(free(ctx, live), live), _tried(_let_go(monitor) if gone else ctx.registry.save(live), live))
+        hit("container.exit.after-row")
+        if recorded and not gone:
             await _let_go(monitor)
         if record.oom_killed:
             ctx.event(live, "oom")
@@ -71,6 +76,16 @@ async def finish(ctx: Context, live: Live, record: ExitRecord, monitor: Monitor 
             restart(ctx, live, backoff.delay)
         elif gone:
             remove_soon(ctx, live)
+
+
+async def _tried(work: Coroutine[Any, Any, None], live: Live) -> bool:
+    """Whether it was done; where the disk is full, or a mount stays, the end must be told all the same."""
+    try:
+        await work
+    except (BarqueError, OSError) as error:
+        log.error("after the end of container %s: %s", live.id[:12], error)
+        return False
+    return True
 
 
 async def _let_go(monitor: Monitor | None) -> None:

@@ -23,7 +23,7 @@ async def inspect(ctx: Context, ref: str, *, size: bool, version: tuple[int, int
     result: dict[str, Any] = {
         "Id": container.id, "Created": container.created, "Path": container.path, "Args": container.args,
         "State": state(container), "Image": container.image_id, "ResolvConfPath": f"{directory}/resolv.conf",
-        "HostnamePath": f"{directory}/hostname", "HostsPath": f"{directory}/hosts", "LogPath": container.log_path,
+        "HostnamePath": f"{directory}/hostname", "HostsPath": f"{directory}/hosts", "LogPath": _log_path(container),
         "Name": container.slashed, "RestartCount": live.facts.restart_count, "Driver": "overlay2", "Platform": "linux",
         "MountLabel": "", "ProcessLabel": "", "AppArmorProfile": "", "ExecIDs": list(live.exec_ids) or None,
         "HostConfig": container.host_config, "GraphDriver": {"Name": "overlay2", "Data": await _graph(ctx, container)},
@@ -33,6 +33,11 @@ async def inspect(ctx: Context, ref: str, *, size: bool, version: tuple[int, int
         result["SizeRw"] = await ctx.snapshots.container_size(container.id)
         result["SizeRootFs"] = result["SizeRw"] + await ctx.image_size(container.image_id)
     return result
+
+
+def _log_path(container: Container) -> str:
+    """Only the json-file format is for others to read."""
+    return container.log_path if container.host_config.log_config.type == "json-file" else ""
 
 
 def state(container: Container) -> dict[str, Any]:
@@ -76,7 +81,7 @@ def _config(container: Container, version: tuple[int, int]) -> dict[str, Any]:
 
 def mount_point(point: MountPoint) -> dict[str, Any]:
     result: dict[str, Any] = {"Type": point.type}
-    if point.type == "volume":
+    if point.type in ("volume", "image"):
         result["Name"] = point.name
     result |= {"Source": point.source, "Destination": point.destination}
     if point.type == "volume":

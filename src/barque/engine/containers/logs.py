@@ -1,4 +1,4 @@
-"""Read the json-file log of a container back: a tail, a span of time, and what is still to come.
+"""Read the log file of a container back: a tail, a span of time, and what is still to come.
 
 The files are read by this process, never through the monitor, so a slow reader disturbs nobody.
 """
@@ -13,10 +13,8 @@ from dataclasses import dataclass
 from typing import BinaryIO, cast
 from urllib.parse import quote_plus
 
-import msgspec
-
-from barque.engine import clock
 from barque.engine.containers.registry import Live
+from barque.engine.logging.formats import JSON_FILE, LOCAL, Entry, Format
 from barque.errors import InvalidArgument, Unsupported
 from barque.sys import inotify
 
@@ -42,39 +40,28 @@ class Query:
     follow: bool = False
 
 
-class _Entry(msgspec.Struct):
-    log: str
-    stream: str
-    time: str
-    attrs: dict[str, str] = {}
-
-
-_decode = msgspec.json.Decoder(_Entry).decode
-
-
 class Renderer:
     """Log lines -> what goes to the client: 8-byte frames, or raw bytes for a terminal."""
 
-    def __init__(self, query: Query, *, framed: bool) -> None:
+    def __init__(self, query: Query, form: Format, *, framed: bool) -> None:
         self._query = query
+        self._decode = form.decode
         self._framed = framed
         self._wanted = {name for name, on in (("stdout", query.stdout), ("stderr", query.stderr)) if on}
         self.done = False
 
-    def render(self, lines: list[bytes]) -> bytes:
-        """``done`` is set once an entry is past ``until``. A line that does not parse was cut off by a crash:
-        skipped.
-        """
+    def render(self, records: list[bytes]) -> bytes:
+        """``done`` is set once an entry is past ``until``. What does not parse was cut off by a crash: skipped."""
         query = self._query
         timed = query.since is not None or query.until is not None
         parts: list[bytes] = []
-        for line in lines:
+        for record in records:
             try:
-                entry = _decode(line)
-            except msgspec.DecodeError:
+                entry = self._decode(record)
+            except ValueError:
                 continue
             if timed:
-                moment = clock.parse(entry.time)
+                moment = entry.moment
                 if query.since is not None and moment < query.since:
                     continue
                 if query.until is not None and moment > query.until:
@@ -84,23 +71,17 @@ class Renderer:
                 self._add(parts, entry)
         return b"".join(parts)
 
-    def _add(self, parts: list[bytes], entry: _Entry) -> None:
-        text = entry.log
+    def _add(self, parts: list[bytes], entry: Entry) -> None:
+        data = entry.data
         if self._query.details:
             attributes = sorted(entry.attrs.items())
-            text = ",".join(f"{quote_plus(key)}={quote_plus(value)}" for key, value in attributes) + " " + text
+            data = b"%b %b" % (
+                ",".join(f"{quote_plus(key)}={quote_plus(value)}" for key, value in attributes).encode(), data)
         if self._query.timestamps:
-            text = f"{_nine(entry.time)} {text}"
-        data = text.encode(errors="surrogateescape")
+            data = b"%b %b" % (entry.stamp.encode(), data)
         if self._framed:
             parts.append(_STREAMS[entry.stream] + len(data).to_bytes(4, "big"))
         parts.append(data)
-
-
-def _nine(time: str) -> str:
-    """With nine decimals, so that lines align."""
-    head, _, tail = time.removesuffix("Z").partition(".")
-    return f"{head}.{tail.ljust(9, '0')}Z"
 
 
 def files(path: str) -> list[str]:
@@ -120,29 +101,7 @@ def _open(path: str) -> BinaryIO:
     return cast(BinaryIO, gzip.open(path, "rb")) if path.endswith(".gz") else open(path, "rb")
 
 
-def tail_offset(file: BinaryIO, wanted: int) -> tuple[int, int]:
-    """Where the last ``wanted`` complete lines begin, and how many there are from there (fewer than wanted: offset
-    0).
-    """
-    end = file.seek(0, os.SEEK_END)
-    position, count, size = end, 0, 64 << 10
-    if wanted == 0:
-        return end, 0
-    while position > 0:
-        size = min(size, position)
-        file.seek(position - size)
-        block = file.read(size)
-        at = len(block)
-        while (at := block.rfind(b"\n", 0, at)) >= 0:
-            if position - size + at + 1 < end:
-                count += 1
-                if count == wanted:
-                    return position - size + at + 1, wanted
-        position -= size
-    return 0, count + (1 if end else 0)
-
-
-def _sources(path: str, tail: int | None) -> list[tuple[str, int]]:
+def _sources(path: str, form: Format, tail: int | None) -> list[tuple[str, int]]:
     """(path, offset) of what is to be read, oldest first."""
     present = files(path)
     if tail is None:
@@ -150,7 +109,7 @@ def _sources(path: str, tail: int | None) -> list[tuple[str, int]]:
     result: list[tuple[str, int]] = []
     for item in reversed(present):
         with _open(item) as file:
-            offset, count = tail_offset(file, tail)
+            offset, count = form.tail_offset(file, tail)
         result.insert(0, (item, offset))
         tail -= count
         if tail <= 0:
@@ -160,8 +119,9 @@ def _sources(path: str, tail: int | None) -> list[tuple[str, int]]:
 
 async def stream(live: Live, query: Query) -> AsyncIterator[bytes]:
     """The log as a client wants it, in pieces. Follows, where asked, until the present process has ended."""
-    renderer = Renderer(query, framed=not live.container.config.tty)
-    reader = _Reader(live.container.log_path, follow=query.follow)
+    form = JSON_FILE if live.container.host_config.log_config.type == "json-file" else LOCAL
+    renderer = Renderer(query, form, framed=not live.container.config.tty)
+    reader = _Reader(live.container.log_path, form, follow=query.follow)
     try:
         async for lines in reader.batches(query.tail, live if query.follow else None):
             big = sum(map(len, lines)) > _INLINE
@@ -183,10 +143,11 @@ def check(live: Live, query: Query) -> None:
 
 
 class _Reader:
-    """Lines of a log that may grow and rotate. It holds the last file open, so a rotation loses nothing."""
+    """Records of a log that may grow and rotate. It holds the last file open, so a rotation loses nothing."""
 
-    def __init__(self, path: str, *, follow: bool) -> None:
+    def __init__(self, path: str, form: Format, *, follow: bool) -> None:
         self._path = path
+        self._form = form
         self._file: BinaryIO | None = None
         self._rest = b""
         self._watch = inotify.Inotify() if follow else None
@@ -198,7 +159,7 @@ class _Reader:
             self._watch.close()
 
     async def batches(self, tail: int | None, live: Live | None) -> AsyncIterator[list[bytes]]:
-        for path, offset in _sources(self._path, tail):
+        for path, offset in _sources(self._path, self._form, tail):
             if not self._switch(path, offset):
                 continue
             for lines in self._drain():
@@ -228,12 +189,11 @@ class _Reader:
         return True
 
     def _drain(self) -> Iterator[list[bytes]]:
-        """All complete lines that are there now."""
+        """All complete records that are there now."""
         while self._file is not None and (data := self._file.read(CHUNK)):
-            lines = (self._rest + data).split(b"\n")
-            self._rest = lines.pop()
-            if lines:
-                yield lines
+            records, self._rest = self._form.split(self._rest + data)
+            if records:
+                yield records
 
     def _rotated(self) -> bool:
         """Take over the new file when the log was rotated or begun anew; True when there is one to read."""

@@ -143,13 +143,13 @@ class Restarting(Conflict):
     text = "Container {id} is restarting, wait until the container is running"
 
 
-def check_start(facts: Facts) -> None:
-    """Raises NotModified when it runs already, Conflict when it cannot be started now."""
+def check_start(facts: Facts, *, doomed: bool = False) -> None:
+    """``doomed``: it is about to be removed. Raises NotModified when it runs, Conflict when it cannot start now."""
     if facts.status is Status.PAUSED:
         raise Conflict("cannot start a paused container, try unpause instead")
     if facts.status is Status.RUNNING:
         raise NotModified("container already started")
-    if facts.status in (Status.REMOVING, Status.DEAD):
+    if doomed or facts.status in (Status.REMOVING, Status.DEAD):
         raise Conflict("container is marked for removal and cannot be started")
 
 

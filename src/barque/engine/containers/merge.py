@@ -82,7 +82,7 @@ def complete_host(host: HostConfig, config: Config, *, cgroup_v2: bool, thermal_
 
 def _log(asked: LogConfig, config: Config) -> LogConfig:
     kind = asked.type or config.log_driver
-    options = dict(asked.config or {})
-    if kind == config.log_driver:
-        options = {**config.log_opts, **options}
-    return LogConfig(type=kind, config=options)
+    options = asked.config or {}
+    defaults = {key: value for key, value in config.log_opts.items()
+                if kind == config.log_driver or key.startswith("cache-")}
+    return LogConfig(type=kind, config={**defaults, **options})

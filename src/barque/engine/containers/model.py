@@ -10,9 +10,12 @@ from barque.network.model import Sandbox
 
 
 class MountPoint(msgspec.Struct, frozen=True, kw_only=True):
-    """One mount that was asked for. ``type`` is bind, volume or tmpfs; ``source`` a path of the host.
+    """One mount that was asked for. ``type`` is bind, volume, tmpfs or image; ``source`` a path of the host.
 
-    ``anonymous`` volumes go with ``rm -v`` and ``--rm``. ``copy`` fills an empty volume from the image first.
+    ``anonymous`` volumes go with ``rm -v`` and ``--rm``. ``copy`` fills an empty volume from the image first. Of an
+    image ``name`` is how it was asked for. ``deep_ro``: what is mounted below a read-only one is read-only as well.
+    ``match_user``: files of the owner of ``source`` belong to the container's user in there, and those that it makes
+    to the owner.
     """
 
     type: str
@@ -29,6 +32,9 @@ class MountPoint(msgspec.Struct, frozen=True, kw_only=True):
     subpath: str = ""
     recursive: bool = True
     create_source: bool = False
+    image_id: str = ""
+    deep_ro: bool = True
+    match_user: bool = False
 
 
 class HealthResult(msgspec.Struct, frozen=True, kw_only=True, rename="pascal"):

@@ -14,11 +14,12 @@ from collections.abc import Iterable
 import msgspec
 
 from barque.engine.containers.model import MountPoint
-from barque.engine.containers.options import ContainerConfig, HostConfig, MountSpec
+from barque.engine.containers.options import BindOptions, ContainerConfig, HostConfig, MountSpec
 from barque.errors import InvalidArgument
 
 _NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.-]+\Z", re.ASCII)
 _PROPAGATION = frozenset({"shared", "rshared", "slave", "rslave", "private", "rprivate"})
+MATCH_USER = "match-user"
 _IGNORED = frozenset({"z", "Z", "consistent", "cached", "delegated"})  # SELinux labels without SELinux; macOS hints
 
 
@@ -87,7 +88,8 @@ def parse_bind(text: str) -> MountPoint:
 def _from_spec(spec: MountSpec) -> MountPoint:
     text = f"{spec.source}:{spec.target}"
     destination = _destination(spec.target, text, spec.type)
-    for kind, options in (("bind", spec.bind_options), ("volume", spec.volume_options), ("tmpfs", spec.tmpfs_options)):
+    for kind, options in (("bind", spec.bind_options), ("volume", spec.volume_options), ("tmpfs", spec.tmpfs_options),
+                          ("image", spec.image_options)):
         if options is not None and spec.type != kind:
             raise InvalidMount(f'invalid mount config for type "{spec.type}": field {kind.capitalize()}Options must '
                                "not be specified")
@@ -98,6 +100,11 @@ def _from_spec(spec: MountSpec) -> MountPoint:
             raise InvalidMount('invalid mount config for type "tmpfs": field Source must not be specified')
         return MountPoint(type="tmpfs", destination=destination, rw=not spec.read_only,
                           options=tuple(_tmpfs_spec(spec)))
+    if spec.type == "image":
+        if not spec.source:
+            raise InvalidMount('invalid mount config for type "image": field Source must not be empty')
+        return MountPoint(type="image", name=spec.source, destination=destination, rw=False,
+                          subpath=_local(spec.image_options.subpath) if spec.image_options else "")
     volume = spec.volume_options
     if volume and volume.driver_config and volume.driver_config.name not in ("", "local"):
         raise InvalidMount(f'error looking up volume plugin {volume.driver_config.name}: plugin '
@@ -106,21 +113,38 @@ def _from_spec(spec: MountSpec) -> MountPoint:
         raise InvalidMount(f'invalid mount config for type "volume": invalid volume name: "{spec.source}"')
     return MountPoint(type="volume", name=spec.source, destination=destination, driver="local", mode="z",
                       rw=not spec.read_only, anonymous=not spec.source, copy=not (volume and volume.no_copy),
-                      subpath=volume.subpath if volume else "")
+                      subpath=_local(volume.subpath) if volume else "")
+
+
+def _local(subpath: str) -> str:
+    """Raises :class:`InvalidMount` for a path that would lead out, whatever is there."""
+    parts = posixpath.normpath(subpath).split("/")
+    if subpath.startswith("/") or parts[0] == "..":
+        raise InvalidMount(f'subpath "{subpath}" must be a relative path within the volume')
+    return subpath
 
 
 def _bind_spec(spec: MountSpec, destination: str) -> MountPoint:
     if not spec.source.startswith("/"):
         raise InvalidMount(f"invalid mount config for type \"bind\": invalid mount path: '{spec.source}' mount path "
                            "must be absolute")
-    options = spec.bind_options
-    propagation = options.propagation if options else ""
-    if propagation and propagation not in _PROPAGATION:
-        raise InvalidMount(f'invalid mount config for type "bind": invalid propagation mode: {propagation}')
+    options = spec.bind_options or BindOptions()
+    if options.propagation and options.propagation not in _PROPAGATION:
+        raise InvalidMount(f'invalid mount config for type "bind": invalid propagation mode: {options.propagation}')
+    if options.read_only_non_recursive and options.read_only_force_recursive:
+        raise InvalidMount('invalid mount config for type "bind": mount options conflict: ReadOnlyNonRecursive && '
+                           "ReadOnlyForceRecursive")
+    for name, asked in (("NonRecursive", options.read_only_non_recursive),
+                        ("ForceRecursive", options.read_only_force_recursive)):
+        if asked and not spec.read_only:
+            raise InvalidMount(f'invalid mount config for type "bind": ReadOnly{name} requires ReadOnly')
+    if options.id_map not in ("", MATCH_USER):
+        raise InvalidMount(f'invalid mount config for type "bind": invalid id mapping: {options.id_map} (must be '
+                           f'"{MATCH_USER}")')
     return MountPoint(type="bind", source=posixpath.normpath(spec.source), destination=destination,
-                      rw=not spec.read_only,
-                      propagation=propagation or "rprivate", recursive=not (options and options.non_recursive),
-                      create_source=bool(options and options.create_mountpoint))
+                      rw=not spec.read_only, propagation=options.propagation or "rprivate",
+                      recursive=not options.non_recursive, create_source=options.create_mountpoint,
+                      deep_ro=not options.read_only_non_recursive, match_user=options.id_map == MATCH_USER)
 
 
 def _tmpfs_spec(spec: MountSpec) -> Iterable[str]:
@@ -144,7 +168,7 @@ def _from_tmpfs(path: str, options: str) -> MountPoint:
 
 
 def inherit(points: Iterable[MountPoint], mode: str) -> list[MountPoint]:
-    """What ``--volumes-from`` takes over: binds and volumes, read-only where ``mode`` says so."""
+    """What ``--volumes-from`` takes over: binds, volumes and images, read-only where ``mode`` says so."""
     if mode not in ("", "rw", "ro", "z", "Z"):
         raise InvalidMount(f"invalid mode: {mode}")
     return [msgspec.structs.replace(point, rw=point.rw and mode != "ro", anonymous=False, copy=False)

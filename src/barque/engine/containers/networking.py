@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import ipaddress
-import re
+import contextlib
 from collections.abc import Iterable
 
 from msgspec.structs import replace
 
 from barque.engine.containers import bundle, machine, publish
 from barque.engine.containers.context import Context
+from barque.engine.containers.endpoints import checked, driver_options
 from barque.engine.containers.model import Container
 from barque.engine.containers.options import (
     ContainerConfig,
@@ -24,7 +24,6 @@ from barque.errors import Conflict, InvalidArgument, NotFound, PermissionDenied
 from barque.network.errors import AlreadyConnected, NotConnected, PortsWithoutNetwork
 from barque.network.model import Attachment, NetworkInfo, PublishedPort, Resolving, Sandbox, SandboxRequest
 
-_MAC = re.compile(r"[0-9a-f]{2}(?:[:-][0-9a-f]{2}){5}\Z", re.IGNORECASE | re.ASCII)
 #: Network modes that are no networks of the container's own.
 _SHARED = ("host", "none")
 _DEFAULT = "bridge"
@@ -70,45 +69,11 @@ def asked(ctx: Context, config: ContainerConfig, host: HostConfig, networking: N
         if info is not first and (first.name in _SHARED or info.name in _SHARED):
             raise InvalidArgument("conflicting options: cannot attach both user-defined and non-user-defined "
                                   "network-modes")
-        found[info.name] = _checked(info, settings)
+        found[info.name] = checked(info, settings)
     mac = found[first.name].mac_address or config.mac_address
     if mac:
-        found[first.name] = _checked(first, replace(found[first.name], mac_address=mac))
+        found[first.name] = checked(first, replace(found[first.name], mac_address=mac))
     return found
-
-
-def _checked(info: NetworkInfo, settings: EndpointSettings) -> EndpointSettings:
-    """Raises InvalidArgument in dockerd's words for what this network cannot give."""
-    ipam, problems = settings.ipam_config, []
-    if info.spec is None:
-        if ipam and (ipam.ipv4_address or ipam.ipv6_address):
-            problems.append("user specified IP address is supported on user defined networks only")
-        if settings.aliases and info.name not in ("bridge", "host", "none"):
-            problems.append("network-scoped alias is supported only for containers in user defined networks")
-    elif ipam:
-        subnets = [subnet.subnet for subnet in (info.spec.ipv4, info.spec.ipv6) if subnet is not None]
-        problems += [problem for text, version in ((ipam.ipv4_address, 4), (ipam.ipv6_address, 6))
-                     if text and (problem := _misfit(text, version, subnets))]
-    if ipam and ipam.link_local_ips:
-        problems.append("link-local addresses are not supported by this engine")
-    if settings.mac_address and not _MAC.match(settings.mac_address):
-        raise InvalidArgument(f"invalid MAC address: {settings.mac_address}")
-    if problems:
-        raise InvalidArgument(f"invalid config for network {info.name}: invalid endpoint settings:\n"
-                              + "\n".join(problems))
-    return settings
-
-
-def _misfit(text: str, version: int, subnets: Iterable[str]) -> str:
-    try:
-        address = ipaddress.ip_address(text)
-    except ValueError:
-        return f"invalid IPv{version} address: {text}"
-    if address.version != version:
-        return f"invalid IPv{version} address: {text}"
-    if not any(address in ipaddress.ip_network(subnet) for subnet in subnets):
-        return f"no configured subnet or ip-range contain the IP address {text}"
-    return ""
 
 
 def sandbox_request(ctx: Context, container: Container) -> SandboxRequest:
@@ -129,6 +94,18 @@ def sandbox_request(ctx: Context, container: Container) -> SandboxRequest:
                             ndots=any(item.startswith("ndots:") and item != "ndots:0" for item in options)))
 
 
+def firewall_warnings(ctx: Context, container: Container) -> list[str]:
+    """Where another firewall of this host drops what it does not know: from elsewhere nobody may get in."""
+    published = publish.publications(container.config, container.host_config)
+    if container.network_mode in _SHARED or all(item.host_ip in ("127.0.0.1", "::1") for item in published):
+        return []
+    infos = [info for info in ctx.networks.networks() if info.name in container.endpoints]
+    obeys = ctx.config.publish_obey_input or any(info.spec and info.spec.obey_input for info in infos)
+    blockers = ctx.networks.known_blockers()
+    return [f"Other machines reach published ports only where the host's firewall lets them: {chain} drops by default."
+            for chain in (blockers.input if obeys else blockers.forward)]
+
+
 def names_of(container: Container, settings: EndpointSettings) -> tuple[str, ...]:
     """What others on a network with names may call the container."""
     names = [container.name, *(settings.aliases or ()), container.id[:12], container.config.hostname]
@@ -136,9 +113,11 @@ def names_of(container: Container, settings: EndpointSettings) -> tuple[str, ...
 
 
 def _attachment(ctx: Context, container: Container, info: NetworkInfo, settings: EndpointSettings) -> Attachment:
-    ipam = settings.ipam_config
+    ipam, options = settings.ipam_config, driver_options(settings)
     return Attachment(
-        network_id=info.id, mac=settings.mac_address.lower().replace("-", ":") or None,
+        network_id=info.id, interface=options.interface, sysctls=options.sysctls,
+        link_local=tuple(ipam.link_local_ips or ()) if ipam else (),
+        mac=settings.mac_address.lower().replace("-", ":") or None,
         ipv4=(ipam.ipv4_address or None) if ipam else None, ipv6=(ipam.ipv6_address or None) if ipam else None,
         gw_priority=settings.gw_priority, names=names_of(container, settings) if info.spec is not None else (),
         links=dict(_link(ctx, text) for text in settings.links or ()))
@@ -163,16 +142,40 @@ def linked_hosts(ctx: Context, container: Container) -> list[tuple[str, list[str
     if _DEFAULT not in container.endpoints:
         return lines
     for text in container.host_config.links or ():
-        target, _, alias = text.partition(":")
-        other = ctx.registry.find(target).container
-        alias = (alias or other.name).rpartition("/")[2]
-        address = next((end.ipv4 for end in (other.sandbox.endpoints if other.sandbox else ())
-                        if end.network_name == _DEFAULT), None)
-        if address is None:
+        other, alias, address = _linked(ctx, text)
+        if not address:
             raise InvalidArgument(f"Cannot link to a non running container: {other.slashed} AS "
                                   f"{container.slashed}/{alias}")
-        lines.append((address, list(dict.fromkeys((alias, other.config.hostname, other.name)))))
+        lines.append((address, _link_names(other, alias)))
     return lines
+
+
+def _linked(ctx: Context, text: str) -> tuple[Container, str, str]:
+    """The container that a link on the default bridge names, the alias for it, and its address ("": it has none)."""
+    target, _, alias = text.partition(":")
+    other = ctx.registry.find(target).container
+    endpoints = other.sandbox.endpoints if other.sandbox else ()
+    address = next((end.ipv4 for end in endpoints if end.network_name == _DEFAULT), "")
+    return other, (alias or other.name).rpartition("/")[2], address
+
+
+def _link_names(other: Container, alias: str) -> list[str]:
+    return list(dict.fromkeys((alias, other.config.hostname, other.name)))
+
+
+def update_links(ctx: Context, container: Container) -> None:
+    """``container`` has come up, at another address maybe: running containers that link to it are to find it."""
+    for live in ctx.registry:
+        if not live.facts.alive or _DEFAULT not in live.container.endpoints:
+            continue
+        moved = {}
+        for text in live.container.host_config.links or ():
+            with contextlib.suppress(NoSuchContainer):
+                other, alias, address = _linked(ctx, text)
+                if other is container and address:
+                    moved[tuple(_link_names(other, alias))] = address
+        if moved:
+            bundle.move_hosts(ctx, live.container, moved)
 
 
 def link_environment(ctx: Context, container: Container) -> list[str]:
@@ -181,12 +184,8 @@ def link_environment(ctx: Context, container: Container) -> list[str]:
     if _DEFAULT not in container.endpoints:
         return result
     for text in container.host_config.links or ():
-        target, _, alias = text.partition(":")
-        other = ctx.registry.find(target).container
-        alias = (alias or other.name).rpartition("/")[2]
+        other, alias, address = _linked(ctx, text)
         prefix = alias.upper().replace("-", "_")
-        address = next((end.ipv4 for end in (other.sandbox.endpoints if other.sandbox else ())
-                        if end.network_name == _DEFAULT), "")
         ports = sorted(map(publish.parse_port, other.config.exposed_ports or ()))
         if ports:
             result.append(f"{prefix}_PORT={ports[0][1]}://{address}:{ports[0][0]}")
@@ -229,7 +228,7 @@ class Memberships:
                 raise PrivateNetwork()
             if info.name in container.endpoints:
                 raise AlreadyConnected(name=container.name, network=info.name)
-            settings = _checked(info, settings)
+            settings = checked(info, settings)
             if live.facts.alive and container.sandbox is not None:
                 before = container.sandbox
                 container.sandbox = await ctx.networks.connect(

@@ -108,6 +108,8 @@ class BindOptions(Base, frozen=True, omit_defaults=True):
     create_mountpoint: bool = False
     read_only_non_recursive: bool = False
     read_only_force_recursive: bool = False
+    #: Ours: "match-user" or nothing.
+    id_map: str = field(default="", name="IDMap")
 
 
 class DriverConfig(Base, frozen=True, omit_defaults=True):

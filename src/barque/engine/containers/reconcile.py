@@ -9,7 +9,7 @@ import shutil
 import time
 
 from barque.engine import clock
-from barque.engine.containers import exits, health, machine, start
+from barque.engine.containers import exits, health, machine, start, volume_use
 from barque.engine.containers.context import Context
 from barque.engine.containers.machine import Status
 from barque.engine.containers.ports import Monitor
@@ -54,9 +54,8 @@ async def _take_over(ctx: Context, live: Live, monitor: Monitor) -> None:
         ctx.event(live, "start")
     live.monitor = monitor
     live.backoff = Backoff(live.facts.restart_count)
-    for point in live.container.mounts:
-        if point.type == "volume":
-            ctx.volume_mounts.adopt(point.source, live.id)
+    for target in volume_use.held(ctx, live.container):
+        ctx.volume_mounts.adopt(target, live.id)
     log.info("container %s: adopted, pid %d", live.id[:12], monitor.pid)
     exits.watch(ctx, live, monitor, start.restart_later)
     health.watch(ctx, live)
@@ -92,9 +91,9 @@ async def _record_end(ctx: Context, live: Live, record: ExitRecord | None) -> No
 
 async def settle(ctx: Context) -> None:
     """When everything stands: restart what its policy wants back, remove what was to go, drop what has no row."""
-    for source in {point.source for live in ctx.registry for point in live.container.mounts if point.type == "volume"}:
-        if not ctx.volume_mounts.used(source):
-            await asyncio.to_thread(unmount, source)
+    for target in {target for live in ctx.registry for target in volume_use.held(ctx, live.container)}:
+        if not ctx.volume_mounts.used(target):
+            await asyncio.to_thread(unmount, target)
     for live in ctx.registry:
         status = live.facts.status
         if live.facts.alive:

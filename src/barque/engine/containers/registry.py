@@ -104,7 +104,8 @@ class Live:
 
     ``attaching`` holds clients that attached while no process was there; the next start serves them first. ``keep``
     suspends ``--rm`` for the time of a restart; ``keep_down`` the restart policy while the daemon shuts down.
-    ``unhealthy``: the engine is ending it because of its health check.
+    ``unhealthy``: the engine is ending it because of its health check. ``killed``: SIGKILL is on its way, which a
+    process that is frozen before it comes (cgroup v1) would not take. ``doomed``: it is being ended to be removed.
     """
 
     container: Container
@@ -120,6 +121,8 @@ class Live:
     keep: bool = False
     keep_down: bool = False
     unhealthy: bool = False
+    killed: bool = False
+    doomed: bool = False
     execs: ExecGate = field(default_factory=ExecGate)
 
     @property

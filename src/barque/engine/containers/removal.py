@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 
-from barque.engine.containers import machine, volume_use
+from barque.engine.containers import image_mounts, machine, volume_use
 from barque.engine.containers.context import Context
 from barque.engine.containers.registry import Live, NoSuchContainer, Outcome
 from barque.errors import Conflict
@@ -48,6 +48,7 @@ async def take_away(ctx: Context, live: Live, *, volumes: bool) -> None:
     await ctx.registry.discard(live)
     hit("container.remove.after-row")
     await ctx.snapshots.remove_container(live.id)
+    await image_mounts.drop(ctx, live.container)
     if volumes:
         await volume_use.remove_anonymous(ctx, live.container)
     shutil.rmtree(ctx.state_dir(live.id), ignore_errors=True)

@@ -53,17 +53,20 @@ async def _remove_link(ctx: Context, ref: str) -> None:
 
 
 async def _remove(ctx: Context, live: Live, *, force: bool, volumes: bool) -> None:
-    if force:
-        gone = asyncio.get_running_loop().create_future()
-        live.removals.add(gone)
-        await _end(ctx, live)
-        try:
-            await remove_stopped(ctx, live, volumes=volumes)
-        except RemovalInProgress:
-            # --rm took it while it was being killed: that is what was asked for.
-            await gone
-    else:
+    if not force:
         await remove_stopped(ctx, live, volumes=volumes)
+        return
+    gone = asyncio.get_running_loop().create_future()
+    live.removals.add(gone)
+    live.doomed = True
+    try:
+        await _end(ctx, live)
+        await remove_stopped(ctx, live, volumes=volumes)
+    except RemovalInProgress:
+        # --rm took it while it was being killed: that is what was asked for.
+        await gone
+    finally:
+        live.doomed = False
 
 
 async def _end(ctx: Context, live: Live) -> None:

@@ -19,19 +19,20 @@ from barque.engine.containers import (
     volume_use,
 )
 from barque.engine.containers.context import Context
-from barque.engine.containers.log_options import log_config
 from barque.engine.containers.model import Container
 from barque.engine.containers.ports import Monitor
 from barque.engine.containers.registry import Live, Outcome
 from barque.engine.containers.shm import mount_shm, unmount_shm
-from barque.engine.containers.start_errors import StartRefused, start_refused
+from barque.engine.containers.start_errors import StartRefused, log_refused, start_refused
+from barque.engine.logging import plan
 from barque.errors import BarqueError
 from barque.failpoints import hit
 from barque.network.model import Sandbox
 from barque.oci.runtime_spec import Spec
 from barque.runtime.failure import RuntimeFailure
-from barque.supervise.messages import CreateOrder, RuntimeChoice
+from barque.supervise.messages import CreateOrder, LogConfig, RuntimeChoice
 from barque.supervise.restart_policy import Backoff
+from barque.supervise.shipping import LogTargetRefused
 
 
 async def start(ctx: Context, ref: str) -> None:
@@ -43,7 +44,7 @@ async def start(ctx: Context, ref: str) -> None:
 
 async def _start_by_hand(ctx: Context, live: Live) -> None:
     async with live.lock:
-        machine.check_start(live.facts)
+        machine.check_start(live.facts, doomed=live.doomed)
         live.cancel("restart")
         live.backoff = Backoff()
         live.container.facts = machine.restart_reset(live.facts)
@@ -58,7 +59,7 @@ async def run(ctx: Context, live: Live) -> None:
         await _record_failure(ctx, live, error)
         raise
     live.monitor = monitor
-    live.unhealthy = False
+    live.unhealthy = live.killed = False
     live.container.sandbox = sandbox
     live.container.health = health.initial(live.container.config)
     # A power cut ends the process too: that it ran may reach the disk a little later than the client hears of it.
@@ -76,6 +77,7 @@ async def run(ctx: Context, live: Live) -> None:
     hit("container.start.after-row")
     if sandbox is not None:
         networking.tell(ctx, sandbox, "connect")
+        networking.update_links(ctx, live.container)
     ctx.event(live, "start")
     exits.watch(ctx, live, monitor, restart_later)
     health.watch(ctx, live)
@@ -94,7 +96,8 @@ async def _bring_up(ctx: Context, live: Live) -> tuple[Monitor, Sandbox | None]:
         spec = to_spec.build(container, surroundings.build(ctx, container, files, sandbox, volumes))
         await learning.begin(ctx, container, spec, undo)
         try:
-            monitor = await ctx.supervisor.create(await _order(ctx, container, spec))
+            log = await _prepare_log(ctx, container, undo)
+            monitor = await ctx.supervisor.create(await _order(ctx, container, spec, log))
             undo.push_async_callback(_abandon, monitor)
             hit("container.start.after-create")
             for pending in live.attaching:
@@ -103,6 +106,8 @@ async def _bring_up(ctx: Context, live: Live) -> tuple[Monitor, Sandbox | None]:
             await monitor.start()
         except RuntimeFailure as failure:
             raise start_refused(failure, container.path) from failure
+        except LogTargetRefused as refusal:
+            raise log_refused(refusal.message) from None
         undo.pop_all()
         return monitor, sandbox
 
@@ -125,7 +130,15 @@ def _files(ctx: Context, container: Container, sandbox: Sandbox | None) -> to_sp
     return bundle.write_files(ctx, container, sandbox, networking.linked_hosts(ctx, container))
 
 
-async def _order(ctx: Context, container: Container, spec: Spec) -> CreateOrder:
+async def _prepare_log(ctx: Context, container: Container, undo: AsyncExitStack) -> LogConfig | None:
+    """What the monitor does with the output; where that goes elsewhere, its shipper is there then."""
+    config, order = plan.plan(container, f"{ctx.run_dir(container.id)}/log.sock")
+    if order is not None:
+        undo.callback(await ctx.supervisor.ship(container.id, order))
+    return config
+
+
+async def _order(ctx: Context, container: Container, spec: Spec, log: LogConfig | None) -> CreateOrder:
     size = container.host_config.console_size
     runtime = ctx.config.runtimes.get(container.host_config.runtime)
     return CreateOrder(
@@ -133,7 +146,7 @@ async def _order(ctx: Context, container: Container, spec: Spec) -> CreateOrder:
         rootfs=(await ctx.snapshots.container_mount(container.id),), terminal=container.config.tty,
         console_size=(size[0], size[1]) if len(size) == 2 and any(size) else None,
         open_stdin=container.config.open_stdin,
-        stdin_once=container.config.stdin_once, log=log_config(container), cgroup_driver=ctx.config.cgroup_driver,
+        stdin_once=container.config.stdin_once, log=log, cgroup_driver=ctx.config.cgroup_driver,
         runtime=RuntimeChoice(runtime.path, runtime.args) if runtime else RuntimeChoice())
 
 

@@ -61,6 +61,10 @@ def start_refused(failure: RuntimeFailure, command: str) -> StartRefused:
     return StartRefused(text, 500 if code == 128 else 400, code)
 
 
+def log_refused(reason: str) -> StartRefused:
+    return StartRefused(f"failed to create task for container: failed to initialize logging driver: {reason}", 500, 128)
+
+
 def exec_refused(failure: RuntimeFailure, command: str) -> ExecRefused:
     text = _EXEC.format(reason=reason(failure, command))
     code = exit_code(failure, text)

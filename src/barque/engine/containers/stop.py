@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import signal
 
 from barque.engine.containers import machine
 from barque.engine.containers.cgroup import container_cgroup
@@ -17,6 +18,8 @@ from barque.runtime.failure import RuntimeFailure
 DEFAULT_TIMEOUT = 10
 #: How long SIGKILL may take before it is an error (a process in uninterruptible sleep).
 _KILL_PATIENCE = 10.0
+#: Of a cgroup whose last process has ended: its directory, or the open file of it, is no more.
+_CGROUP_GONE = (errno.ENOENT, errno.ENODEV)
 
 
 class CannotKill(Conflict):
@@ -49,20 +52,21 @@ async def deliver(ctx: Context, live: Live, number: int) -> None:
     monitor = live.monitor
     if monitor is None:
         return
+    live.killed = live.killed or number == signal.SIGKILL
     try:
         await monitor.signal(number)
     except RuntimeFailure as failure:
         if failure.errno != errno.ESRCH:
             raise
         return  # it has ended by itself; the news is on its way
-    if live.facts.status is Status.PAUSED:
-        await unpause(ctx, live.id)
+    if await _thaw(ctx, live):
+        ctx.event(live, "unpause")
     ctx.event(live, "kill", signal=str(number))
 
 
-async def kill(ctx: Context, ref: str, signal: str) -> None:
+async def kill(ctx: Context, ref: str, name: str) -> None:
     live = ctx.registry.find(ref)
-    number = parse_signal(signal) if signal else 9
+    number = parse_signal(name) if name else 9
     if not live.facts.alive:
         raise CannotKill(ref=ref, id=live.id)
     stopping = parse_signal(live.container.config.stop_signal) if live.container.config.stop_signal else DEFAULT_STOP
@@ -86,12 +90,12 @@ async def _killed(live: Live, waiter: asyncio.Future[Outcome]) -> None:
                        "and reaps processes") from None
 
 
-async def stop(ctx: Context, ref: str, timeout: int | None, signal: str) -> None:
+async def stop(ctx: Context, ref: str, timeout: int | None, name: str) -> None:
     """Ask it to end; after ``timeout`` seconds (negative: never) it is killed. Raises NotModified when it is not
     running.
     """
     live = ctx.registry.find(ref)
-    number = parse_signal(signal) if signal else None
+    number = parse_signal(name) if name else None
     if not live.facts.alive and live.facts.status is not Status.RESTARTING:
         raise NotModified("container already stopped")
     await ctx.tasks.shielded(end(ctx, live, timeout, number), f"stop {live.id[:12]}")
@@ -136,15 +140,18 @@ async def pause(ctx: Context, ref: str) -> None:
     async with live.lock:
         if live.facts.status is Status.PAUSED:
             raise Conflict(f"Container {live.id} is already paused")
-        if live.facts.status is not Status.RUNNING:
+        if live.facts.status is not Status.RUNNING or live.killed:
             raise machine.NotRunning(id=live.id)
         cgroup = container_cgroup(live)
         live.container.facts = machine.paused(live.facts)
         try:
             await live.execs.wait_quiet()
             await asyncio.to_thread(cgroup.freeze)
-        except BaseException:
+        except BaseException as error:
             live.container.facts = machine.resumed(live.facts)
+            if isinstance(error, OSError) and error.errno in _CGROUP_GONE:
+                # It has ended by itself; the news waits for the lock.
+                raise machine.NotRunning(id=live.id) from None
             raise
         await ctx.registry.save(live)
     ctx.event(live, "pause")
@@ -152,9 +159,22 @@ async def pause(ctx: Context, ref: str) -> None:
 
 async def unpause(ctx: Context, ref: str) -> None:
     live = ctx.registry.find(ref)
+    if not await _thaw(ctx, live):
+        raise NotPaused(id=live.id)
+    ctx.event(live, "unpause")
+
+
+async def _thaw(ctx: Context, live: Live) -> bool:
+    """False where it is not frozen (any more)."""
+    if live.facts.status is not Status.PAUSED:
+        return False
     async with live.lock:
         if live.facts.status is not Status.PAUSED:
-            raise NotPaused(id=live.id)
-        await asyncio.to_thread(container_cgroup(live).thaw)
+            return False
+        try:
+            await asyncio.to_thread(container_cgroup(live).thaw)
+        except OSError as error:
+            if error.errno not in _CGROUP_GONE:
+                raise
         await ctx.registry.set_facts(live, machine.resumed(live.facts))
-    ctx.event(live, "unpause")
+    return True

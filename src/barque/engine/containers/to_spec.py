@@ -160,17 +160,28 @@ def _mounts(container: Container, around: Surroundings) -> list[oci.Mount]:
         standard.append(oci.Mount(INIT_TARGET, "bind", around.init_path, ["bind", "ro"]))
     own = {point.destination for point in container.mounts}
     return [mount for mount in standard if mount.destination not in own] + [
-        around.volumes.get(point.destination) or _mount(point) for point in container.mounts]
+        around.volumes.get(point.destination) or (_tmpfs if point.type == "tmpfs" else bind)(point)
+        for point in container.mounts]
 
 
-def _mount(point: MountPoint) -> oci.Mount:
-    if point.type == "tmpfs":
-        options = list(point.options)
-        base = [item for item in ("noexec", "nosuid", "nodev") if item.removeprefix("no") not in options]
-        return oci.Mount(point.destination, "tmpfs", "tmpfs", [*base, *options, *([] if point.rw else ["ro"])])
-    bind = "rbind" if point.recursive else "bind"
+def _tmpfs(point: MountPoint) -> oci.Mount:
+    options = list(point.options)
+    base = [item for item in ("noexec", "nosuid", "nodev") if item.removeprefix("no") not in options]
+    return oci.Mount(point.destination, "tmpfs", "tmpfs", [*base, *options, *([] if point.rw else ["ro"])])
+
+
+def bind(point: MountPoint) -> oci.Mount:
+    """The mount of a file or directory of the host."""
+    kind = "rbind" if point.recursive else "bind"
     return oci.Mount(point.destination, "bind", point.source,
-                     [bind, *([] if point.rw else ["ro"]), point.propagation or "rprivate"])
+                     [kind, *read_only(point), point.propagation or "rprivate"])
+
+
+def read_only(point: MountPoint) -> list[str]:
+    """The words for a bind that is not to be written to."""
+    if point.rw:
+        return []
+    return ["ro", "rro"] if point.deep_ro else ["ro"]
 
 
 def _linux(container: Container, around: Surroundings) -> oci.Linux:

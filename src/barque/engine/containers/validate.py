@@ -18,14 +18,12 @@ from barque.engine.containers.options import (
     MountSpec,
     NetworkingConfig,
 )
+from barque.engine.logging import drivers
 from barque.engine.signals import parse_signal
 from barque.errors import InvalidArgument, Unsupported
 
 MIN_MEMORY = 6 << 20
 _MAX_INT = (1 << 63) - 1
-#: Log drivers of ours.
-LOG_DRIVERS = ("json-file", "none")
-
 #: Fields that have their effect elsewhere (to_spec, create, networks, logs) or are recorded for other tools to see.
 HONOURED: dict[str, frozenset[str]] = {
     "Config": frozenset(["Hostname", "Domainname", "User", "AttachStdin", "AttachStdout", "AttachStderr",
@@ -38,9 +36,9 @@ HONOURED: dict[str, frozenset[str]] = {
     "BlkioDeviceReadBps", "BlkioDeviceWriteBps", "BlkioDeviceReadIOps", "BlkioDeviceWriteIOps", "CpuPeriod",
     "CpuQuota", "CpuRealtimePeriod", "CpuRealtimeRuntime", "CpusetCpus", "CpusetMems", "Devices", "DeviceCgroupRules",
     "VolumeDriver", "OomKillDisable", "Init", "PidsLimit", "Ulimits", "Links"]),
-    "EndpointSettings": frozenset(["IPAMConfig", "MacAddress", "Aliases", "GwPriority", "NetworkID", "EndpointID",
-                                   "Gateway", "IPAddress", "IPPrefixLen", "IPv6Gateway", "GlobalIPv6Address",
-    "GlobalIPv6PrefixLen", "DNSNames", "Links"]),
+    "EndpointSettings": frozenset([
+        "IPAMConfig", "MacAddress", "Aliases", "DriverOpts", "GwPriority", "NetworkID", "EndpointID", "Gateway",
+        "IPAddress", "IPPrefixLen", "IPv6Gateway", "GlobalIPv6Address", "GlobalIPv6PrefixLen", "DNSNames", "Links"]),
 }
 
 Check = Callable[[Any], None]
@@ -96,16 +94,9 @@ def _restart(value: Any) -> None:
 
 
 def _log(value: Any) -> None:
-    if value.type and value.type not in LOG_DRIVERS:
-        raise InvalidArgument(f"logger: no log driver named '{value.type}' is registered")
-    known = {"json-file": {"max-size", "max-file", "compress", "labels", "labels-regex", "env", "env-regex", "tag",
-                           "mode",
-                           "max-buffer-size"}}
-    for key in value.config or ():
-        if value.type != "none" and key not in known["json-file"]:
-            raise InvalidArgument(f"unknown log opt '{key}' for json-file log driver")
-    if (value.config or {}).get("mode", "blocking") != "blocking":
-        raise Unsupported("log option mode=non-blocking is not supported: the log of a container never blocks it here")
+    """Options of the daemon's default driver are checked when they are known: in ``create``."""
+    if value.type:
+        drivers.check(value.type, value.config or {})
 
 
 def _mode(what: str, *allowed: str, container: bool = False) -> Check:
@@ -118,8 +109,8 @@ def _mode(what: str, *allowed: str, container: bool = False) -> Check:
 
 def _mounts(value: list[MountSpec] | None) -> None:
     for mount in value or ():
-        if mount.type not in ("bind", "volume", "tmpfs"):
-            if mount.type in ("image", "npipe", "cluster"):
+        if mount.type not in ("bind", "volume", "tmpfs", "image"):
+            if mount.type in ("npipe", "cluster"):
                 raise Unsupported(f'invalid mount config for type "{mount.type}": such mounts are not supported')
             raise InvalidArgument(f"mount type unknown: \"{mount.type}\"")
         if not mount.target:
@@ -169,7 +160,7 @@ CHECKS: dict[str, dict[str, Check]] = {
         "CpuPercent": _windows("CpuPercent"), "IOMaximumIOps": _windows("IOMaximumIOps"),
         "IOMaximumBandwidth": _windows("IOMaximumBandwidth"),
     },
-    "EndpointSettings": {"DriverOpts": _only_empty("DriverOpts", "no driver here takes options per endpoint")},
+    "EndpointSettings": {},
 }
 
 

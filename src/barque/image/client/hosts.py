@@ -8,11 +8,12 @@ import os
 import socket
 import ssl
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from urllib.parse import urlsplit
 
 from barque.errors import InvalidArgument
 from barque.image.client.hosts_files import HostRules, MirrorRule, Rewrite, load
+from barque.image.client.proxies import NO_PROXIES, Proxies
 from barque.oci.reference import DEFAULT_DOMAIN
 
 #: Docker Hub serves its images under another name than the one it has in references.
@@ -61,14 +62,12 @@ class HostConfig:
     """``registry-mirrors``, ``insecure-registries`` (hosts, host:port, CIDR), and where certificates are.
 
     Loopback addresses are always insecure-allowed, as with dockerd: plain HTTP and unverified TLS may be used there.
-    ``proxies`` maps "http" and "https" to a proxy URL; hosts of ``no_proxy`` (names, ``.suffix``) are asked directly.
     """
 
     mirrors: tuple[str, ...] = ()
     insecure: tuple[str, ...] = ()
     certs_dir: str = ""
-    proxies: dict[str, str] = field(default_factory=dict)
-    no_proxy: tuple[str, ...] = ()
+    proxies: Proxies = NO_PROXIES
 
     def __post_init__(self) -> None:
         for mirror in self.mirrors:
@@ -119,13 +118,6 @@ class HostConfig:
                 return False
             addresses = await _resolve(host)
         return any(address in network for address in addresses for network in networks)
-
-    def proxy_for(self, scheme: str, authority: str) -> str | None:
-        host = split_host(authority)
-        for name in self.no_proxy:
-            if host == name or (name.startswith(".") and host.endswith(name)):
-                return None
-        return self.proxies.get(scheme)
 
     def tls_context(self, endpoint: Endpoint) -> ssl.SSLContext:
         """With ``certs_dir/<host[:port]>/{*.crt,*.cert+*.key}``: CAs, and client certificates with their keys."""

@@ -148,5 +148,5 @@ class Transport:
         tls = self._tls_for(endpoint) if url.scheme == "https" else False
         request: Awaitable[aiohttp.ClientResponse] = self._opened().request(
             method, url, headers=headers, data=body() if body is not None else None, allow_redirects=False, ssl=tls,
-            proxy=self.hosts.proxy_for(url.scheme, url.authority))
+            proxy=self.hosts.proxies.of(url.scheme, url.authority))
         return await request

@@ -5,7 +5,6 @@ Everything that returns after a change has made it durable. Times are seconds si
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
@@ -66,11 +65,20 @@ class WrongDigest(Exception):
     """The uploaded bytes do not have the digest that the client names; the upload is gone."""
 
 
+class UploadGone(Exception):
+    """Another process has committed or cancelled the upload."""
+
+
 class Upload(Protocol):
-    """One upload session. Hold ``lock`` around a look at ``offset`` and the writes and commit that depend on it."""
+    """One upload session. Hold ``lock`` around a look at ``offset`` and the writes and commit that depend on it.
+
+    Taking the lock raises :class:`UploadGone` if somebody else has ended the session.
+    """
 
     id: str
-    lock: asyncio.Lock
+
+    @property
+    def lock(self) -> AbstractAsyncContextManager[None]: ...
 
     @property
     def offset(self) -> int: ...
@@ -121,6 +129,9 @@ class Storage(Protocol):
     def blobs(self) -> BlobStorage: ...
     @property
     def manifests(self) -> ManifestStorage: ...
+
+    async def probe(self) -> None:
+        """Return if images can be read; else raise OSError or BarqueError."""
 
     async def guarded(self, repository: str, action: Callable[[], Awaitable[None]]) -> None:
         """Do ``action``, which looks at blobs and then refers to them, while no collection takes them away."""

@@ -29,6 +29,7 @@ from barque.registry.storage.uploads import FilesystemUpload
 _ID = re.compile(r"[0-9a-f]{32}\Z")
 #: The time of last use is as old as this at most, in seconds, when it is written anew.
 _TOUCH_AFTER = 300.0
+_FEW = 1000
 
 
 class FilesystemBlobs:
@@ -37,7 +38,9 @@ class FilesystemBlobs:
     def __init__(self, root: str, threads: ThreadPoolExecutor) -> None:
         self._root = root
         self._threads = threads
+        # Those that another process ended stay in here until there are many.
         self._uploads: dict[str, FilesystemUpload] = {}
+        self._prune_at = _FEW
 
     async def run(self, function: Callable[..., Any], *args: Any) -> Any:
         return await asyncio.get_running_loop().run_in_executor(self._threads, function, *args)
@@ -144,6 +147,9 @@ class FilesystemBlobs:
         id = secrets.token_hex(16)
         path = self._upload_path(repository, id)
         await self.run(self._create, path)
+        if len(self._uploads) >= self._prune_at:
+            self._uploads = {id: known for id, known in self._uploads.items() if known.exists()}
+            self._prune_at = 2 * len(self._uploads) + _FEW
         upload = self._uploads[id] = FilesystemUpload(self, repository, id, path, algorithm)
         return upload
 

@@ -25,8 +25,8 @@ class UnknownLayout(Conflict):
 class FilesystemStorage:
     """Meets :class:`barque.registry.storage.base.Storage`.
 
-    One process serves it; another one may collect or check it at the same time: a lock file per repository keeps
-    the two apart (flock(2), which ends with its holder).
+    Several processes may serve it, and another one collect or check it at the same time: a lock file per repository
+    keeps collections apart from the others (flock(2), which ends with its holder).
     """
 
     def __init__(self, root: str) -> None:
@@ -40,6 +40,11 @@ class FilesystemStorage:
         self._threads = ThreadPoolExecutor(8, thread_name_prefix="registry")
         self.blobs = FilesystemBlobs(root, self._threads)
         self.manifests = FilesystemManifests(root, self._threads)
+
+    async def probe(self) -> None:
+        path = f"{self._root}/version"
+        if await asyncio.to_thread(durable.read_file, path) != VERSION:
+            raise FileNotFoundError(f"{path} is gone")
 
     async def guarded(self, repository: str, action: Callable[[], Awaitable[None]]) -> None:
         async with self._locked(repository, fcntl.LOCK_SH):

@@ -22,6 +22,7 @@ from barque.oci.descriptor import Descriptor
 from barque.oci.digest import Digest
 from barque.registry.storage import durable
 from barque.registry.storage.base import Entry, StoredManifest, Tagged
+from barque.registry.storage.listings import Listings
 
 
 class FilesystemManifests:
@@ -33,6 +34,7 @@ class FilesystemManifests:
     def __init__(self, root: str, threads: ThreadPoolExecutor) -> None:
         self._base = f"{root}/repositories"
         self._threads = threads
+        self._listings = Listings()
 
     async def _run(self, function: Callable[..., Any], *args: Any) -> Any:
         return await asyncio.get_running_loop().run_in_executor(self._threads, function, *args)
@@ -103,7 +105,7 @@ class FilesystemManifests:
         durable.remove_file(self._manifest(repository, digest))
 
     async def tags(self, repository: str) -> list[str]:
-        return durable.list_directory(f"{self._base}/{repository}/_tags")
+        return self._listings.names(f"{self._base}/{repository}/_tags")
 
     async def entries(self, repository: str) -> list[Entry]:
         return await self._run(durable.digests, f"{self._base}/{repository}/_manifests")  # type: ignore[no-any-return]

@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import hashlib
 import os
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any, Protocol
 
 from barque import failpoints
 from barque.oci.digest import Digest
 from barque.registry.storage import durable
-from barque.registry.storage.base import WrongDigest
+from barque.registry.storage.base import UploadGone, WrongDigest
 from barque.sys.fsync import start_writeback
 
 _HASH_STEP = 1 << 20
 #: The disk is told to begin after so many bytes, so that the fsync at the end finds little left to do.
 _WRITEBACK = 8 << 20
-
+#: Seconds between two looks at a session that another process writes to.
+_POLL = 0.05
 
 #: writev(2) takes 1024 pieces at a time (IOV_MAX).
 _VECTORS = 1024
@@ -34,6 +37,16 @@ def _write_all(fd: int, chunks: list[bytes], position: int) -> int:
         if left:
             left[0] = memoryview(left[0])[written:]
     return position
+
+
+async def _flock(fd: int) -> None:
+    """Asking again now and then: one that waits in a thread could not be told to stop."""
+    while True:
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return
+        except BlockingIOError:
+            await asyncio.sleep(_POLL)
 
 
 class UploadHome(Protocol):
@@ -55,8 +68,36 @@ class FilesystemUpload:
         self._algorithm = algorithm
         self._hash = hashlib.new(algorithm) if self._offset == 0 else None
         self._flushed = self._offset
+        self._turn = asyncio.Lock()
         self.id = id
-        self.lock = asyncio.Lock()
+
+    @property
+    def lock(self) -> AbstractAsyncContextManager[None]:
+        return self._locked()
+
+    @asynccontextmanager
+    async def _locked(self) -> AsyncIterator[None]:
+        """Alone among this process's requests and, by flock(2), among the processes that serve the directory."""
+        async with self._turn:
+            try:
+                fd = os.open(self._path, os.O_RDWR | os.O_CLOEXEC)
+            except FileNotFoundError:
+                raise UploadGone from None
+            try:
+                await _flock(fd)
+                found = os.fstat(fd)
+                # Committed meanwhile: its name is another one now.
+                if not self.exists():
+                    raise UploadGone
+                if found.st_size != self._offset:
+                    self._offset, self._hash = found.st_size, None
+                yield
+            finally:
+                os.close(fd)
+
+    def exists(self) -> bool:
+        """Not committed nor cancelled, by whomever."""
+        return os.path.exists(self._path)
 
     @property
     def offset(self) -> int:

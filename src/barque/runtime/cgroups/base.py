@@ -8,9 +8,10 @@ from __future__ import annotations
 import os
 import signal as signals
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Literal, Protocol
+
+import msgspec
 
 from barque.errors import InvalidArgument
 from barque.oci.runtime_spec import Resources
@@ -26,8 +27,7 @@ class InvalidResources(InvalidArgument):
     """A limit that contradicts another one or that this version of cgroups cannot express."""
 
 
-@dataclass(frozen=True)
-class Hierarchy:
+class Hierarchy(msgspec.Struct, frozen=True):
     """A mounted hierarchy.
 
     ``controllers`` is empty for version 2 and ``("name=systemd",)`` and the like for named ones. ``own`` is the calling
@@ -44,13 +44,12 @@ class Hierarchy:
         return os.path.basename(self.mountpoint)
 
 
-@dataclass(frozen=True)
-class Layout:
+class Layout(msgspec.Struct, frozen=True, dict=True):
     """The hierarchies of a host. ``v1`` are those of version 1 (also named ones), ``v2`` the unified one."""
 
     v1: tuple[Hierarchy, ...] = ()
     v2: Hierarchy | None = None
-    enabled: frozenset[str] = field(default_factory=frozenset)
+    enabled: frozenset[str] = frozenset()
 
     @property
     def version(self) -> Version:

@@ -6,7 +6,7 @@ list of exceptions instead, and cannot except a part of an exception.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+import msgspec
 
 from barque.oci.runtime_spec import DeviceCgroup
 from barque.runtime.cgroups.base import InvalidResources, read, write
@@ -16,12 +16,11 @@ Exceptions = dict[tuple[str, int, int], set[str]]
 ACCESSES = "rwm"
 
 
-@dataclass
-class DeviceSet:
+class DeviceSet(msgspec.Struct):
     """``default_allow`` with exceptions that say the opposite."""
 
     default_allow: bool = False
-    exceptions: Exceptions = field(default_factory=dict)
+    exceptions: Exceptions = msgspec.field(default_factory=dict)
 
 
 def normalized(rule: DeviceCgroup) -> tuple[bool, str, int, int, str]:

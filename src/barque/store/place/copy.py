@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable
 
 from barque.oci.patterns import Patterns
+from barque.store.data import copy_data
 from barque.store.place import modes
 from barque.store.place.messages import PlaceRequest, PlaceResult, Put
 from barque.store.place.survey import join
@@ -25,10 +26,7 @@ from barque.store.tar.messages import Limits, WorkerError, decode, encode
 from barque.store.tar.reader import Entry, Stream, entries
 from barque.store.tree import remove_tree
 
-_BLOCK = 1 << 24
 _READ = 1 << 20
-#: Smaller files are not searched for holes.
-_SMALL = 1 << 16
 _SECOND = 1_000_000_000
 _SPACE = (errno.ENOSPC, errno.EDQUOT)
 _KEPT_ATTRIBUTES = ("user.", "security.capability", "system.posix_acl_")
@@ -183,7 +181,7 @@ class _Placer:
             writer = os.open(new_name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600,
                              dir_fd=target)
             try:
-                _copy_data(reader, writer)
+                copy_data(reader, writer)
             finally:
                 os.close(writer)
         finally:
@@ -288,28 +286,6 @@ class _TreeCopy:
                 self._placer.note(info)
                 return
         self._placer.entry(source, name, target, name, self._put)
-
-
-def _copy_data(reader: int, writer: int) -> None:
-    """All bytes of a file; holes stay holes, since a small archive can hold a huge one."""
-    size = os.fstat(reader).st_size
-    if size <= _SMALL:
-        while os.sendfile(writer, reader, None, _BLOCK):
-            pass
-        return
-    position = 0
-    while position < size:
-        try:
-            position = os.lseek(reader, position, os.SEEK_DATA)
-        except OSError as error:
-            if error.errno != errno.ENXIO:
-                raise
-            break  # nothing but a hole is left
-        end = os.lseek(reader, position, os.SEEK_HOLE)
-        os.lseek(writer, position, os.SEEK_SET)
-        while position < end and (count := os.sendfile(writer, reader, position, min(_BLOCK, end - position))):
-            position += count
-    os.ftruncate(writer, size)
 
 
 def _replace_by_link(top: int, first: bytes, target: int, name: bytes) -> None:

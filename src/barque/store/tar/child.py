@@ -23,8 +23,11 @@ from barque.store.place.survey import run_survey
 from barque.store.tar.ahead import ahead, hashed
 from barque.store.tar.apply import Extractor
 from barque.store.tar.compress import BadStream, open_stream
+from barque.store.tar.diff import write_tree
 from barque.store.tar.errors import TarError
 from barque.store.tar.messages import (
+    PackRequest,
+    PackResult,
     RemoveRequest,
     RemoveResult,
     UnpackRequest,
@@ -34,6 +37,7 @@ from barque.store.tar.messages import (
     encode,
 )
 from barque.store.tar.reader import Stream
+from barque.store.tar.writer import Writer
 from barque.store.tree import remove_tree
 
 #: SYS_ADMIN is for trusted.overlay.opaque, the others for owners, modes, devices and file capabilities.
@@ -87,6 +91,29 @@ def unpack(request: UnpackRequest, source: int, root: int) -> UnpackResult:
                         extractor.cut)
 
 
+def run_pack(request: bytes, fds: list[int]) -> bytes:
+    """Confine this process to the directory ``fds[0]`` and write its archive, itself included, to ``fds[1]``.
+
+    Answers an encoded :class:`PackResult`.
+    """
+    name = decode(request, PackRequest).name
+    directory, output = fds
+    try:
+        root = confine(directory, (*_CAPABILITIES, "CAP_DAC_READ_SEARCH"))
+        writer = Writer(lambda data: _write_all(output, data))
+        write_tree(writer, root, name)
+        writer.close()
+    except OSError as error:
+        return encode(PackResult(_system(error, "pack")))
+    return encode(PackResult())
+
+
+def _write_all(fd: int, data: bytes) -> None:
+    view = memoryview(data)
+    while view:
+        view = view[os.write(fd, view):]
+
+
 def run_remove(request: bytes, fds: list[int]) -> bytes:
     """Delete trees in the directory ``fds[0]``, at the lowest priority; answers an encoded :class:`RemoveResult`.
 
@@ -109,8 +136,8 @@ def _system(error: OSError, stage: str) -> WorkerError:
 
 
 WORKERS: dict[str, Callable[[bytes, list[int]], bytes]] = {
-    "unpack": run, "copyup": run_copyup, "remove": run_remove, "survey": run_survey, "place": run_place,
-    "packages": run_packages}
+    "unpack": run, "pack": run_pack, "copyup": run_copyup, "remove": run_remove, "survey": run_survey,
+    "place": run_place, "packages": run_packages}
 
 
 def main(arguments: list[str]) -> int:

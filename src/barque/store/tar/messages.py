@@ -64,14 +64,26 @@ class UnpackResult(msgspec.Struct, frozen=True):
 
 
 class CopyUpRequest(msgspec.Struct, frozen=True):
-    """fds: the volume's directory. ``lower`` are the layers, topmost first; ``path`` is the image's directory."""
+    """fds: the volume's directory, and where it is filled from another one, that one's. Else ``lower`` are the layers,
+    topmost first, and ``path`` is the image's directory.
+    """
 
-    lower: list[str]
-    path: bytes
+    lower: list[str] = []
+    path: bytes = b""
 
 
 class CopyUpResult(msgspec.Struct, frozen=True):
     copied: int = 0
+    error: WorkerError | None = None
+
+
+class PackRequest(msgspec.Struct, frozen=True):
+    """fds: a directory, where to write its archive to. ``name`` is what the directory is called in there."""
+
+    name: bytes
+
+
+class PackResult(msgspec.Struct, frozen=True):
     error: WorkerError | None = None
 
 

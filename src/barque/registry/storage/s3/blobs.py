@@ -2,7 +2,8 @@
 
 ``blobs/<algorithm>/<hex>`` holds each content once. ``held/<repository>/_/<algorithm>/<hex>`` says that a repository
 has it, and its size; ``links/<algorithm>/<hex>/<repository>`` says the same from the content's side. The link is
-written first and removed last, so a content without links has no holder.
+written first and removed last, so a content without links has no holder; a link that is old and has no counterpart was
+left by a process that died.
 
 A content is written only where there is none, and removed only if it is old and, under the lock, without links. So the
 one race is with those who share an old content; see :meth:`S3Blobs.share`.
@@ -20,7 +21,7 @@ from barque.oci.digest import Digest
 from barque.registry.storage.base import Blob, Entry, Freed, Upload
 from barque.registry.storage.s3.client import S3
 from barque.registry.storage.s3.locks import Locks
-from barque.registry.storage.s3.uploads import S3Upload, decode, give_up
+from barque.registry.storage.s3.uploads import S3Upload, decode, give_up_unused
 
 _ID = re.compile(r"[0-9a-f]{32}\Z")
 _TOUCH_AFTER = 300.0
@@ -78,13 +79,16 @@ class S3Blobs:
         """Hold a content that is there already; False if it is not, or is just being collected."""
         if await self._s3.head(self.content(digest)) is None:
             return False
-        await self.link(repository, digest, size)
-        # A collection that looked before the link was there holds the lock now; one that looks later sees the link.
-        await self._locks.wait(CONTENTS)
-        if await self._s3.head(self.content(digest)) is None:
-            await self.delete(repository, digest)
-            return False
-        return True
+        while True:
+            await self.link(repository, digest, size)
+            # A collection that looked before the link was there holds the lock now; one that looks later sees it.
+            await self._locks.wait(CONTENTS)
+            if await self._s3.head(self.content(digest)) is None:
+                await self.delete(repository, digest)
+                return False
+            # One that died may have taken the new link for the old one that was in its place.
+            if await self._s3.head(self._link(repository, digest)) is not None:
+                return True
 
     async def mount(self, repository: str, digest: Digest, source: str | None) -> bool:
         if source is None:
@@ -137,14 +141,10 @@ class S3Blobs:
         self._uploads.pop(id, None)
 
     async def drop_unused(self, oldest: float, oldest_upload: float) -> Freed:
-        freed = Freed()
-        async for stored in self._s3.objects("uploads/"):
-            if stored.at < oldest_upload:
-                await give_up(self._s3, stored.key)
-                freed.uploads += 1
+        freed = Freed(uploads=await give_up_unused(self._s3, oldest_upload))
         unused: dict[str, int] = {}
         async for stored in self._s3.objects("blobs/"):
-            if stored.at < oldest and not await self._linked(stored.key):
+            if stored.at < oldest and await self._left_links(stored.key, oldest) is not None:
                 unused[stored.key] = stored.size
                 if len(unused) == _BATCH:
                     await self._remove(unused, freed, oldest)
@@ -152,10 +152,16 @@ class S3Blobs:
         await self._remove(unused, freed, oldest)
         return freed
 
-    async def _linked(self, content: str) -> bool:
-        async for _ in self._s3.objects(f"links/{content.removeprefix('blobs/')}/", limit=1):
-            return True
-        return False
+    async def _left_links(self, content: str, oldest: float) -> list[str] | None:
+        """``None`` if somebody holds the content; else the links of those who died before they did."""
+        left = []
+        name = content.removeprefix("blobs/")
+        async for link in self._s3.objects(f"links/{name}/"):
+            repository = link.key.removeprefix(f"links/{name}/")
+            if link.at >= oldest or await self._s3.head(f"held/{repository}/_/{name}") is not None:
+                return None
+            left.append(link.key)
+        return left
 
     async def _remove(self, unused: dict[str, int], freed: Freed, oldest: float) -> None:
         if not unused:
@@ -167,7 +173,9 @@ class S3Blobs:
                 if time.monotonic() - began > Locks.TRUSTED / 2:
                     return
                 found = await self._s3.head(key)
-                if found is not None and found.at < oldest and not await self._linked(key):
-                    await self._s3.delete(key)
+                left = await self._left_links(key, oldest) if found is not None and found.at < oldest else None
+                if left is not None:
+                    for each in (*left, key):  # the content last: who finds it gone writes a link that must stay
+                        await self._s3.delete(each)
                     freed.contents += 1
                     freed.size += size

@@ -57,6 +57,15 @@ class Stored:
 
 
 @dataclass(frozen=True, slots=True)
+class Multipart:
+    """An upload in parts to ``key`` that began at ``at``."""
+
+    key: str
+    id: str
+    at: float
+
+
+@dataclass(frozen=True, slots=True)
 class Answer:
     body: bytes
     etag: str
@@ -231,6 +240,22 @@ class S3:
         except S3Refused as error:
             if not error.missing:
                 raise
+
+    async def multiparts(self) -> list[Multipart]:
+        """Those that were begun and neither finished nor aborted."""
+        found: list[Multipart] = []
+        query = {"uploads": "", "prefix": self._prefix, "encoding-type": "url"}
+        while True:
+            async with self._ask("GET", None, query=query) as response:
+                tree = _parse(await response.read())
+            for entry in tree:
+                if _local(entry.tag) == "Upload":
+                    found.append(Multipart(unquote(_field(entry, "Key"))[len(self._prefix):], _field(entry, "UploadId"),
+                                           datetime.fromisoformat(_field(entry, "Initiated")).timestamp()))
+            if _field(tree, "IsTruncated") != "true":
+                return found
+            query |= {"key-marker": unquote(_field(tree, "NextKeyMarker")),
+                      "upload-id-marker": _field(tree, "NextUploadIdMarker")}
 
     async def copy(self, source: str, target: str, size: int) -> None:
         """Inside the store: no byte comes here."""

@@ -21,6 +21,9 @@ class S3Storage:
         self.blobs = S3Blobs(s3, self._locks, redirect=redirect)
         self.manifests = S3Manifests(s3)
 
+    async def probe(self) -> None:
+        await self._s3.head("index/probe")
+
     async def guarded(self, repository: str, action: Callable[[], Awaitable[None]]) -> None:
         async with self._locks.shared(f"repository/{repository}"):
             await action()

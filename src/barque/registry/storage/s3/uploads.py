@@ -153,12 +153,29 @@ class S3Upload:
         await self._s3.delete(self._home.session(self._repository, self.id))
 
 
-async def give_up(s3: S3, key: str) -> None:
-    """Remove the session at ``key``, which nobody will go on with, and its parts."""
-    saved = await s3.get(key)
-    if saved is None:
-        return
-    state, _ = decode(saved.body)
+async def give_up_unused(s3: S3, oldest: float) -> int:
+    """Remove the sessions that nobody touched since ``oldest``, and parts that no session knows; how many sessions.
+
+    A front end that dies in its first part has told nobody of the multipart upload that it began.
+    """
+    count, live = 0, set()
+    async for stored in s3.objects("uploads/"):
+        saved = await s3.get(stored.key)
+        if saved is None:
+            continue
+        state, _ = decode(saved.body)
+        if stored.at >= oldest:
+            live.add(state.multipart)
+            continue
+        await _give_up(s3, stored.key, state)
+        count += 1
+    for multipart in await s3.multiparts():
+        if multipart.at < oldest and multipart.id not in live:
+            await s3.abort_multipart(multipart.key, multipart.id)
+    return count
+
+
+async def _give_up(s3: S3, key: str, state: State) -> None:
     if state.multipart:
         try:
             await s3.abort_multipart(state.target, state.multipart)

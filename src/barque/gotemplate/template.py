@@ -6,16 +6,16 @@ with a ``fields`` dict (rows), whose missing fields are errors while a dict's mi
 
 from __future__ import annotations
 
-from barque.cli.errors import TemplateError
-from barque.cli.format.lexer import pieces, tokens
-from barque.cli.format.values import FUNCTIONS, MISSING, Document, show, truth
+from barque.gotemplate.errors import TemplateError
+from barque.gotemplate.lexer import pieces, tokens
+from barque.gotemplate.values import FUNCTIONS, MISSING, Document, show, truth
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
 
-    from barque.cli.format.lexer import Token
+    from barque.gotemplate.lexer import Token
 
     Scope = list[dict[str, Any]]
     Operand = Callable[["_Run", Any], Any]

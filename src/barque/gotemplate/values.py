@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from barque.cli.errors import TemplateError
-from barque.cli.format.units import quoted
+from barque.gotemplate.errors import TemplateError
+from barque.gotemplate.quoting import quoted
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -56,7 +56,7 @@ def truth(value: Any) -> bool:
 
 def to_json(value: Any) -> str:
     """As docker's ``json`` function: compact, HTML characters as they are."""
-    from barque.client import fastjson
+    from barque import fastjson
 
     return fastjson.dumps(plain(value), sort_keys=hasattr(value, "fields"))
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from barque.cli.errors import TemplateError
+from barque.gotemplate.errors import TemplateError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -1,0 +1,226 @@
+"""What docker has not: flattening, base images from packages, downloads that outlive the engine."""
+
+from __future__ import annotations
+
+import contextlib
+import gzip
+import hashlib
+import http.client
+import json
+import os
+import shutil
+import signal
+import socket
+import stat
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+
+from tests.e2e.engine_world import PATIENCE, Done, EngineWorld, engine_world
+from tests.image_world import CONFIG, LAYER, MANIFEST, digest, tar_of
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EngineWorld]:
+    with engine_world(tmp_path_factory.mktemp("tools"), bip="172.31.98.1/24") as made:
+        yield made
+
+
+def barque(world: EngineWorld, *arguments: str, **environment: str) -> Done:
+    """Our own command line."""
+    done = subprocess.run([sys.executable, "-m", "barque.cli.main", *arguments], capture_output=True, text=True,
+                          check=False, env={**world.environment(), **environment}, stdin=subprocess.DEVNULL,
+                          timeout=PATIENCE)
+    return Done(done.stdout, done.stderr, done.returncode)
+
+
+def ok(world: EngineWorld, *arguments: str, **environment: str) -> str:
+    done = barque(world, *arguments, **environment)
+    assert done.code == 0, (arguments, done, world.log[-4000:])
+    return done.out.strip()
+
+
+def test_a_flat_image_is_the_same_image(world: EngineWorld) -> None:
+    world.ok("run", "--name", "changes", "busybox", "sh", "-c", "rm /data/from-image; dd if=/dev/zero of=/tmp/x bs=1k "
+             "count=99 2>&1; mkdir /data/new; chown 7:8 /data/new; ln /tmp/x /tmp/y")
+    world.ok("commit", "changes", "layered:1")
+    world.ok("rm", "changes")
+    flat = ok(world, "image", "flatten", "layered:1", "flat:1")
+    assert ok(world, "image", "diff", "layered:1", "flat:1") == ""
+    assert "A /data/new" in ok(world, "image", "diff", "busybox", "flat:1").splitlines()
+    assert ok(world, "image", "flatten", "layered:1") == flat
+    image = json.loads(world.ok("image", "inspect", "flat:1"))[0]
+    assert image["Id"] == flat and len(image["RootFS"]["Layers"]) == 1
+    assert image["Config"]["Labels"] == {"from": "image"}
+    assert ok(world, "image", "layers", "layered:1").splitlines()[-1].startswith("2 layers, ")
+    listing = "stat -c '%u %g' /data/new; ls /data; stat -c %h /tmp/x"
+    assert world.ok("run", "--rm", "flat:1", "sh", "-c", listing) == "7 8\nnew\n2"
+
+
+def test_disk_usage_is_what_is_on_the_disk(world: EngineWorld) -> None:
+    world.ok("run", "--name", "writer", "-v", "filled:/v", "busybox", "sh", "-c", "head -c 5000 /dev/zero > /v/x; "
+             "head -c 777 /dev/zero > /tmp/y")
+    with closing(http.client.HTTPConnection("engine")) as connection:
+        connection.sock = socket.socket(socket.AF_UNIX)
+        connection.sock.connect(world.socket)
+        connection.request("GET", "/v1.45/system/df")
+        usage = json.loads(connection.getresponse().read())
+    told = usage["LayersSize"] + sum(item["UsageData"]["Size"] for item in usage["Volumes"]) \
+        + sum(item["SizeRw"] for item in usage["Containers"])
+    files = {(info.st_dev, info.st_ino): info.st_size for part in ("content/blobs", "snapshots", "volumes")
+             for folder, _, names in os.walk(world.root / "data" / part) for name in names
+             if stat.S_ISREG((info := os.lstat(os.path.join(folder, name))).st_mode)}
+    assert told == sum(files.values())
+    world.ok("rm", "-v", "writer")
+    world.ok("volume", "rm", "filled")
+
+
+def test_the_engine_is_checked_and_mended_while_it_runs(world: EngineWorld) -> None:
+    assert ok(world, "system", "fsck", "--deep") == "no damage found"
+    (world.root / "data/snapshots/4711/fs").mkdir(parents=True)
+    done = barque(world, "system", "fsck")
+    assert (done.code, done.out) == (1, "snapshot-unrecorded 4711: directory without a row\n1 found, 0 repaired\n")
+    assert "1 found, 1 repaired" in ok(world, "system", "fsck", "--repair")
+    assert not (world.root / "data/snapshots/4711").exists()
+
+
+def _repository(root: Path) -> str:
+    """A package with one program in a repository of files; its line in sources.list."""
+    tree = root / "tree"
+    (tree / "DEBIAN").mkdir(parents=True)
+    (tree / "usr/bin").mkdir(parents=True)
+    shutil.copy("/bin/busybox", tree / "usr/bin/busybox")
+    architecture = subprocess.run(["dpkg", "--print-architecture"], capture_output=True, text=True, check=True,
+                                  timeout=PATIENCE).stdout.strip()
+    control = f"Package: tool\nVersion: 1\nArchitecture: {architecture}\nMaintainer: x <x@example>\nDescription: x\n"
+    (tree / "DEBIAN/control").write_text(control)
+    repository = root / "repository"
+    repository.mkdir()
+    subprocess.run(["dpkg-deb", "-Znone", "--root-owner-group", "-b", str(tree), str(repository / "tool.deb")],
+                   check=True, capture_output=True, timeout=PATIENCE)
+    package = (repository / "tool.deb").read_bytes()
+    packages = (control + f"Filename: ./tool.deb\nSize: {len(package)}\n"
+                f"SHA256: {hashlib.sha256(package).hexdigest()}\n").encode()
+    (repository / "Packages").write_bytes(packages)
+    (repository / "Release").write_text("Suite: test\nDate: Sat, 17 May 2025 09:15:54 UTC\nSHA256:\n "
+                                        f"{hashlib.sha256(packages).hexdigest()} {len(packages)} Packages\n")
+    return f"deb [trusted=yes] copy:{repository} ./"
+
+
+@pytest.mark.skipif(shutil.which("mmdebstrap") is None, reason="needs mmdebstrap")
+def test_base_images_from_packages_are_the_same_each_time(world: EngineWorld, tmp_path: Path) -> None:
+    mirror = _repository(tmp_path)
+    command = ["image", "bootstrap", "--mirror", mirror, "--variant", "extract", "--include", "tool", "example:test"]
+    first = ok(world, *command).splitlines()[-1]
+    image = json.loads(world.ok("image", "inspect", "example:test"))[0]
+    assert image["Id"] == first and image["Created"] == "2025-05-17T09:15:54Z"
+    assert world.ok("run", "--rm", "example:test", "/usr/bin/busybox", "echo", "runs") == "runs"
+    assert ok(world, *command, "again:1").splitlines()[-1] == first
+    assert ok(world, *command, "other:1", SOURCE_DATE_EPOCH="1000000000").splitlines()[-1] != first
+    assert world.ok("image", "inspect", "-f", "{{.Created}}", "other:1") == "2001-09-09T01:46:40Z"
+    done = barque(world, "image", "bootstrap", "nodistribution:suite")
+    assert done.code == 1 and "name them with --mirror" in done.err
+
+
+class _Slow(BaseHTTPRequestHandler):
+    """A registry with one image, whose layer stops in the middle as often as ``stops`` says."""
+
+    protocol_version = "HTTP/1.1"
+    layer, diff = b"", ""
+    stops = 0
+    ranges: list[str] = []  # noqa: RUF012 - set for each test
+    over = threading.Event()
+
+    def do_GET(self) -> None:
+        config = json.dumps({"architecture": "amd64", "os": "linux",
+                             "rootfs": {"type": "layers", "diff_ids": [self.diff]}}).encode()
+        manifest = json.dumps({
+            "schemaVersion": 2, "mediaType": MANIFEST,
+            "config": {"mediaType": CONFIG, "digest": digest(config), "size": len(config)},
+            "layers": [{"mediaType": LAYER, "digest": digest(self.layer), "size": len(self.layer)}]}).encode()
+        if self.path.endswith(digest(self.layer)):
+            self._layer()
+        elif "/manifests/" in self.path:
+            self._send(manifest, MANIFEST)
+        else:
+            self._send(config if "/blobs/" in self.path else b"{}", "application/octet-stream")
+
+    def _send(self, body: bytes, kind: str) -> None:
+        self.send_response(200)
+        self.send_header("Content-Type", kind)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def _layer(self) -> None:
+        asked = self.headers.get("Range", "")
+        self.ranges.append(asked)
+        begin = int(asked.removeprefix("bytes=").rstrip("-") or 0)
+        rest = self.layer[begin:]
+        self.send_response(206 if asked else 200)
+        if asked:
+            self.send_header("Content-Range", f"bytes {begin}-{len(self.layer) - 1}/{len(self.layer)}")
+        self.send_header("Content-Length", str(len(rest)))
+        self.end_headers()
+        if len(self.ranges) <= type(self).stops:
+            self.wfile.write(rest[:3 << 20])
+            self.wfile.flush()
+            self.over.wait(PATIENCE)
+            self.close_connection = True
+        else:
+            self.wfile.write(rest)
+
+    def handle(self) -> None:
+        with contextlib.suppress(ConnectionError):  # an engine that is killed
+            super().handle()
+
+    def log_message(self, *_: object) -> None:
+        return
+
+
+@contextmanager
+def slow_registry(layer: bytes, diff: str, stops: int) -> Iterator[tuple[str, list[str]]]:
+    handler = type("Slow", (_Slow,), {"layer": layer, "diff": diff, "stops": stops, "ranges": [],
+                                      "over": threading.Event()})
+    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        yield f"127.0.0.1:{server.server_address[1]}", handler.ranges
+    finally:
+        handler.over.set()
+        server.shutdown()
+        server.server_close()
+
+
+def _wait_for_bytes(world: EngineWorld, layer: bytes, least: int) -> int:
+    """Until the engine has that much of the layer; how much it is."""
+    path = world.root / "data/content/ingest" / digest(layer).replace(":", "-")
+    deadline = time.monotonic() + PATIENCE
+    while not path.exists() or path.stat().st_size < least:
+        assert time.monotonic() < deadline, "the download does not get on"
+        time.sleep(0.02)
+    return path.stat().st_size
+
+
+def test_a_download_outlives_kill_9_and_a_restart(world: EngineWorld) -> None:
+    tar = tar_of({"big": os.urandom(9 << 20)})
+    layer = gzip.compress(tar, 1)
+    with slow_registry(layer, digest(tar), stops=2) as (address, ranges):
+        for number, least in ((signal.SIGKILL, 2 << 20), (signal.SIGTERM, 4 << 20)):
+            client = world.popen("pull", f"{address}/app:1")
+            _wait_for_bytes(world, layer, least)
+            world.end(number)
+            client.communicate(timeout=PATIENCE)
+            world.start()
+        world.ok("pull", f"{address}/app:1")
+        begins = [int(asked.removeprefix("bytes=").rstrip("-")) for asked in ranges[1:]]
+        assert ranges[0] == "" and len(begins) == 2
+        assert begins[0] >= 2 << 20 and begins[1] >= 4 << 20, "each goes on where the one before was ended"
+    world.ok("rmi", f"{address}/app:1")

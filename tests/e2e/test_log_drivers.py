@@ -1,0 +1,187 @@
+"""Log drivers from `docker run` to a receiver, and back through `docker logs`."""
+
+from __future__ import annotations
+
+import json
+import signal
+import socket
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from tests.e2e.engine_world import PATIENCE, EngineWorld, engine_world
+
+SPEAK = "echo out; echo err >&2"
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EngineWorld]:
+    with engine_world(tmp_path_factory.mktemp("logs")) as engine:
+        yield engine
+
+
+def listen(kind: int) -> tuple[socket.socket, str]:
+    sock = socket.socket(socket.AF_INET, kind)
+    sock.settimeout(PATIENCE)
+    sock.bind(("127.0.0.1", 0))
+    if kind == socket.SOCK_STREAM:
+        sock.listen()
+    return sock, f"127.0.0.1:{sock.getsockname()[1]}"
+
+
+def drain(sock: socket.socket) -> bytes:
+    """All that the one connection brings."""
+    connection, _ = sock.accept()
+    data = b""
+    with connection:
+        connection.settimeout(PATIENCE)
+        while piece := connection.recv(1 << 16):
+            data += piece
+    return data
+
+
+def options(driver: str, **values: str) -> list[str]:
+    pairs = [f"{key.replace('_', '-')}={value}" for key, value in values.items()]
+    return ["--log-driver", driver, *(part for pair in pairs for part in ("--log-opt", pair))]
+
+
+def test_syslog_and_its_copy(world: EngineWorld) -> None:
+    sock, address = listen(socket.SOCK_STREAM)
+    with sock:
+        chosen = options("syslog", syslog_address=f"tcp://{address}", tag="{{.Name}}", labels="colour")
+        assert world.ok("run", "--name", "sys", "--label", "colour=red", *chosen, "busybox", "sh", "-c", SPEAK) == "out"
+        messages = drain(sock).splitlines()
+    assert sorted(message.rpartition(b"]: ")[2] for message in messages) == [b"err", b"out"]
+    assert all(b" sys[" in message for message in messages)
+    done = world.docker("logs", "--details", "sys")
+    assert (done.out, done.err) == ("colour=red,tag=sys out\n", "colour=red,tag=sys err\n")
+    assert world.inspect("sys", "{{.LogPath}}|{{.HostConfig.LogConfig.Type}}") == "|syslog"
+
+
+def test_gelf(world: EngineWorld) -> None:
+    sock, address = listen(socket.SOCK_DGRAM)
+    with sock:
+        chosen = options("gelf", gelf_address=f"udp://{address}", gelf_compression_type="none")
+        identity = world.ok("run", "-d", "--name", "gelf", *chosen, "busybox", "sh", "-c", "echo out")
+        message: dict[str, Any] = json.loads(sock.recv(4096))
+    assert (message["short_message"], message["_container_id"], message["_container_name"], message["_command"],
+            message["_image_name"]) == ("out", identity, "gelf", "sh -c echo out", "busybox")
+
+
+def test_fluentd_comes_later(world: EngineWorld, tmp_path: Path) -> None:
+    path = str(tmp_path / "f")
+    chosen = options("fluentd", fluentd_address=f"unix://{path}", fluentd_async="true", fluentd_retry_wait="10ms")
+    world.ok("run", "-d", "--name", "fluent", *chosen, "busybox", "sh", "-c", "echo out; exec sleep 100")
+    with socket.socket(socket.AF_UNIX) as sock:
+        sock.settimeout(PATIENCE)
+        sock.bind(path)
+        sock.listen()
+        connection, _ = sock.accept()
+        with connection:
+            connection.settimeout(PATIENCE)
+            tag, _, record, _ = msgspec.msgpack.decode(connection.recv(4096))
+    assert (len(tag), record["container_name"], record["log"], record["source"]) == (12, "/fluent", "out", "stdout")
+    world.ok("rm", "-f", "fluent")
+
+
+def test_journald(world: EngineWorld) -> None:
+    """On a file system of its own in place of the host's, which this run's mount namespace alone sees."""
+    directory = Path("/run/systemd")
+    directory.mkdir(exist_ok=True)
+    subprocess.run(["mount", "-t", "tmpfs", "none", str(directory)], check=True)
+    try:
+        refused = world.docker("run", "--rm", *options("journald"), "busybox", "true")
+        assert "failed to initialize logging driver: journald is not enabled on this host" in refused.err
+        (directory / "journal").mkdir()
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
+            sock.settimeout(PATIENCE)
+            sock.bind(str(directory / "journal/socket"))
+            world.ok("run", "--rm", "--name", "jour", *options("journald", env="E"), "-e", "E=1", "busybox", "echo",
+                     "out")
+            fields = dict(line.split(b"=", 1) for line in sock.recv(4096).splitlines())
+        assert (fields[b"MESSAGE"], fields[b"CONTAINER_NAME"], fields[b"PRIORITY"], fields[b"E"]) == (
+            b"out", b"jour", b"6", b"1")
+    finally:
+        subprocess.run(["umount", str(directory)], check=True)
+
+
+def test_local(world: EngineWorld) -> None:
+    script = "i=0; while [ $i -lt 3000 ]; do echo line $i; i=$((i+1)); done; read x; echo end"
+    world.ok("run", "-di", "--name", "loc", *options("local", max_size="40k", max_file="2"), "busybox", "sh", "-c",
+             script)
+    follower = world.popen("logs", "-f", "--tail", "1000", "loc")
+    assert follower.stdout is not None
+    assert b"line" in follower.stdout.readline()
+    world.ok("attach", "loc", stdin="go\n")
+    out, _ = follower.communicate(timeout=PATIENCE)
+    assert out.endswith(b"line 2999\nend\n")
+    assert world.ok("logs", "--tail", "2", "loc") == "line 2999\nend"
+    lines = world.ok("logs", "-t", "loc").splitlines()
+    numbers = [int(line.split()[2]) for line in lines[:-1]]
+    assert numbers == list(range(numbers[0], 3000))
+    assert 1000 < len(numbers) < 3000
+    assert world.inspect("loc", "{{.LogPath}}") == ""
+    written = sorted(path.name for path in world.root.glob("data/containers/*/local-logs/*"))
+    assert written == ["container.log", "container.log.1.gz"]
+
+
+@pytest.mark.parametrize("driver", ["json-file", "local"])
+def test_non_blocking_files_are_whole_when_the_end_is_told(world: EngineWorld, driver: str) -> None:
+    world.ok("run", "--name", f"nb-{driver}", *options(driver, mode="non-blocking"), "busybox", "seq", "5000")
+    assert world.ok("logs", f"nb-{driver}") == "\n".join(map(str, range(1, 5001)))
+
+
+def test_logs_that_cannot_be_read(world: EngineWorld) -> None:
+    sock, address = listen(socket.SOCK_DGRAM)
+    with sock:
+        world.ok("run", "--name", "nocache", *options("syslog", syslog_address=f"udp://{address}",
+                                                      cache_disabled="true"), "busybox", "echo", "x")
+        assert sock.recv(1000).endswith(b": x\n")
+    world.ok("run", "--name", "none", *options("none"), "busybox", "echo", "x")
+    for name in ("nocache", "none"):
+        done = world.docker("logs", name)
+        assert (done.code, done.err) == (
+            1, "Error response from daemon: configured logging driver does not support reading\n")
+
+
+def test_a_target_that_is_not_there(world: EngineWorld) -> None:
+    done = world.docker("run", "--name", "dead", *options("syslog", syslog_address="tcp://127.0.0.1:9"), "busybox",
+                        "true")
+    assert "failed to initialize logging driver: dial tcp 127.0.0.1:9: connect: connection refused" in done.err
+    assert done.code == 125
+    assert world.inspect("dead", "{{.State.Status}}") == "created"
+
+
+def test_a_target_that_hangs(world: EngineWorld) -> None:
+    """A blocking log holds the container back, and nobody else; a non-blocking one drops."""
+    sock, address = listen(socket.SOCK_STREAM)
+    script = "yes | head -c 1000000; echo done > /done"
+    with sock:
+        where = f"tcp://{address}"
+        world.ok("run", "-d", "--name", "held", *options("syslog", syslog_address=where), "busybox", "sh", "-c", script)
+        held, _ = sock.accept()
+        with held:
+            loose = world.ok("run", "-d", "--name", "loose",
+                             *options("syslog", syslog_address=where, mode="non-blocking", max_buffer_size="10k"),
+                             "busybox", "sh", "-c", script)
+            assert world.ok("wait", loose) == "0"
+            assert world.inspect("held", "{{.State.Running}}") == "true"
+            assert world.docker("exec", "held", "ls", "/done").code == 1
+            world.ok("rm", "-f", "held")
+
+
+def test_shippers_outlive_the_daemon(world: EngineWorld) -> None:
+    sock, address = listen(socket.SOCK_DGRAM)
+    with sock:
+        chosen = options("syslog", syslog_address=f"udp://{address}")
+        world.ok("run", "-di", "--name", "long", *chosen, "busybox", "cat")
+        world.end(signal.SIGKILL)
+        world.start()
+        world.ok("exec", "long", "sh", "-c", "echo after > /proc/1/fd/1")
+        assert sock.recv(1000).endswith(b": after\n")
+        assert world.ok("logs", "long") == "after"
+        world.ok("rm", "-f", "long")

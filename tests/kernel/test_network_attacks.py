@@ -1,0 +1,206 @@
+"""What containers and machines on the wire try; each attack succeeds where the defence is taken away."""
+
+from __future__ import annotations
+
+import ipaddress
+import json
+import socket
+import struct
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import pytest
+
+from barque.network.model import NetworkSpec, Sandbox
+from barque.network.stack import Network
+from tests.kernel.network_world import Outside, Servers, ask, engine, inside, on, publish, reaches, run, spec, to
+
+SENDER = """
+import socket, sys
+s = socket.socket(socket.AF_PACKET, socket.SOCK_RAW)
+s.bind(("eth0", 0))
+s.send(bytes.fromhex(sys.argv[1]))
+"""
+#: Prints who sent the first datagram to port 5300, or nothing.
+LISTENER = """
+import socket
+s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+s.bind(("0.0.0.0", 5300))
+s.settimeout(0.5)
+print("ready", flush=True)
+try: print(s.recvfrom(99)[1][0])
+except TimeoutError: pass
+"""
+EVERYBODY = "33:33:00:00:00:01"
+
+
+@pytest.fixture
+async def network(tmp_path: Path) -> AsyncIterator[Network]:
+    async with engine(tmp_path / "exec", api_ports=(2375,)) as made:
+        yield made
+
+
+@pytest.fixture
+def servers() -> Iterator[Servers]:
+    running = Servers()
+    yield running
+    running.stop()
+
+
+def raw(mac: str) -> bytes:
+    return bytes.fromhex(mac.replace(":", ""))
+
+
+def checksum(data: bytes) -> int:
+    total = sum(struct.unpack(f">{(len(data) + 1) // 2}H", data + b"\0" * (len(data) % 2)))
+    while total >> 16:
+        total = (total & 0xFFFF) + (total >> 16)
+    return ~total & 0xFFFF
+
+
+def arp(mac: str, sender: str, target: str) -> bytes:
+    """A question that says by the way: ``sender`` is at ``mac``."""
+    return (b"\xff" * 6 + raw(mac) + bytes.fromhex("08060001080006040001") + raw(mac) + socket.inet_aton(sender)
+            + bytes(6) + socket.inet_aton(target))
+
+
+def datagram(to_mac: str, mac: str, source: str, target: str) -> bytes:
+    body = struct.pack(">HHHH", 9, 5300, 8 + 2, 0) + b"hi"
+    header = struct.pack(">BBHHHBBH", 0x45, 0, 20 + len(body), 1, 0, 64, 17, 0)
+    addresses = socket.inet_aton(source) + socket.inet_aton(target)
+    return (raw(to_mac) + raw(mac) + b"\x08\0" + header[:10] + struct.pack(">H", checksum(header + addresses))
+            + addresses + body)
+
+
+def icmp6(to_mac: str, mac: str, source: str, target: str, body: bytes) -> bytes:
+    addresses = ipaddress.IPv6Address(source).packed + ipaddress.IPv6Address(target).packed
+    total = checksum(addresses + struct.pack(">II", len(body), 58) + body)
+    body = body[:2] + struct.pack(">H", total) + body[4:]
+    header = struct.pack(">IHBB", 0x60000000, len(body), 58, 255)
+    return raw(to_mac) + raw(mac) + b"\x86\xdd" + header + addresses + body
+
+
+def send(source: Sandbox, frame: bytes) -> None:
+    inside(source, sys.executable, "-I", "-c", SENDER, frame.hex())
+
+
+def heard(by: Sandbox, source: Sandbox, frame: bytes) -> str:
+    """Send a frame, return who a listener says that it came from."""
+    with subprocess.Popen(["nsenter", f"--net={by.netns_path}", sys.executable, "-I", "-c", LISTENER], text=True,
+                          stdout=subprocess.PIPE) as listener:
+        assert listener.stdout is not None and listener.stdout.readline() == "ready\n"
+        send(source, frame)
+        return listener.communicate(timeout=20)[0].strip()
+
+
+def neighbour(of: Sandbox, address: str) -> str:
+    return next((item.get("lladdr", "") for item in json.loads(inside(of, "ip", "-j", "neigh"))
+                 if item["dst"] == address), "")
+
+
+@pytest.fixture(params=[False, True], ids=["guarded", "trusted"])
+async def place(network: Network, request: pytest.FixtureRequest) -> tuple[NetworkSpec, list[Sandbox], bool]:
+    """A dual-stack network with three containers on it, and whether it has no defence against forged addresses."""
+    made = await network.create_network(spec("web", enable_ipv6=True, trusted=request.param))
+    return made, [await on(network, number, to(made)) for number in (1, 2, 3)], request.param
+
+
+Place = tuple[NetworkSpec, list[Sandbox], bool]
+
+
+async def test_arp_in_the_name_of_a_neighbour_or_of_the_gateway(place: Place) -> None:
+    made, (attacker, victim, witness), undefended = place
+    own, seen = attacker.endpoints[0], witness.endpoints[0]
+    assert made.ipv4 is not None
+    for name, mac in ((victim.endpoints[0].ipv4, victim.endpoints[0].mac), (made.ipv4.gateway, "")):
+        assert reaches(witness, name)
+        honest = mac or neighbour(witness, name)
+        send(attacker, arp(own.mac, name, seen.ipv4))
+        # Whatever it believes, it has dealt with the frame when the next one is answered.
+        assert reaches(attacker, seen.ipv4)
+        assert neighbour(witness, name) == (own.mac if undefended else honest)
+
+
+async def test_ip_packets_from_the_address_of_another(place: Place) -> None:
+    _, (attacker, victim, witness), undefended = place
+    own, forged, seen = attacker.endpoints[0], victim.endpoints[0], witness.endpoints[0]
+    for mac, source, arrives in ((own.mac, own.ipv4, True), (own.mac, forged.ipv4, undefended),
+                                 (forged.mac, forged.ipv4, undefended)):
+        assert heard(witness, attacker, datagram(seen.mac, mac, source, seen.ipv4)) == (source if arrives else "")
+
+
+async def test_ipv6_neighbours_and_routers_that_are_none(place: Place) -> None:
+    made, (attacker, victim, witness), undefended = place
+    own, forged, seen = attacker.endpoints[0], victim.endpoints[0], witness.endpoints[0]
+    assert forged.ipv6 and seen.ipv6 and own.ipv6 and reaches(witness, forged.ipv6)
+    override = struct.pack(">BBHI", 136, 0, 0, 0x20000000) + ipaddress.IPv6Address(forged.ipv6).packed \
+        + b"\x02\x01" + raw(own.mac)
+    send(attacker, icmp6(seen.mac, own.mac, own.ipv6, seen.ipv6, override))
+    assert reaches(attacker, seen.ipv6)
+    assert neighbour(witness, forged.ipv6) == (own.mac if undefended else forged.mac)
+    spare = str(ipaddress.IPv6Address(int(ipaddress.IPv6Address(seen.ipv6)) + 0x999))
+    inside(attacker, "ip", "-6", "addr", "add", spare + "/64", "dev", "eth0", "nodad")
+    inside(attacker, "ip", "-6", "route", "add", "fd00:99::/64", "dev", "eth0", "src", spare)
+    inside(witness, "ip", "-6", "addr", "add", "fd00:99::1/64", "dev", "eth0", "nodad")
+    assert reaches(attacker, "fd00:99::1") == undefended
+    inside(attacker, "ip", "-6", "addr", "del", spare + "/64", "dev", "eth0")
+    # A router advertisement to all: to a container that would listen, and to the host, which does not in any case.
+    inside(witness, "sh", "-c", "echo 2 >/proc/sys/net/ipv6/conf/eth0/accept_ra")
+    shown = json.loads(inside(attacker, "ip", "-6", "-j", "addr", "show", "eth0"))[0]["addr_info"]
+    local = next(item["local"] for item in shown if item["scope"] == "link")
+    router = struct.pack(">BBHBBHII", 134, 0, 0, 64, 0, 1800, 0, 0)
+    send(attacker, icmp6(EVERYBODY, own.mac, local, "ff02::1", router))
+    assert reaches(attacker, seen.ipv6)
+    assert (local in inside(witness, "ip", "-6", "route", "show", "default")) == undefended
+    assert "proto ra" not in run("ip", "-6", "route", "show", "dev", made.bridge)
+
+
+async def test_another_networks_container_directly_at_its_published_port(network: Network, servers: Servers) -> None:
+    a, b = await network.create_network(spec("a")), await network.create_network(spec("b", 2))
+    attacker, served = await on(network, 1, to(a)), await on(network, 2, to(b), ports=(publish(80, 8077),))
+    servers.start(served, "tcp", 80)
+    assert ask("tcp", attacker.endpoints[0].gateway, 8077, within=attacker).startswith("hello")
+    with pytest.raises(subprocess.CalledProcessError):
+        ask("tcp", served.endpoints[0].ipv4, 80, within=attacker, timeout=0.5)
+    run("nft", "flush", "chain", "inet", network.settings.table, "forward")
+    assert ask("tcp", served.endpoints[0].ipv4, 80, within=attacker).startswith("hello"), "the attack itself must work"
+
+
+async def test_the_engines_api_by_the_gateway(network: Network, servers: Servers) -> None:
+    attacker = await on(network, 1, to(await network.create_network(spec("a", enable_ipv6=True))))
+    end = attacker.endpoints[0]
+    servers.start(None, "tcp", 2375)
+    with pytest.raises(subprocess.CalledProcessError):
+        ask("tcp", end.gateway, 2375, within=attacker, timeout=0.5)
+    run("nft", "flush", "chain", "inet", network.settings.table, "input")
+    assert ask("tcp", end.gateway, 2375, within=attacker).startswith("hello"), "the attack itself must work"
+    servers.stop()
+    await network.reconcile([attacker], [item.spec for item in network.networks() if item.spec is not None])
+    servers.start(None, "tcp6", 2375)
+    with pytest.raises(subprocess.CalledProcessError):
+        ask("tcp", str(end.ipv6_gateway), 2375, within=attacker, timeout=0.5)
+
+
+async def test_ports_of_this_host_alone_are_not_reached_from_the_wire(network: Network, servers: Servers) -> None:
+    """Whoever is on the same wire sends a frame for 127.0.0.1: translated before it is looked at, it would get in."""
+    served = await on(network, 1, to(await network.create_network(spec("a"))),
+                      ports=(publish(80, 8078, host_ip="127.0.0.1"),))
+    servers.start(served, "tcp", 80)
+    machine = Outside(3)
+    try:
+        stranger = machine.as_sandbox()
+        inside(stranger, "sh", "-c", "echo 1 >/proc/sys/net/ipv4/conf/all/route_localnet; "
+               "ip rule add pref 1 to 127.0.0.1 lookup main; ip rule add pref 2 lookup local; ip rule del pref 0; "
+               f"ip route add 127.0.0.1/32 via {machine.host} src {machine.address}")
+        assert ask("tcp", "127.0.0.1", 8078).startswith("hello")
+        with pytest.raises(subprocess.CalledProcessError):
+            ask("tcp", "127.0.0.1", 8078, within=stranger, timeout=0.5)
+        table = network.settings.table
+        first = next(item["rule"] for item in json.loads(run("nft", "-j", "list", "chain", "inet", table, "prerouting"))
+                     ["nftables"] if "rule" in item)
+        run("nft", "delete", "rule", "inet", table, "prerouting", "handle", str(first["handle"]))
+        assert ask("tcp", "127.0.0.1", 8078, within=stranger).startswith("hello"), "the attack itself must work"
+    finally:
+        machine.close()
