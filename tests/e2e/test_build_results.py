@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import os
+import pty
+import socket
+import stat
 import subprocess
 import sys
 import tarfile
@@ -359,6 +363,76 @@ print(b"".join(iter(lambda: sock.recv(65536), b"")).decode())
     assert "the client is another user" in stranger
     assert "it is another directory here" in ask(0, 1)
     assert "Cannot locate specified Dockerfile" in ask(0, 0)
+
+
+def test_a_client_that_is_not_root_sends_the_files(world: EngineWorld, context: Path) -> None:
+    program = "import os; os.geteuid = lambda: 12345; from barque.cli.main import main; raise SystemExit(main())"
+    done = subprocess.run([sys.executable, "-c", program, "--debug", "build", "-q", str(context)], text=True,
+                          env={**world.environment(), "BARQUE_HOST": f"unix://{world.socket}"}, capture_output=True,
+                          check=False, timeout=PATIENCE)
+    assert (done.returncode, done.stdout) == (0, build(world, "-q", str(context)).out), done
+    assert "directory=" not in done.stderr and "POST " in done.stderr
+
+
+def test_hostile_files_in_place(world: EngineWorld, context: Path) -> None:
+    """Links lead nowhere but into the context; FIFOs and devices are copied, not read; sockets are left out."""
+    hostile = context / "h"
+    hostile.mkdir()
+    (hostile / "out").symlink_to("/etc/shadow")
+    (hostile / "up").symlink_to("../../../../etc/shadow")
+    os.mkfifo(hostile / "pipe")
+    os.mknod(hostile / "null", 0o600 | stat.S_IFCHR, os.makedev(1, 3))
+    with socket.socket(socket.AF_UNIX) as sock:
+        sock.bind(str(hostile / "sock"))
+    with open(hostile / "sparse", "wb") as file:
+        file.truncate(1 << 30)
+    (context / ".dockerignore").write_text("h/sparse\n")
+    (context / "Dockerfile").write_text("FROM busybox\nCOPY h /h/\n")
+    build(world, "-t", "hostile", str(context))
+    listing = world.ok("run", "--rm", "hostile", "sh", "-c", "cd /h; stat -c '%n %F' *")
+    assert listing.splitlines() == ["null character special file", "out symbolic link", "pipe fifo", "up symbolic link"]
+    for source in ("h/out", "h/up", "h/out/x"):
+        (context / "Dockerfile").write_text(f"FROM busybox\nCOPY {source} /x\n")
+        assert "file does not exist" in own(world, "build", str(context)).err
+    (context / "Dockerfile").write_text("FROM busybox\nCOPY ../../etc/shadow /x\n")
+    assert "forbidden path outside the build context" in own(world, "build", str(context)).err
+
+
+def test_a_terminal_gets_a_tree(world: EngineWorld, context: Path) -> None:
+    ours, theirs = pty.openpty()
+    client = subprocess.Popen([sys.executable, "-m", "barque.cli.main", "build", "--no-cache", str(context)],
+                              stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=theirs,
+                              env={**world.environment(), "BARQUE_HOST": f"unix://{world.socket}"})
+    os.close(theirs)
+    written = b""
+    with contextlib.suppress(OSError):  # EIO: nobody has the other end any more
+        while piece := os.read(ours, 65536):
+            written += piece
+    os.close(ours)
+    assert client.wait(PATIENCE) == 0
+    last = written.decode().rpartition("\x1b[J")[2]
+    assert "(7/7)" in last and "\x1b[34mbase" in last and "├─ \x1b[32m✓" in last and "└─" in last
+
+
+def test_dockers_client_without_its_plugin_uses_the_classic_builder(world: EngineWorld, context: Path) -> None:
+    """As with every engine: it falls back by itself, and refuses by itself where BuildKit is demanded."""
+    environment = {**world.environment(), "DOCKER_CONFIG": str(context)}
+    fallen, demanded = (subprocess.run(["docker", "build", "-q", str(context)], env={**environment, **more}, text=True,
+                                       capture_output=True, check=False, timeout=PATIENCE)
+                        for more in ({}, {"DOCKER_BUILDKIT": "1"}))
+    if "buildx" in fallen.stdout:
+        pytest.skip("docker has its plugin buildx here")
+    assert fallen.returncode == 0 and fallen.stdout.startswith("sha256:")
+    assert demanded.returncode == 1 and "buildx component is missing" in demanded.stderr
+
+
+def test_a_static_site(world: EngineWorld) -> None:
+    """One of the Dockerfiles that are shown to people."""
+    directory = Path(__file__).parents[2] / "demo" / "dockerfiles" / "static-site"
+    build(world, "-t", "site", str(directory))
+    script = "httpd -p 8080 -h /www; wget -qO- http://127.0.0.1:8080/about.html; ls -ln /www | grep -c ' 1000 '"
+    page = world.ok("run", "--rm", "--network", "none", "site", "sh", "-c", script)
+    assert "<title>about</title>" in page and "Nothing is known." in page and page.endswith("3")
 
 
 def test_a_file_that_changes_while_it_is_copied_spoils_no_cache(world: EngineWorld, context: Path) -> None:
