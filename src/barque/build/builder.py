@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
 from barque.build import plan as planning
@@ -13,7 +14,7 @@ from barque.build.cache_images import CacheImage
 from barque.build.context import BuildContext
 from barque.build.dockerfile.arguments import Pair
 from barque.build.dockerfile.errors import SyntaxProblem
-from barque.build.dockerfile.instructions import Label
+from barque.build.dockerfile.instructions import Add, Copy, Label
 from barque.build.dockerfile.parser import parse
 from barque.build.events import BuildBegun, Listener
 from barque.build.lookup import CacheSource
@@ -24,10 +25,12 @@ from barque.build.plan import PlannedStage
 from barque.build.squash import squashed
 from barque.build.stage import StageBuild
 from barque.build.state import State
+from barque.build.steps.files import Surveyed, Tree
 from barque.errors import BarqueError, InvalidArgument
 from barque.oci import platform as platforms
 from barque.oci.digest import Digest
 from barque.store.leases import Lease
+from barque.store.place.messages import Found
 
 
 class NothingBuilt(InvalidArgument):
@@ -85,10 +88,11 @@ class Build:
         ``sources``: further caches, asked in this order after those images of ``--cache-from`` that are here.
         """
         try:
-            async with self._parts.leases.hold("build") as lease, self._parts.cache.session() as found:
+            async with (self._parts.leases.hold("build") as lease, self._parts.cache.session() as found,
+                        self._surveying() as surveyed):
                 site = Site(parts=self._parts, options=self._options, context=self._context, scratch=self._scratch,
                             lease=lease, arguments=self._arguments, platform=self._target,
-                            escape=self._dockerfile.escape, found=found,
+                            escape=self._dockerfile.escape, found=found, surveyed=surveyed,
                             sources=[*await self._cache_images(lease), *sources])
                 state = await self._stages(site)
                 if not state.image_id:
@@ -102,6 +106,28 @@ class Build:
             self._transcript.drain()
         self._finish(state)
         return state.image_id
+
+    @asynccontextmanager
+    async def _surveying(self) -> AsyncIterator[Surveyed]:
+        task = asyncio.create_task(self._survey())
+        try:
+            yield task
+        finally:
+            task.cancel()
+            await asyncio.wait([task])
+
+    async def _survey(self) -> dict[bytes, list[Found]]:
+        """One look at the context for the steps of all stages: a worker each would take longer."""
+        context = self._context
+        steps = [step for stage in self._plan.stages for step in stage.steps
+                 if isinstance(step, Add) or (isinstance(step, Copy) and not step.source_stage)]
+        if context.fd is None:
+            return {}
+        tree = Tree(fd=context.fd, implicit=context.implicit, ignore=context.ignore)
+        try:
+            return await self._parts.files.look(tree, steps)
+        except BarqueError:
+            return {}  # the step that it is about says so
 
     async def _cache_images(self, lease: Lease) -> list[CacheSource]:
         """The images of ``--cache-from`` that are here; docker does not mind those that are not."""

@@ -81,6 +81,8 @@ def key_of(parts: Iterable[str]) -> str:
 
 
 class BuildCache:
+    """Its rows are durable with the next row that is, such as the image's name: a power cut costs a cached step."""
+
     def __init__(self, db: Database) -> None:
         self._db = db
         self._used: Counter[str] = Counter()
@@ -106,8 +108,8 @@ class BuildCache:
                       layer.chain_id, layer.size)
         row = (key, "step", parent, description, *values, created, created, 0, facts.state, facts.text,
                msgspec.json.encode(facts.parts).decode())
-        await self._db.write(lambda connection: connection.execute(
-            f"INSERT OR REPLACE INTO build_cache ({_COLUMNS}) VALUES ({', '.join('?' * len(row))})", row))  # noqa: S608
+        statement = f"INSERT OR REPLACE INTO build_cache ({_COLUMNS}) VALUES ({', '.join('?' * len(row))})"  # noqa: S608
+        await self._db.write(lambda connection: connection.execute(statement, row), durable=False)
 
     async def note_mount(self, key: str, description: str) -> None:
         """A shared cache directory was used."""
@@ -115,7 +117,8 @@ class BuildCache:
         await self._db.write(lambda connection: connection.execute(
             "INSERT INTO build_cache (key, kind, parent, description, created, used, uses) "
             "VALUES (?, 'mount', '', ?, ?, ?, 1) "
-            "ON CONFLICT (key) DO UPDATE SET used = excluded.used, uses = uses + 1", (key, description, now, now)))
+            "ON CONFLICT (key) DO UPDATE SET used = excluded.used, uses = uses + 1", (key, description, now, now)),
+            durable=False)
 
     async def nearest(self, facts: Facts) -> Facts | None:
         """The step that was most like this one: the same before it or the same instruction, the newest of the best."""
@@ -170,7 +173,7 @@ class CacheSession:
                 now = time.time_ns()
                 rows = [(now, times, key) for key, times in self._found.items()]
                 await self._db.write(lambda connection: connection.executemany(
-                    "UPDATE build_cache SET used = ?, uses = uses + ? WHERE key = ?", rows))
+                    "UPDATE build_cache SET used = ?, uses = uses + ? WHERE key = ?", rows), durable=False)
         finally:
             for key, times in self._found.items():
                 self._release(key, times)

@@ -17,7 +17,7 @@ from barque.build.ports import BaseImages, StepRunner, Workers
 from barque.build.remote import Fetcher
 from barque.build.state import State
 from barque.build.steps.cache_mounts import CacheMounts
-from barque.build.steps.files import FileSteps
+from barque.build.steps.files import FileSteps, Surveyed
 from barque.oci.descriptor import Descriptor
 from barque.oci.platform import Platform
 from barque.store.leases import Lease, Leases
@@ -43,8 +43,8 @@ class Parts:
 @dataclass(kw_only=True)
 class Site:
     """``found``: the cache as this build sees it; ``sources``: further ones. ``results``: what each stage has come to,
-    by its number; ``bases``: what it began with; ``keys``: its steps in the cache;
-    ``below``: the stage that it is built on. ``materials``: the images used.
+    by its number; ``bases``: what it began with; ``keys``: its cached steps; ``below``: the stage that it is built
+    on. ``materials``: the images used. ``surveyed``: a look at the context for all stages.
     """
 
     parts: Parts
@@ -57,6 +57,7 @@ class Site:
     escape: str
     sources: Sequence[CacheSource]
     found: CacheSession
+    surveyed: Surveyed
     results: dict[int, asyncio.Future[State]] = field(default_factory=dict)
     bases: dict[int, State] = field(default_factory=dict)
     below: dict[int, int] = field(default_factory=dict)

@@ -80,7 +80,8 @@ class BaseImageSource:
             image = await self._images.resolve(name, platform)
         except NotFound:
             return None
-        await self._db.write(lambda connection: lease.add(connection, "blob", image.target.digest))
+        await self._db.write(lambda connection: lease.add(connection, "blob", image.target.digest),
+                             durable=False)
         return image
 
 

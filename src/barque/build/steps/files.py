@@ -10,6 +10,8 @@ import secrets
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
+from msgspec.structs import replace
+
 from barque.build.dockerfile.instructions import Add, Copy, InlineFile
 from barque.build.layers import Layer, LayerStore
 from barque.build.ports import Workers
@@ -33,6 +35,8 @@ from barque.store.tar.messages import decode, encode
 
 #: Digests of clients' files that are kept, at some 300 bytes each.
 _MAX_DIGESTS = 4096
+#: A survey of so many sources at once is worth more than it costs.
+_WORTH_IT = 2
 
 
 class CopyFailed(InvalidArgument):
@@ -48,6 +52,7 @@ class Tree:
     """Something to copy from: a directory by descriptor, or the layers of an image, topmost first.
 
     ``ignore``: the patterns of ``.dockerignore`` for a client's own directory, None for one of the builder's.
+    ``surveyed``: what a look at the whole build has found in it.
     """
 
     fd: int = -1
@@ -55,12 +60,17 @@ class Tree:
     from_image: bool = False
     implicit: Sequence[bytes] = ()
     ignore: Sequence[str] | None = None
+    surveyed: Surveyed | None = None
 
     def source(self, number: int) -> Source:
         if self.fd >= 0:
             return Source(fd=number, implicit=list(self.implicit),
                           ignore=None if self.ignore is None else list(self.ignore))
         return Source(lower=list(self.lower), named=True)
+
+
+#: What sources stand for, by how they were asked for; those that are not there are missing here too.
+Surveyed = asyncio.Future[dict[bytes, list[Found]]]
 
 
 @dataclass
@@ -119,22 +129,31 @@ class FileSteps:
             trees.append(tree)
             if not tree.from_image:
                 _check_inside(local, name)
-            parents = isinstance(step, Copy) and step.parents
-            optional = isinstance(step, Copy) and step.if_exists
-            for source in local:
-                picks.append(Pick(0, source, has_wildcards(source), parents, optional, list(step.exclude)))
-                unpackable.append(isinstance(step, Add) and step.unpack is not False)
+            picks += _picks(step, local)
+            unpackable += [isinstance(step, Add) and step.unpack is not False] * len(local)
         for item in fetched:
             trees.append(Tree(fd=item.fd))
             picks.append(Pick(len(trees) - 1, "." if item.directory else item.name))
             unpackable.append(item.unpack)
-        selection = Selection(trees, picks, await self._survey(trees, picks, name), unpackable)
+        found = await _known(tree, picks) if tree is not None and not fetched else None
+        selection = Selection(trees, picks, found or await self._survey(trees, picks, name), unpackable)
         if not selection.count and not (isinstance(step, Copy) and step.if_exists):
             raise CopyFailed(name=name, reason="no source files were specified")
         if selection.count > 1 and not step.destination.endswith("/"):
             raise InvalidArgument(f"When using {name} with more than one source file, the destination must be a "
                                   "directory and end with a /")
         return selection
+
+    async def look(self, tree: Tree, steps: Sequence[Copy | Add]) -> dict[bytes, list[Found]]:
+        """What the sources of ``steps`` are in ``tree``, in one go; what has variables in it is left for later."""
+        picks = [pick for step in steps for pick in _picks(step, [source for source in step.sources
+                                                                  if not _is_remote(source)])]
+        plain = {encode(pick): replace(pick, optional=True) for pick in picks
+                 if "$" not in pick.pattern + "".join(pick.exclude)}
+        if len(plain) < _WORTH_IT:
+            return {}
+        found = await self._survey([tree], list(plain.values()), "COPY")
+        return {key: items for key, items in zip(plain, found, strict=True) if items}
 
     async def _survey(self, trees: Sequence[Tree], picks: list[Pick], name: str) -> list[list[Found]]:
         fds = [tree.fd for tree in trees if tree.fd >= 0]
@@ -205,6 +224,18 @@ class FileSteps:
                 resolve, await self._layers.snapshots.image_lower(state.chain_id), step.chown)
         kept = any(tree.from_image for tree in selection.trees)
         return Owner(-1, -1) if kept else Owner(0, 0)
+
+
+def _picks(step: Copy | Add, sources: Sequence[str]) -> list[Pick]:
+    parents, optional = (step.parents, step.if_exists) if isinstance(step, Copy) else (False, False)
+    return [Pick(0, source, has_wildcards(source), parents, optional, list(step.exclude)) for source in sources]
+
+
+async def _known(tree: Tree, picks: Sequence[Pick]) -> list[list[Found]] | None:
+    """What is known of all of ``picks``, None where that is not all there is to know."""
+    surveyed = await asyncio.shield(tree.surveyed) if tree.surveyed is not None else {}
+    found = [surveyed.get(encode(pick)) for pick in picks]
+    return [items for items in found if items is not None] if all(found) else None
 
 
 def _check(step: Copy | Add, name: str) -> None:

@@ -33,7 +33,8 @@ class Sources:
             context = self._site.context
             if context.fd is None:
                 return None
-            return Tree(fd=context.fd, implicit=context.implicit, ignore=context.ignore)
+            return Tree(fd=context.fd, implicit=context.implicit, ignore=context.ignore,
+                        surveyed=self._site.surveyed)
         origin = self._stage.sources.get(name) or Origin(image=name)
         if origin.stage is not None:
             state = await self._site.results[origin.stage]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import secrets
 import sys
 
 from barque.cli.commands.pull import parse_reference
@@ -76,14 +75,12 @@ def _from_stdin(file: str) -> Context:
 
 
 def _from_directory(source: str, file: str) -> Context:
-    from barque.cli.build_context import pack, read_patterns
-
     if not os.path.isdir(source):
         raise CommandError(f"unable to prepare context: path {source!r} not found".replace("'", '"'))
     extra: dict[str, bytes] = {}
     root = os.path.realpath(source)
     if file == "-":
-        name = f".dockerfile.{secrets.token_hex(10)}"
+        name = _own_name()
         extra[name] = sys.stdin.buffer.read()
     else:
         path = os.path.join(root, file or "Dockerfile") if not os.path.isabs(file) and not (
@@ -98,12 +95,22 @@ def _from_directory(source: str, file: str) -> Context:
                                f"{path}: {(error.strerror or '').lower()}") from None
         relative = os.path.relpath(os.path.realpath(path), root)
         if relative.startswith("../"):
-            name = f".dockerfile.{secrets.token_hex(10)}"
+            name = _own_name()
             extra[name] = content
         else:
             name = relative
-    return Context(lambda: pack(root, read_patterns(root, name), name, extra), name, directory=root,
-                   text=extra.get(name, b""))
+    return Context(lambda: _packed(root, name, extra), name, directory=root, text=extra.get(name, b""))
+
+
+def _own_name() -> str:
+    """Of a Dockerfile that is not among the files."""
+    return f".dockerfile.{os.urandom(10).hex()}"
+
+
+def _packed(root: str, dockerfile: str, extra: dict[str, bytes]) -> Iterator[bytes]:
+    from barque.cli.build_context import pack, read_patterns
+
+    return pack(root, read_patterns(root, dockerfile), dockerfile, extra)
 
 
 def query(app: App, values: Values, source: Context, targets: list[Target]) -> dict[str, Any]:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import re
 import time
+from functools import cache
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    import re
     from collections.abc import Callable
     from typing import Any
 
@@ -16,9 +17,6 @@ if TYPE_CHECKING:
 #: Lines of output that are shown of a step that runs, and of one that failed.
 _RECENT, _FAILED = 6, 30
 _NANO = 1_000_000_000
-#: Sequences of a terminal (cursor and colours, titles), and other characters that are none to be seen.
-_CONTROL = re.compile(r"\x1b\][^\x07\x1b]*(?:\x07|\x1b\\)|\x1b\[[0-9;?]*[ -/]*[@-~]|\x1b[^\[]?|"
-                      r"[\x00-\x08\x0b-\x1f\x7f]")
 _DIM, _RED, _GREEN, _BLUE, _BOLD, _PLAIN = "\x1b[2m", "\x1b[31m", "\x1b[32m", "\x1b[34m", "\x1b[1m", "\x1b[0m"
 _UP, _CLEAR = "\x1b[{}A", "\r\x1b[J"
 
@@ -210,9 +208,18 @@ def _line(step: Step, branch: str, columns: int) -> str:
     return f"{branch}{colour}{mark}{_PLAIN} {text}{_DIM}{why}{_PLAIN}{gap}{note}"
 
 
+@cache
+def _control() -> re.Pattern[str]:
+    """Sequences of a terminal (cursor and colours, titles), and other characters that are none to be seen."""
+    import re
+
+    return re.compile(r"\x1b\][^\x07\x1b]*(?:\x07|\x1b\\)|\x1b\[[0-9;?]*[ -/]*[@-~]|\x1b[^\[]?|"
+                      r"[\x00-\x08\x0b-\x1f\x7f]")
+
+
 def _clean(text: str) -> str:
     """Without what would move the cursor or change colours: it comes from the image."""
-    return _CONTROL.sub("", text.rpartition("\r")[2] or text.rstrip("\r").rpartition("\r")[2]).expandtabs(4)
+    return _control().sub("", text.rpartition("\r")[2] or text.rstrip("\r").rpartition("\r")[2]).expandtabs(4)
 
 
 def _cut(text: str, columns: int) -> str:
