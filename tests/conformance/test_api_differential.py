@@ -118,6 +118,11 @@ ERRORS: list[tuple[str, str, object]] = [
     ("POST", "/containers/create", {"Image": "busybox", "Cmd": ["true"], "HostConfig": {
         "AutoRemove": True, "RestartPolicy": {"Name": "always"}}}),
     ("POST", "/containers/create", {"Image": "busybox", "Cmd": ["true"], "WorkingDir": "relative"}),
+    *(("POST", "/containers/create", {"Image": "busybox", "Cmd": ["true"], "HostConfig": host}) for host in (
+        {"VolumesFrom": ["nosuch"]}, {"Links": ["nosuch:x"]}, {"PidMode": "container:nosuch"},
+        {"IpcMode": "container:nosuch"}, {"CpusetCpus": "0-99"}, {"CpusetCpus": "0-999999999999"},
+        {"CpusetMems": "99"}, {"OomScoreAdj": 2000}, {"Tmpfs": {"rel": ""}},
+        {"Mounts": [{"Type": "bogus", "Target": "/t"}]})),
     ("GET", "/containers/same/logs", None),
     ("GET", "/containers/json?filters=%7B%22nosuch%22%3A%5B%22x%22%5D%7D", None),
     ("GET", "/containers/same/archive?path=/nosuch", None),
@@ -209,3 +214,20 @@ def test_what_a_container_changed(sockets: tuple[str, str]) -> None:
     script = "echo > /etc/new; /bin/busybox rm /etc/gone; test -f /.dockerenv"
     theirs, ours = (_seen(path, script) for path in sockets)
     assert ours == theirs
+
+
+@pytest.mark.parametrize("wrong", [
+    {"HostConfig": {"NetworkMode": "nosuch"}}, {"HostConfig": {"NetworkMode": "container:nosuch"}},
+    {"User": "nosuch"}, {"User": "0:nosuch"},
+], ids=str)
+def test_what_only_the_start_finds(sockets: tuple[str, str], wrong: dict[str, object]) -> None:
+    answers = []
+    for path in sockets:
+        status, made = call(path, "POST", "/containers/create", {"Image": "busybox", "Cmd": ["true"], **wrong})
+        assert status == 201
+        one = f"/containers/{made['Id']}"
+        started = call(path, "POST", f"{one}/start")
+        state = call(path, "GET", f"{one}/json")[1]["State"]
+        answers.append((started, state["Status"], state["Error"], state["ExitCode"]))
+        assert call(path, "DELETE", one)[0] == 204
+    assert answers[1] == answers[0]

@@ -72,3 +72,10 @@ def test_volumes_from_may_only_take_rights_away() -> None:
     assert [(point.name, point.rw) for point in mounts.inherit(points, "rw")] == [("v", False)]
     with pytest.raises(InvalidArgument, match="invalid mode: x"):
         mounts.inherit(points, "x")
+
+
+def test_tmpfs_takes_no_word_that_the_file_system_does_not_know() -> None:
+    host = HostConfig(tmpfs={"/t": "nosuid,size=1m,mode=700,huge=never"})
+    assert mounts.collect(ContainerConfig(), host, [])[0].destination == "/t"
+    with pytest.raises(InvalidArgument, match=r'invalid tmpfs option \["bogus" "2"\]'):
+        mounts.collect(ContainerConfig(), HostConfig(tmpfs={"/t": "size=1m,bogus=2"}), [])

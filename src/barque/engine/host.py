@@ -27,6 +27,9 @@ class NoSuchDevice(NotFound):
 class Host:
     name: str
     cpus: int
+    #: Those that are online, and the memory nodes, as cpuset(7) writes lists.
+    cpu_list: str
+    memory_nodes: str
     memory: int
     kernel: str
     architecture: str
@@ -53,13 +56,22 @@ def probe(capabilities: tuple[str, ...], thermal_paths: tuple[str, ...], *, cgro
     """Look around; ``capabilities`` are those that this daemon itself can give."""
     name = os.uname()
     release = _os_release()
-    return Host(name=name.nodename, cpus=os.cpu_count() or 1,
+    return Host(name=name.nodename, cpus=os.cpu_count() or 1, cpu_list=_online("cpu"), memory_nodes=_online("node"),
                 memory=os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"), kernel=name.release,
                 architecture=name.machine, operating_system=release.get("PRETTY_NAME", "Linux"),
                 os_version=release.get("VERSION_ID", ""), capabilities=capabilities, thermal_paths=thermal_paths,
                 init_path=_find_init(), last_capability=_last_capability(), cgroup_v2=cgroup_v2, swap_limit=swap_limit,
                 apparmor=os.path.isdir("/sys/kernel/security/apparmor"),
                 selinux=os.path.isdir("/sys/fs/selinux/initial_contexts"))
+
+
+def _online(kind: str) -> str:
+    """sysfs's list of what is online; "0" where the kernel counts no memory nodes."""
+    try:
+        with open(f"/sys/devices/system/{kind}/online", encoding="ascii") as file:
+            return file.read().strip()
+    except OSError:
+        return "0"
 
 
 def _last_capability() -> int:

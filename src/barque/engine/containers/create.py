@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 from collections.abc import Iterable
@@ -30,7 +31,7 @@ from barque.engine.containers.options import (
     NetworkingConfig,
     words,
 )
-from barque.engine.containers.registry import Live
+from barque.engine.containers.registry import Live, NoSuchContainer
 from barque.engine.containers.security import check_security_options
 from barque.engine.containers.volume_use import make_volumes, remove_anonymous
 from barque.engine.logging import drivers, plan
@@ -124,9 +125,11 @@ def check_host(ctx: Context, host: HostConfig) -> list[str]:
     for link in host.extra_hosts or ():
         if ":" not in link:
             raise InvalidArgument(f'bad format for add-host: "{link}"')
-    for name, mode in (("network", host.network_mode), ("ipc", host.ipc_mode), ("pid", host.pid_mode)):
-        if mode.startswith("container:"):
-            _check_shared(ctx, name, mode.partition(":")[2])
+    for what, wanted, there in (("CPUs", host.cpuset_cpus, ctx.host.cpu_list),
+                                ("memory nodes", host.cpuset_mems, ctx.host.memory_nodes)):
+        if not validate.numbers(wanted) <= validate.numbers(there):
+            raise InvalidArgument(f"Requested {what} are not available - requested {wanted}, available: {there}")
+    _check_others(ctx, host)
     warnings = []
     if host.privileged and len(ctx.host.capabilities) < ctx.host.last_capability + 1:
         warnings.append("This daemon lacks some capabilities itself; the privileged container gets those that it has.")
@@ -143,11 +146,28 @@ def check_host(ctx: Context, host: HostConfig) -> list[str]:
     return warnings
 
 
-def _check_shared(ctx: Context, what: str, ref: str) -> None:
-    other = ctx.registry.find(ref).container
-    if what == "ipc" and other.host_config.ipc_mode not in ("shareable", "host"):
+def _check_others(ctx: Context, host: HostConfig) -> None:
+    """The containers that this one refers to; whose network it shares is only asked when it starts, as dockerd does."""
+    if host.pid_mode.startswith("container:"):
+        _other(ctx, host.pid_mode.partition(":")[2])
+    kind, _, ref = host.ipc_mode.partition(":")
+    if kind == "container" and _other(ctx, ref).host_config.ipc_mode not in ("shareable", "host"):
         raise InvalidArgument(f"cannot join IPC namespace of container {ref}: non-shareable IPC (hint: use "
                               "IpcMode:shareable for the donor container)")
+    for link in host.links or ():
+        ref = link.partition(":")[0]
+        try:
+            _other(ctx, ref)
+        except InvalidArgument as error:
+            raise InvalidArgument(f"could not get container for {ref}: {error.message}") from None
+
+
+def _other(ctx: Context, ref: str) -> Container:
+    """Not NotFound, which clients take for a missing image."""
+    try:
+        return ctx.registry.find(ref).container
+    except NoSuchContainer as error:
+        raise InvalidArgument(error.message) from None
 
 
 def _foreign(config: ImageConfig) -> list[str]:
@@ -164,7 +184,7 @@ def _inherited(ctx: Context, host: HostConfig) -> Iterable[MountPoint]:
         ref, _, mode = item.partition(":")
         if not ref:
             raise InvalidArgument(f"malformed volumes-from specification: {item}")
-        yield from mounts.inherit(ctx.registry.find(ref).container.mounts, mode)
+        yield from mounts.inherit(_other(ctx, ref).mounts, mode)
 
 
 def _check_sources(points: Iterable[MountPoint]) -> None:
@@ -181,10 +201,10 @@ def _check_driver(name: str, points: Iterable[MountPoint]) -> None:
 
 
 def _with_hostname(ctx: Context, config: ContainerConfig, host: HostConfig, container_id: str) -> ContainerConfig:
+    name = config.hostname or container_id[:12]
     if host.network_mode == "host" and not config.hostname:
         name = ctx.host.name
     elif host.network_mode.startswith("container:"):
-        name = ctx.registry.find(host.network_mode.partition(":")[2]).container.config.hostname
-    else:
-        name = config.hostname or container_id[:12]
+        with contextlib.suppress(NoSuchContainer):
+            name = ctx.registry.find(host.network_mode.partition(":")[2]).container.config.hostname
     return msgspec.structs.replace(config, hostname=name)

@@ -16,10 +16,13 @@ import msgspec
 from barque.engine.containers.model import MountPoint
 from barque.engine.containers.options import BindOptions, ContainerConfig, HostConfig, MountSpec
 from barque.errors import InvalidArgument
+from barque.runtime.options import parse
 
 _NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.-]+\Z", re.ASCII)
 _PROPAGATION = frozenset({"shared", "rshared", "slave", "rslave", "private", "rprivate"})
 MATCH_USER = "match-user"
+#: What tmpfs(5) takes besides the flags of every mount.
+_TMPFS = frozenset({"size", "nr_blocks", "nr_inodes", "mode", "gid", "uid", "huge", "mpol"})
 _IGNORED = frozenset({"z", "Z", "consistent", "cached", "delegated"})  # SELinux labels without SELinux; macOS hints
 
 
@@ -162,8 +165,17 @@ def _tmpfs_spec(spec: MountSpec) -> Iterable[str]:
 
 
 def _from_tmpfs(path: str, options: str) -> MountPoint:
+    if not path.startswith("/"):
+        raise InvalidMount(f"invalid mount path: '{path}' mount path must be absolute")
     destination = _destination(path, path, "tmpfs")
     items = tuple(item for item in options.split(",") if item)
+    try:
+        told = parse(items).data
+    except ValueError as error:
+        raise InvalidMount(f"invalid tmpfs option: {error}") from None
+    for key, value in told:
+        if key not in _TMPFS:
+            raise InvalidMount("invalid tmpfs option [" + " ".join(f'"{word}"' for word in (key, value) if word) + "]")
     return MountPoint(type="tmpfs", destination=destination, mode=options, rw="ro" not in items, options=items)
 
 

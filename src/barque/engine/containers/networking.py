@@ -19,7 +19,7 @@ from barque.engine.containers.options import (
     PortBinding,
 )
 from barque.engine.containers.registry import Live, NoSuchContainer
-from barque.engine.networks import find
+from barque.engine.networks import NoSuchNetwork, find
 from barque.errors import Conflict, InvalidArgument, NotFound, PermissionDenied
 from barque.network.errors import AlreadyConnected, NotConnected, PortsWithoutNetwork
 from barque.network.model import Attachment, NetworkInfo, PublishedPort, Resolving, Sandbox, SandboxRequest
@@ -51,7 +51,10 @@ class PortNotPublished(NotFound):
 
 def asked(ctx: Context, config: ContainerConfig, host: HostConfig, networking: NetworkingConfig | None
           ) -> dict[str, EndpointSettings]:
-    """The settings for each network by its name, the one of the network mode first; raises where they do not fit."""
+    """The settings for each network by its name, the one of the network mode first; raises where they do not fit.
+
+    A network that is not there may still come to be: only the start fails for want of it, as with dockerd.
+    """
     mode = host.network_mode
     wanted = {name: settings or EndpointSettings()
               for name, settings in ((networking.endpoints_config if networking else None) or {}).items()}
@@ -62,18 +65,27 @@ def asked(ctx: Context, config: ContainerConfig, host: HostConfig, networking: N
             raise SharedNetwork()
         return {}
     infos = ctx.networks.networks()
-    first = find(infos, mode)
-    found: dict[str, EndpointSettings] = {first.name: EndpointSettings()}
+    first = _name(infos, mode)
+    found: dict[str, EndpointSettings] = {first: EndpointSettings()}
     for ref, settings in wanted.items():
-        info = find(infos, ref)
-        if info is not first and (first.name in _SHARED or info.name in _SHARED):
+        name = _name(infos, ref)
+        if name != first and (first in _SHARED or name in _SHARED):
             raise InvalidArgument("conflicting options: cannot attach both user-defined and non-user-defined "
                                   "network-modes")
-        found[info.name] = checked(info, settings)
-    mac = found[first.name].mac_address or config.mac_address
-    if mac:
-        found[first.name] = checked(first, replace(found[first.name], mac_address=mac))
+        found[name] = settings
+    if config.mac_address and not found[first].mac_address:
+        found[first] = replace(found[first], mac_address=config.mac_address)
+    for info in infos:
+        if info.name in found:
+            found[info.name] = checked(info, found[info.name])
     return found
+
+
+def _name(infos: Iterable[NetworkInfo], ref: str) -> str:
+    try:
+        return find(infos, ref).name
+    except NoSuchNetwork:
+        return ref
 
 
 def sandbox_request(ctx: Context, container: Container) -> SandboxRequest:
@@ -83,7 +95,7 @@ def sandbox_request(ctx: Context, container: Container) -> SandboxRequest:
     infos = ctx.networks.networks()
     attachments: tuple[Attachment, ...] = ()
     if mode not in _SHARED:
-        attachments = tuple(_attachment(ctx, container, find(infos, name), settings)
+        attachments = tuple(_attachment(ctx, container, info := find(infos, name), checked(info, settings))
                             for name, settings in container.endpoints.items())
     options = host.dns_options or ctx.config.dns_opts
     return SandboxRequest(

@@ -11,6 +11,8 @@ from barque.runtime.failure import RuntimeFailure
 _CREATE = ("failed to create task for container: failed to create shim task: OCI runtime create failed: runc create "
            "failed: unable to start container process: error during container init: {reason}: unknown")
 _EXEC = ("OCI runtime exec failed: exec failed: unable to start container process: {reason}: unknown")
+#: dockerd looks users up itself, before it asks a runtime.
+_USER = "user"
 _NOT_A_DIRECTORY = (": Are you trying to mount a directory onto a file (or vice-versa)? Check if the specified host "
                     "path exists and is the expected type")
 
@@ -54,6 +56,8 @@ def exit_code(failure: RuntimeFailure, text: str) -> int:
 
 
 def start_refused(failure: RuntimeFailure, command: str) -> StartRefused:
+    if failure.stage == _USER:
+        return StartRefused(reason(failure, command), 500, 128)
     text = _CREATE.format(reason=reason(failure, command))
     if failure.errno == errno.ENOTDIR:
         text += _NOT_A_DIRECTORY
@@ -66,6 +70,8 @@ def log_refused(reason: str) -> StartRefused:
 
 
 def exec_refused(failure: RuntimeFailure, command: str) -> ExecRefused:
+    if failure.stage == _USER:
+        return ExecRefused(reason(failure, command), 126)
     text = _EXEC.format(reason=reason(failure, command))
     code = exit_code(failure, text)
     return ExecRefused(text, 126 if code == 128 else code)

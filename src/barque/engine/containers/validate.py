@@ -24,6 +24,8 @@ from barque.errors import InvalidArgument, Unsupported
 
 MIN_MEMORY = 6 << 20
 _MAX_INT = (1 << 63) - 1
+#: Processors and memory nodes are not numbered above this (CONFIG_NR_CPUS).
+_MANY = 1 << 13
 #: Fields that have their effect elsewhere (to_spec, create, networks, logs) or are recorded for other tools to see.
 HONOURED: dict[str, frozenset[str]] = {
     "Config": frozenset(["Hostname", "Domainname", "User", "AttachStdin", "AttachStdout", "AttachStderr",
@@ -112,7 +114,7 @@ def _mounts(value: list[MountSpec] | None) -> None:
         if mount.type not in ("bind", "volume", "tmpfs", "image"):
             if mount.type in ("npipe", "cluster"):
                 raise Unsupported(f'invalid mount config for type "{mount.type}": such mounts are not supported')
-            raise InvalidArgument(f"mount type unknown: \"{mount.type}\"")
+            raise InvalidArgument(f'invalid mount config for type "{mount.type}": mount type unknown')
         if not mount.target:
             raise InvalidArgument(f'invalid mount config for type "{mount.type}": field Target must not be empty')
 
@@ -122,6 +124,11 @@ def _bounds(name: str, low: int, high: int) -> Check:
         if value is not None and value != 0 and not low <= value <= high:
             raise InvalidArgument(f"Range of {name} is from {low} to {high}.")
     return check
+
+
+def _oom_score(value: int) -> None:
+    if not -1000 <= value <= 1000:
+        raise InvalidArgument(f"Invalid value {value}, range for oom score adj is [-1000, 1000]")
 
 
 def _memory(value: int) -> None:
@@ -152,7 +159,7 @@ CHECKS: dict[str, dict[str, Check]] = {
                                                                                        "shareable",
                                                                                     "none", container=True),
         "Cgroup": _only_empty("Cgroup", "containers cannot share the cgroup of another"),
-        "OomScoreAdj": _bounds("oom score adj", -1000, 1000),
+        "OomScoreAdj": _oom_score,
         "PidMode": _mode("PID", "host", container=True), "StorageOpt": _storage_opt, "UTSMode": _mode("UTS", "host"),
         "UsernsMode": _userns, "Isolation": _isolation, "Memory": _memory, "DeviceRequests": _device_requests,
         "BlkioWeight": _bounds("blkio weight", 10, 1000), "MemoryReservation": _memory, "MemorySwap": lambda _: None,
@@ -197,10 +204,17 @@ def _check_cpu(host: HostConfig, cpus: int) -> None:
         raise InvalidArgument("CPU cfs period can not be less than 1ms (i.e. 1000) or larger than 1s (i.e. 1000000)")
     if 0 < host.cpu_quota < 1000:
         raise InvalidArgument("CPU cfs quota can not be less than 1ms (i.e. 1000)")
-    for name, text in (("CPUs", host.cpuset_cpus), ("memory nodes", host.cpuset_mems)):
+    for name, text in (("cpus", host.cpuset_cpus), ("mems", host.cpuset_mems)):
         if text and not re.fullmatch(r"\d+(-\d+)?(,\d+(-\d+)?)*", text, re.ASCII):
-            raise InvalidArgument(f"Invalid value {text} for cpuset {'cpus' if name == 'CPUs' else 'mems'}: invalid "
-                                  f"format: {text}")
+            raise InvalidArgument(f"Invalid value {text} for cpuset {name}: invalid format: {text}")
+        if any(int(number) > _MANY for number in re.findall(r"\d+", text)):
+            raise InvalidArgument(f"Invalid value {text} for cpuset {name}: value of out range, maximum is {_MANY}")
+
+
+def numbers(text: str) -> set[int]:
+    """What a list of cpuset(7) that was checked names."""
+    pairs = (item.partition("-") for item in text.split(",") if item)
+    return {number for first, _, last in pairs for number in range(int(first), int(last or first) + 1)}
 
 
 def _check_memory(host: HostConfig) -> None:
