@@ -398,6 +398,40 @@ def test_hostile_files_in_place(world: EngineWorld, context: Path) -> None:
     assert "forbidden path outside the build context" in own(world, "build", str(context)).err
 
 
+def test_what_a_step_sees_of_its_options(world: EngineWorld, context: Path) -> None:
+    """Hosts, limits, platforms, an agent's socket, a network with a resolver."""
+    text = """FROM busybox
+ARG TARGETPLATFORM BUILDARCH
+RUN --mount=type=ssh test -S $SSH_AUTH_SOCK && grep -c '10.9.8.7.added' /etc/hosts && ulimit -n && \
+    echo "$TARGETPLATFORM $BUILDARCH" && ls /sys/class/net && \\
+    grep -c nameserver /etc/resolv.conf && id -u
+USER bob
+RUN id -un
+"""
+    with socket.socket(socket.AF_UNIX) as agent:
+        agent.bind(str(context / "agent"))
+        agent.listen()
+        done = text_of(world, text, "--no-cache", "--ssh", f"default={context / 'agent'}", "--ulimit", "nofile=77:88",
+                       "--add-host", "added:10.9.8.7", "--platform", "linux/" + _architecture())
+    assert done.code == 0, done
+    said = [line.split(" ", 2)[2] for line in done.err.splitlines() if line[3:5] == "0."]
+    platform = f"linux/{_architecture()} {_architecture()}"
+    assert said == ["1", "77", platform, "eth0", "lo", "1", "0", "bob"]
+
+
+def _architecture() -> str:
+    return {"x86_64": "amd64", "aarch64": "arm64"}[os.uname().machine]
+
+
+def test_how_a_step_ended(world: EngineWorld) -> None:
+    killed = text_of(world, "FROM busybox\nRUN sh -c 'kill -KILL $$'; exit $?\n")
+    assert (killed.code, "returned a non-zero code: 137" in killed.err) == (137, True)
+    missing = text_of(world, 'FROM busybox\nRUN ["/no/such"]\n')
+    assert missing.code == 127 or "no such file" in missing.err
+    greedy = text_of(world, "FROM busybox\nRUN tail /dev/zero\n", "--memory", "16m")
+    assert greedy.code == 137 and "it needs more memory than it may have" in greedy.err
+
+
 def test_a_terminal_gets_a_tree(world: EngineWorld, context: Path) -> None:
     ours, theirs = pty.openpty()
     client = subprocess.Popen([sys.executable, "-m", "barque.cli.main", "build", "--no-cache", str(context)],

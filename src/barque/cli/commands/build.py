@@ -28,6 +28,9 @@ _FOUND = 1
 #: An engine that cannot read the client's directory says so; then the files are sent.
 _PRECONDITION = 412
 _TRACE = "barque.build.trace"
+#: What docker's engine would not understand, and ignore.
+_OURS = ("attest", "cache-to", "check", "metadata-file", "on-failure", "output", "provenance", "push", "sbom", "secret",
+         "ssh", "volume")
 
 
 class _Result:
@@ -39,6 +42,11 @@ class _Result:
         self.metadata: dict[str, Any] = {}
         self.failed_image = ""
 
+    def read(self, text: str) -> None:
+        """The text of a quiet build: docker's engine says the id in it."""
+        if text.startswith("sha256:"):
+            self.image_id = text.strip()
+
     def take(self, value: Any) -> None:
         """An ``aux`` of docker's stream."""
         if isinstance(value, dict):
@@ -48,6 +56,9 @@ class _Result:
 
 def _build(app: App, values: Values) -> int:
     _check(values)
+    foreign = [name for name in _OURS if values[name]]
+    if foreign and not _is_ours(app):
+        raise CommandError(f"--{foreign[0]} needs barqued: this engine does not know it")
     targets = [build_results.parse_output(text) for text in values["output"]]
     if values["push"]:
         targets.append(build_results.Target("registry", {}))
@@ -119,7 +130,7 @@ def _show(app: App, response: Response, values: Values, targets: list[Target], r
     if mode == "auto":
         mode = "tty" if sys.stderr.isatty() else "plain"
     view = _view(app, mode)
-    classic = Display(_quiet if mode in ("quiet", "rawjson") else _stdout, app.columns() if mode == "tty" else 0)
+    classic = Display(result.read if mode in ("quiet", "rawjson") else _stdout, app.columns() if mode == "tty" else 0)
     try:
         for message in _followed(response.documents()):
             if message.get("id") == _TRACE:
