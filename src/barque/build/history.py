@@ -94,6 +94,9 @@ class Recorder:
         self.record.completed = time.time_ns()
         self.record.status, self.record.error = status, error
         self.record.steps.sort(key=lambda step: step.number)
+        for step in self.record.steps:
+            if not step.completed:  # another stage has failed, or the client went away
+                step.completed, step.error = self.record.completed, CANCELLED
 
 
 class BuildHistory:
