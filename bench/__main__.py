@@ -19,7 +19,7 @@ import time
 from contextlib import ExitStack
 from pathlib import Path
 
-from bench import engines, image_scenarios, network
+from bench import builds, engines, image_scenarios, network
 from bench.scenarios import SCENARIOS, Images, Scenario
 
 CLONE_NEWNS = 0x00020000
@@ -110,7 +110,7 @@ def main() -> int:
             engine.docker("pull", "-q", made.small)
         print(f"{'median of each':32} {'barque':>9} {'dockerd':>9} {'':3} {'ratio':>6} {'goal':>7}      min-max")
         awkward = image_scenarios.scenarios(image_scenarios.ImageSet(REGISTRY, work, options.scale))
-        for scenario in [*SCENARIOS, *awkward, *network.SCENARIOS]:
+        for scenario in [*SCENARIOS, *awkward, *network.SCENARIOS, *builds.SCENARIOS]:
             if options.only in scenario.name:
                 _compare(scenario, pair, made, options.scale)
     return 0

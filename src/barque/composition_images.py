@@ -40,6 +40,7 @@ from barque.image.resolve import Images
 from barque.image.save import Saver
 from barque.image.trust.check import TrustCheck
 from barque.image.trust.policy import load as load_policy
+from barque.image.turns import Turns
 from barque.image.use import ImageUse
 from barque.store.content import ContentStore
 from barque.store.db import Database
@@ -71,6 +72,13 @@ class ImageParts:
     service: ImageService
     routes: list[web.RouteDef]
     transport: Transport
+    downloads: Turns
+    uploads: Turns
+
+    def reload(self, config: Config) -> None:
+        self.transport.hosts = registry_hosts(config)
+        self.downloads.resize(config.max_concurrent_downloads)
+        self.uploads.resize(config.max_concurrent_uploads)
 
 
 class ImageUsers:
@@ -146,4 +154,5 @@ async def open_images(stack: AsyncExitStack, config: Config, stores: Stores, wor
         return await check(stores.layout, stores.db, stores.content, stores.snapshots, repair=repair,
                            workers=workers, deep=deep, leases=stores.leases)
 
-    return ImageParts(resolver, service, [*routes, *fsck_routes.routes(fsck)], transport)
+    return ImageParts(resolver, service, [*routes, *fsck_routes.routes(fsck)], transport, puller.downloads,
+                      pusher.uploads)

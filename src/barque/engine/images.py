@@ -139,7 +139,8 @@ class ImageService:
         lower = await self._snapshots.image_lower(image.chain_id)
         extra = await self._manifests_of(image, await self._images.platforms(image)) if manifests else {}
         extra |= await self._identity(image)
-        return image_views.inspect(image, version, lower, self._last_used(image.id)) | extra
+        parent = await self._images.parent(image)
+        return image_views.inspect(image, version, lower, self._last_used(image.id), parent) | extra
 
     async def _identity(self, image: ResolvedImage) -> dict[str, Any]:
         """Which signatures were verified when the image was pulled."""

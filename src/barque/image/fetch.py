@@ -34,6 +34,7 @@ from barque.image.sources import remember
 from barque.image.tasks import stop
 from barque.image.trust.check import TrustCheck
 from barque.image.trust.check import remember as note_signatures
+from barque.image.turns import Turns
 from barque.oci import go_json
 from barque.oci import media_types as mt
 from barque.oci.descriptor import Descriptor
@@ -89,8 +90,8 @@ class Puller:
         self._registry = Registry(transport)
         self._limits = limits or Limits()
         self._trust = trust
-        self._downloads = asyncio.Semaphore(self._limits.downloads)
-        self._plain = PlainFetcher(content, self._downloads, self._limits.attempts, self._limits.pause)
+        self.downloads = Turns(self._limits.downloads)
+        self._plain = PlainFetcher(content, self.downloads, self._limits.attempts, self._limits.pause)
         self._unpacks = UnpackSlots()
 
     def close(self) -> None:
@@ -286,9 +287,9 @@ class Puller:
             unpacking = asyncio.create_task(
                 unpack(self._workers, self._unpacks, source, layer, slot, bar, download))
             try:
-                if self._downloads.locked():
+                if self.downloads.locked():
                     bar.step("Waiting")
-                async with self._downloads:
+                async with self.downloads:
                     await download.run(repository)
                 bar.step("Verifying Checksum")
                 try:

@@ -45,6 +45,10 @@ class IsArtifact(InvalidArgument):
     text = "{ref} is an artifact ({kind}), not an image: containers cannot be made from it"
 
 
+#: Label of a configuration's blob: the id of the image that it came from by a commit.
+PARENT = "parent"
+
+
 @dataclass(frozen=True)
 class ResolvedImage:
     """An image for one platform, or an artifact: then ``config`` is empty and there is no chain of layers.
@@ -119,6 +123,11 @@ class Images:
     async def signatures(self, image: ResolvedImage) -> list[dict[str, object]]:
         """Those that were verified at the last pull, in docker's JSON."""
         return await remembered(self._content, image.target.digest)
+
+    async def parent(self, image: ResolvedImage) -> str:
+        """The image that the container was made from whose commit this is; "" for others."""
+        info = await self._content.info(image.id)
+        return info.labels.get(PARENT, "") if info else ""
 
     async def parts(self, image: ResolvedImage) -> dict[str, int]:
         """All that is on the disk of an image: its unpacked layers and its blobs, with their bytes."""
