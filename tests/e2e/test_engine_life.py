@@ -9,8 +9,10 @@ import os
 import re
 import signal
 import socket
+import subprocess
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import aiohttp
 import pytest
@@ -157,6 +159,34 @@ def test_disk_usage_in_both_shapes(world: EngineWorld) -> None:
     assert {item["Name"] for item in verbose["VolumeUsage"]["Items"]} >= {"used", "unused"}
     world.ok("rm", "-v", "user")
     world.ok("volume", "rm", "used", "unused")
+
+
+def du(directory: Path, kinds: str = "fl") -> int:
+    """Bytes of the contents of all files and links, each counted once, as du(1) has them."""
+    names = subprocess.run(["find", str(directory), "-type", ",".join(kinds), "-print0"], capture_output=True,
+                           check=True).stdout
+    total = subprocess.run(["du", "--apparent-size", "-B1", "-c", "--files0-from=-"], input=names, capture_output=True,
+                           check=True).stdout
+    return int(total.splitlines()[-1].split()[0])
+
+
+def test_disk_usage_is_what_du_says(world: EngineWorld) -> None:
+    world.ok("run", "--name", "heavy", "-v", "weight:/v", "busybox", "sh", "-c",
+             "for d in /v /; do head -c 3000000 /dev/urandom > $d/a; ln $d/a $d/b; ln -s a $d/c; mkdir -p $d/e/f; "
+             "truncate -s 5M $d/e/f/hole; done")
+    found = json.loads(call(world, "GET", "/v1.45/system/df")[1])
+    data = world.root / "data"
+    upper, layer = json.loads(world.inspect("heavy", "{{json .GraphDriver.Data}}")), data / "snapshots"
+    sizes = {item["Names"][0]: item["SizeRw"] for item in found["Containers"]}
+    assert sizes["/heavy"] == du(Path(upper["UpperDir"]))
+    volumes = {item["Name"]: item["UsageData"]["Size"] for item in found["Volumes"]}
+    assert volumes["weight"] == du(data / "volumes" / "weight" / "_data")
+    image, = found["Images"]
+    lowers = [Path(path) for path in upper["LowerDir"].split(":")]
+    assert all(layer in path.parents for path in lowers)
+    assert found["LayersSize"] == image["Size"] == sum(du(path, "f") for path in lowers)
+    world.ok("rm", "heavy")
+    world.ok("volume", "rm", "weight")
 
 
 def test_reload(world: EngineWorld) -> None:

@@ -6,7 +6,7 @@ import asyncio
 import json
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from typing import Any
 
 from barque.engine.filters import Filters
@@ -27,6 +27,8 @@ class EventBus:
     def __init__(self) -> None:
         self._past: deque[Event] = deque(maxlen=HISTORY)
         self._queues: set[asyncio.Queue[Event | None]] = set()
+        #: Told of each event at once; they must not block.
+        self.observers: list[Callable[[Event], None]] = []
         #: How many there were since the daemon began.
         self.emitted = 0
 
@@ -46,6 +48,8 @@ class EventBus:
             if origin:
                 event["from"] = origin
         self._past.append(event)
+        for observer in self.observers:
+            observer(event)
         self.emitted += 1
         for queue in tuple(self._queues):
             if queue.qsize() >= BACKLOG:

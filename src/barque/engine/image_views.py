@@ -48,8 +48,12 @@ def summary(image: ResolvedImage, version: Version, containers: int, shared_size
     return found
 
 
-def inspect(image: ResolvedImage, version: Version, lower: Sequence[str], parent: str = "") -> dict[str, Any]:
-    """``GET /images/{name}/json``; ``lower`` are the directories of the layers, topmost first."""
+def inspect(image: ResolvedImage, version: Version, lower: Sequence[str], last_used: int,
+            parent: str = "") -> dict[str, Any]:
+    """``GET /images/{name}/json``; ``lower`` are the directories of the layers, topmost first.
+
+    ``last_used`` (nanoseconds since 1970, 0 for never) is more than docker tells.
+    """
     config = image.config
     comment = config.history[-1].comment if config.history else ""
     absent = object()
@@ -66,7 +70,8 @@ def inspect(image: ResolvedImage, version: Version, lower: Sequence[str], parent
         "VirtualSize": image.size if version < (1, 44) else absent,
         "GraphDriver": {"Data": _directories(lower), "Name": "overlay2"},
         "RootFS": {"Type": config.rootfs.type, "Layers": list(config.rootfs.diff_ids)},
-        "Metadata": {"LastTagTime": clock.render(image.updated)}}
+        "Metadata": {"LastTagTime": clock.render(image.updated),
+                     **({"LastUsedTime": clock.render(last_used)} if last_used else {})}}
     return {key: value for key, value in found.items() if value is not absent}
 
 

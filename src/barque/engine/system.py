@@ -10,7 +10,7 @@ from typing import Any, Protocol
 
 import msgspec
 
-from barque.config import VERSION, Config
+from barque.config import BUILTIN_RUNTIMES, VERSION, Config
 from barque.engine import clock
 from barque.engine.containers import listing
 from barque.engine.containers.context import Context
@@ -88,7 +88,7 @@ def _count(ctx: Context) -> dict[str, int]:
 
 async def info(ctx: Context, engine_id: str, images: Images, bus: EventBus) -> dict[str, Any]:
     config, host = ctx.config, ctx.host
-    runtimes: dict[str, Any] = {"barque": {"path": "barque-runtime"}}
+    runtimes: dict[str, Any] = {name: {"path": "barque-runtime"} for name in BUILTIN_RUNTIMES}
     runtimes |= {name: {"path": item.path, **({"runtimeArgs": list(item.args)} if item.args else {})}
                  for name, item in config.runtimes.items()}
     return {

@@ -15,6 +15,8 @@ from barque.oci import go_json
 
 #: Since then the fields of NetworkSettings that speak of one network only are gone.
 _WITHOUT_LEGACY = (1, 52)
+#: Of HostConfig: left out where nothing was asked for.
+_OMITTED = frozenset({"Mounts", "Annotations", "StorageOpt", "Tmpfs", "Sysctls", "Init"})
 
 
 async def inspect(ctx: Context, ref: str, *, size: bool, version: tuple[int, int]) -> dict[str, Any]:
@@ -27,7 +29,7 @@ async def inspect(ctx: Context, ref: str, *, size: bool, version: tuple[int, int
         "HostnamePath": f"{directory}/hostname", "HostsPath": f"{directory}/hosts", "LogPath": _log_path(container),
         "Name": container.slashed, "RestartCount": live.facts.restart_count, "Driver": "overlay2", "Platform": "linux",
         "MountLabel": "", "ProcessLabel": "", "AppArmorProfile": "", "ExecIDs": list(live.exec_ids) or None,
-        "HostConfig": container.host_config, "GraphDriver": {"Data": await _graph(ctx, container), "Name": "overlay2"},
+        "HostConfig": _host(container), "GraphDriver": {"Data": await _graph(ctx, container), "Name": "overlay2"},
         "Mounts": [mount_point(point) for point in container.mounts], "Config": _config(container, version),
         "NetworkSettings": network_settings(container, version)}
     if size:
@@ -57,15 +59,13 @@ def state(container: Container) -> dict[str, Any]:
 
 
 async def _graph(ctx: Context, container: Container) -> dict[str, str]:
-    """Where the layers are: tools that look into a container's files from the host read this."""
+    """Where the layers are: tools that look into a container's files from the host read this.
+
+    They are mounted in the container's own mount namespace alone, into which /proc leads while it runs.
+    """
     mount = await ctx.snapshots.container_mount(container.id)
-    options = dict(option.partition("=")[::2] for option in mount.options if "=" in option)
-    names = {"lowerdir": "LowerDir", "upperdir": "UpperDir", "workdir": "WorkDir"}
-    data = {names[key]: value for key, value in options.items() if key in names}
-    lowers = [value for option in mount.options for key, _, value in [option.partition("=")] if key == "lowerdir+"]
-    if lowers:
-        data["LowerDir"] = ":".join(lowers)
-    return {"ID": container.id, **data}
+    data = {"ID": container.id, "LowerDir": ":".join(mount.lower), "UpperDir": mount.upper, "WorkDir": mount.work}
+    return {**data, "MergedDir": f"/proc/{container.facts.pid}/root"} if container.facts.alive else data
 
 
 def _config(container: Container, version: tuple[int, int]) -> dict[str, Any]:
@@ -78,6 +78,12 @@ def _config(container: Container, version: tuple[int, int]) -> dict[str, Any]:
     if config.get("MacAddress") and version >= (1, 44):
         del config["MacAddress"]
     return dict(config)
+
+
+def _host(container: Container) -> dict[str, Any]:
+    """Without what docker leaves out where it is empty."""
+    host: dict[str, Any] = msgspec.to_builtins(container.host_config)
+    return {key: value for key, value in host.items() if key not in _OMITTED or value not in (None, [], {})}
 
 
 def mount_point(point: MountPoint) -> dict[str, Any]:
