@@ -117,7 +117,7 @@ class Zygote:
     """Serves one daemon until it goes away."""
 
     def __init__(self, control: socket.socket, lasting: Lasting, kinds: Mapping[str, Kind],
-                 more: Callable[[], Mapping[str, Kind]] | None) -> None:
+                 more: Callable[[str], Mapping[str, Kind]] | None) -> None:
         self._control = control
         self._lasting = lasting
         self._kinds = dict(kinds)
@@ -176,8 +176,7 @@ class Zygote:
     def _fork(self, kind: str, fds: list[int]) -> m.ZygoteAnswer:
         if kind not in self._kinds and self._more is not None:
             with _open_fence():
-                self._kinds.update(self._more())
-            self._more = None
+                self._kinds.update(self._more(kind))
         if kind not in self._kinds or not fds:
             raise ValueError(f"cannot fork a {kind!r} with {len(fds)} descriptors")
         pid = os.fork()
@@ -217,10 +216,10 @@ class Zygote:
 
 
 def serve(lasting: Lasting, kinds: Mapping[str, Kind],
-          more: Callable[[], Mapping[str, Kind]] | None = None) -> None:
+          more: Callable[[str], Mapping[str, Kind]] | None = None) -> None:
     """Be the zygote of whoever holds the other end of descriptor 3, offering LASTING and ``kinds``.
 
-    ``more`` imports and gives further ones; it is called when one is asked for that is not among ``kinds``.
+    ``more`` imports and gives further ones; it is called with a kind that is asked for and not there.
     """
     prctl.set_dumpable(False)
     os.set_inheritable(CONTROL_FD, False)
