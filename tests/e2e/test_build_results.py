@@ -432,6 +432,23 @@ def test_how_a_step_ended(world: EngineWorld) -> None:
     assert greedy.code == 137 and "it needs more memory than it may have" in greedy.err
 
 
+def test_failures_name_their_place(world: EngineWorld) -> None:
+    text = "FROM busybox\nENV a=b\nRUN echo x; \\\n    exit 5\nRUN true\n"
+    failed = text_of(world, text).err
+    assert """Dockerfile:3
+--------------------
+   1 |     FROM busybox
+   2 |     ENV a=b
+   3 | >>> RUN echo x; \\
+   4 | >>>     exit 5
+   5 |     RUN true
+--------------------
+The command""" in failed
+    unknown = text_of(world, "FROM busybox\nFOO bar\n")
+    assert "Dockerfile:2\n" in unknown.err and "   2 | >>> FOO bar" in unknown.err
+    assert unknown.err.endswith("dockerfile parse error on line 2: unknown instruction: FOO\n")
+
+
 def test_a_terminal_gets_a_tree(world: EngineWorld, context: Path) -> None:
     ours, theirs = pty.openpty()
     client = subprocess.Popen([sys.executable, "-m", "barque.cli.main", "build", "--no-cache", str(context)],
