@@ -6,7 +6,6 @@ import importlib
 import os
 import select
 import shutil
-import socket
 import subprocess
 import sys
 import threading
@@ -137,19 +136,19 @@ def test_masked_paths_do_not_use_the_containers_null(barque, bundle, tmp_path):
     assert barque.output(bundle, "cat", "/proc/timer_list") == ""
 
 
-@pytest.mark.parametrize("number", range(3, 12))
-def test_the_working_directory_is_never_a_leaked_descriptor(barque, bundle, number):
+@pytest.mark.parametrize("made", ["true", "false"])
+def test_the_working_directory_is_never_a_leaked_descriptor(barque, bundle, made):
     """CVE-2024-21626: WORKDIR /proc/self/fd/N, with N open on a directory of the host."""
-    bundle.process["cwd"] = f"/proc/self/fd/{number}"
+    bundle.spec["annotations"] = {"org.barque.cwd.create": made}
     root = os.open("/", os.O_RDONLY)
-    bundle.save("ls")
     try:
-        done = subprocess.run([*barque.base, "run", "--bundle", str(bundle.path), "leak"], pass_fds=(root,),
-                              capture_output=True, text=True, check=False, timeout=30, stdin=subprocess.DEVNULL)
+        for number in range(3, 12):
+            bundle.process["cwd"] = f"/proc/self/fd/{number}"
+            done = barque.run(bundle, "ls", pass_fds=(root,))
+            assert done.returncode != 0
+            assert done.stdout == ""
     finally:
         os.close(root)
-    assert done.returncode != 0
-    assert done.stdout == ""
 
 
 def test_exec_into_a_leaked_descriptor(barque, bundle):
@@ -231,10 +230,29 @@ def test_sysctls_do_not_leave_their_directory(barque, bundle):
 def test_the_runtimes_socket_is_not_reachable_from_inside(barque, bundle):
     """CVE-2020-15257: an abstract socket of the runtime, seen through a shared network namespace."""
     bundle.linux["namespaces"] = [item for item in bundle.linux["namespaces"] if item["type"] != "network"]
-    bundle.save("cat", "/proc/net/unix")
-    before = socket.socket(socket.AF_UNIX)
-    before.close()
-    assert "@" not in barque.output(bundle, "cat", "/proc/net/unix")
+    bundle.save("true")
+    barque.detached("create", "--bundle", str(bundle.path), "waiting")
+    bundle.linux["cgroupsPath"] += "-2"
+    listed = barque.output(bundle, "cat", "/proc/net/unix")
+    assert "start.sock" in listed
+    assert "@" not in listed
+
+
+@pytest.mark.parametrize(("kind", "text"), [("tmpfs", "a terminal needs a devpts"), ("link", "is a symbolic link")])
+def test_a_terminal_is_one_of_the_containers_own(barque, bundle, victim, kind, text):
+    """CVE-2025-52565: /dev/pts or /dev/console replaced, so that the host's files are mounted or opened for it."""
+    bundle.process["terminal"] = True
+    if kind == "tmpfs":
+        next(item for item in bundle.spec["mounts"] if item["destination"] == "/dev/pts").update(
+            type="tmpfs", source="tmpfs", options=["mode=755"])
+    else:
+        bundle.spec["mounts"] = [item for item in bundle.spec["mounts"] if item["destination"] != "/dev"]
+        (bundle.rootfs / "dev").mkdir()
+        (bundle.rootfs / "dev/console").symlink_to(victim / "secret")
+    done = barque.run(bundle, "true")
+    assert done.returncode != 0
+    assert text in done.stderr
+    assert (victim / "secret").read_text() == "of the host\n"
 
 
 def test_a_failure_says_what_and_where():

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 from barque.build.state import State
 from barque.image.names import ImageNames, with_id
+from barque.image.resolve import PARENT
 from barque.oci import media_types
 from barque.oci.descriptor import Descriptor
 from barque.oci.reference import Reference
@@ -22,9 +23,16 @@ class Exporter:
         self._names = names
         self._tagged = tagged
 
-    async def export(self, lease: Lease, state: State, tags: Sequence[Reference]) -> None:
-        """Store configuration and manifest, and point the names at them; without names the image is dangling."""
-        await self.name(state, await self.store(lease, state), tags)
+    async def export(self, lease: Lease, state: State, tags: Sequence[Reference], parent: str = "") -> None:
+        """Store configuration and manifest, and point the names at them; without names the image is dangling.
+
+        ``parent``: the image that it is said to come from.
+        """
+        known = await self._known(state.image_id)
+        target = await self.store(lease, state)
+        if parent and known is None:
+            await self._content.label(state.image_id, PARENT, parent)
+        await self.name(state, target, tags)
 
     async def store(self, lease: Lease, state: State, annotations: Mapping[str, str] | None = None) -> Descriptor:
         """Store configuration and manifest, held by ``lease``; what a name of the image stands for."""
