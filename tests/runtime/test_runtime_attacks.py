@@ -36,14 +36,14 @@ def victim(tmp_path):
 
 
 @pytest.mark.parametrize("link", ["absolute", "dotdot"])
-def test_mount_targets_stay_in_the_root(barque, bundle, victim, tmp_path, link):
+def test_mount_targets_stay_in_the_root(runtime, bundle, victim, tmp_path, link):
     """CVE-2018-15664, CVE-2021-30465: a target that leads out by a symbolic link is looked up within the root."""
     way_out = str(victim) if link == "absolute" else "../" * 20 + str(victim).lstrip("/")
     (bundle.rootfs / "leads-out").symlink_to(way_out)
     (tmp_path / "data").mkdir()
     (tmp_path / "data/planted").write_text("planted\n")
     bundle.spec["mounts"].append(bind("/leads-out/made", tmp_path / "data"))
-    assert barque.output(bundle, "cat", f"{victim}/made/planted") == "planted\n"
+    assert runtime.output(bundle, "cat", f"{victim}/made/planted") == "planted\n"
     assert os.listdir(victim) == ["secret"]
 
 
@@ -86,12 +86,12 @@ def test_proc_and_sys_must_be_ordinary_directories(runtime, bundle, kind):
 
 
 @pytest.mark.parametrize("destination", ["/proc", "/proc/self", "/proc/sys/kernel", "/proc/1/attr", "/innocent"])
-def test_nothing_covers_proc(barque, bundle, tmp_path, destination):
+def test_nothing_covers_proc(runtime, bundle, tmp_path, destination):
     """CVE-2019-16884, CVE-2023-28642, CVE-2025-52881: files of /proc replaced by ones that the image controls."""
     (tmp_path / "fake").mkdir()
     (bundle.rootfs / "innocent").symlink_to("proc/self")
     bundle.spec["mounts"].append(bind(destination, tmp_path / "fake"))
-    done = barque.run(bundle, "true")
+    done = runtime.run(bundle, "true")
     assert done.returncode != 0
     assert "cannot be mounted because it is" in done.stderr
 
@@ -221,10 +221,10 @@ def test_an_endless_passwd_is_not_read(barque, bundle):
     assert "/etc/passwd of the container is too large" in barque.run(bundle, "true").stderr
 
 
-def test_sysctls_do_not_leave_their_directory(barque, bundle):
+def test_sysctls_do_not_leave_their_directory(runtime, bundle):
     for key in ("net.ipv4/../../../../etc/passwd", "net.../../kernel/core_pattern", "kernel.core_pattern"):
         bundle.linux["sysctl"] = {key: "x"}
-        assert barque.run(bundle, "true").returncode != 0
+        assert runtime.run(bundle, "true").returncode != 0
 
 
 def test_the_runtimes_socket_is_not_reachable_from_inside(barque, bundle):
@@ -261,7 +261,7 @@ def test_a_failure_says_what_and_where():
     assert RuntimeFailure.from_dict(failure.to_dict()).to_dict() == failure.to_dict()
 
 
-def test_no_way_to_a_release_agent(barque, bundle):
+def test_no_way_to_a_release_agent(runtime, bundle):
     """CVE-2022-0492: a program of the host's is named in a cgroup hierarchy that the container mounts for itself."""
     bundle.process["noNewPrivileges"] = False
     bundle.linux["seccomp"] = msgspec.to_builtins(seccomp_profile.default_profile(frozenset(
@@ -275,7 +275,7 @@ for file in $(find /sys/fs/cgroup -name release_agent -o -name notify_on_release
 done
 exit 0
 """
-    done = barque.run(bundle, "sh", "-c", attack)
+    done = runtime.run(bundle, "sh", "-c", attack)
     assert (done.returncode, done.stdout) == (0, "")
     assert "not permitted" in done.stderr
 
@@ -291,11 +291,11 @@ def test_groups_and_capabilities_of_the_caller_do_not_come_along(runtime, bundle
     assert fields == {"Groups": [], "CapInh": ["0" * 16], "CapAmb": ["0" * 16], "CapEff": ["0" * 16]}
 
 
-def test_capabilities_added_by_exec_do_not_outlive_a_change_of_user(barque, bundle):
+def test_capabilities_added_by_exec_do_not_outlive_a_change_of_user(runtime, bundle):
     """CVE-2022-29162: exec --cap made them inheritable."""
     bundle.save("sleep", "1000")
-    barque.detached("run", "--detach", "--bundle", str(bundle.path), "caps")
-    text = barque.ok("exec", "--cap", "CAP_NET_RAW", "caps", "grep", "-E", "^Cap(Inh|Amb|Prm):", "/proc/self/status")
+    runtime.detached("run", "--detach", "--bundle", str(bundle.path), "caps")
+    text = runtime.ok("exec", "--cap", "CAP_NET_RAW", "caps", "grep", "-E", "^Cap(Inh|Amb|Prm):", "/proc/self/status")
     fields = {key: int(value, 16) for key, _, value in (line.partition(":") for line in text.splitlines())}
     assert fields["CapInh"] == fields["CapAmb"] == 0
     assert fields["CapPrm"] & 1 << 13

@@ -17,7 +17,7 @@ from barque.store.data import copy_data
 from barque.store.place import modes
 from barque.store.place.messages import PlaceRequest, PlaceResult, Put
 from barque.store.place.survey import join
-from barque.store.place.trees import DIRECTORY, Location, Resolver, attributes_at, enter, writable
+from barque.store.place.trees import DIRECTORY, Location, Resolver, enter, writable
 from barque.store.place.view import View
 from barque.store.tar.apply import Extractor
 from barque.store.tar.compress import BadStream, open_stream
@@ -25,6 +25,7 @@ from barque.store.tar.errors import TarError
 from barque.store.tar.messages import Limits, WorkerError, decode, encode
 from barque.store.tar.reader import Entry, Stream, entries
 from barque.store.tree import remove_tree
+from barque.sys import xattr
 
 _READ = 1 << 20
 _SECOND = 1_000_000_000
@@ -197,12 +198,10 @@ class _Placer:
             directory = stat.S_ISDIR(info.st_mode)
             mode = stat.S_IMODE(info.st_mode)
             os.chmod(new_name, modes.apply(put.chmod, mode, directory) if put.chmod else mode, dir_fd=target)
-        attributes = {} if direct else attributes_at(source, name)
-        kept = {key: value for key, value in attributes.items() if key.startswith(_KEPT_ATTRIBUTES)}
-        if kept:
-            os.fchdir(target)
-            for key, value in kept.items():
-                os.setxattr(new_name, key, value, follow_symlinks=False)
+        attributes = {} if direct else xattr.get_all(source, name)
+        for key, value in attributes.items():
+            if key.startswith(_KEPT_ATTRIBUTES):
+                xattr.set_at(target, new_name, key, value)
         self.touch(target, new_name, info.st_mtime_ns)
 
     def touch(self, target: int, name: bytes, mtime: int) -> None:

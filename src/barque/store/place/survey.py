@@ -16,9 +16,10 @@ from collections.abc import Iterator
 
 from barque.oci.patterns import Patterns, go_match, unescaped
 from barque.store.place.messages import Found, Pick, Source, SurveyRequest, SurveyResult
-from barque.store.place.trees import DIRECTORY, Location, Resolver, attributes_at, empty_root, enter
+from barque.store.place.trees import DIRECTORY, Location, Resolver, empty_root, enter
 from barque.store.place.view import View
 from barque.store.tar.messages import WorkerError, decode, encode
+from barque.sys import xattr
 
 _BLOCK = 1 << 20
 #: Files of so many bytes are worth a note, when they have not been changed for so many nanoseconds.
@@ -204,7 +205,7 @@ class _Tree:
                   ("uname", owner), ("gname", group), ("devmajor", os.major(info.st_rdev) if device else 0),
                   ("devminor", os.minor(info.st_rdev) if device else 0))
         state = hashlib.sha256("".join(f"{key}{value}" for key, value in fields).encode("utf-8", "surrogateescape"))
-        for key, value in () if self._view.direct else sorted(attributes_at(parent, name).items()):
+        for key, value in () if self._view.direct else sorted(xattr.get_all(parent, name).items()):
             if not key.startswith(_NOT_HASHED):
                 state.update(os.fsencode(key) + value)
         if has_content:
