@@ -19,11 +19,7 @@ import time
 from contextlib import ExitStack
 from pathlib import Path
 
-<<<<<<< HEAD
-from bench import builds, engines, image_scenarios, images, network
-=======
 from bench import builds, engines, image_scenarios, network
->>>>>>> main
 from bench.scenarios import SCENARIOS, Images, Scenario
 
 CLONE_NEWNS = 0x00020000
