@@ -8,7 +8,8 @@ if TYPE_CHECKING:
 
 GROUPS = {
     "builder": "Manage builds", "checkpoint": "Manage checkpoints", "container": "Manage containers",
-    "context": "Manage contexts", "image": "Manage images", "manifest": "Manage manifests and lists of manifests",
+    "context": "Manage contexts", "docs": "The manual",
+    "image": "Manage images", "manifest": "Manage manifests and lists of manifests",
     "network": "Manage networks", "registry": "The registry that comes with the engine", "system": "Manage the engine",
     "volume": "Manage volumes",
 }
@@ -62,6 +63,8 @@ _TOP = {
 }
 _IN_GROUPS = {
     "builder build": ("build:BUILD", "Build an image from a Dockerfile"),
+    "builder cache": ("builder:CACHE", "Manage the cache mounts of RUN steps"),
+    "builder history": ("builder:HISTORY", "Look at the builds of the past"),
     "builder prune": ("prune:CACHE", "Remove build cache"),
     "checkpoint create": ("checkpoint:CREATE", "Create a checkpoint of a running container"),
     "checkpoint ls": ("checkpoint:LS", "List the checkpoints of a container"),
@@ -77,6 +80,7 @@ _IN_GROUPS = {
     "context show": ("context:SHOW", "Print the name of the current context"),
     "context update": ("context:UPDATE", "Update a context"),
     "context use": ("context:USE", "Set the current context"),
+    "docs man": ("docs:MAN", "Write the manual pages"),
     "image bootstrap": ("image_bootstrap:BOOTSTRAP", "Make a base image from a distribution's packages"),
     "image diff": ("image_contents:DIFF", "Show how two images differ"),
     "image flatten": ("image_contents:FLATTEN", "Make an image with all layers in one"),
@@ -158,6 +162,11 @@ def load(path: str) -> Command:
 def short_path(path: str) -> str:
     """The name at the top of a command that has two (``ps`` for ``container ls``)."""
     return next((top for top, (grouped, _, _) in _BOTH.items() if grouped == path), path)
+
+
+def hidden(path: str) -> bool:
+    """Whether help does not speak of it."""
+    return path in _HIDDEN
 
 
 def members(group: str) -> list[tuple[str, str]]:
