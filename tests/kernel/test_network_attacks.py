@@ -30,6 +30,7 @@ from tests.kernel.network_world import (
     reaches,
     request,
     run,
+    set_up,
     spec,
     to,
 )
@@ -225,8 +226,7 @@ async def test_interfaces_go_although_a_namespace_stays(tmp_path: Path) -> None:
 async def test_what_is_left_of_a_container_on_a_macvlan_has_no_way_out(network: Network) -> None:
     run("ip", "link", "add", "nic0", "type", "veth", "peer", "lan0")
     try:
-        for name in ("nic0", "lan0"):
-            run("ip", "link", "set", name, "up")
+        set_up("nic0", "lan0")
         lan = await network.create_network(spec("lan", driver="macvlan", parent="nic0"))
         first, witness = await on(network, 1, to(lan)), await on(network, 2, to(lan))
         with subprocess_in(first) as rest:
