@@ -19,7 +19,7 @@ import time
 from contextlib import ExitStack
 from pathlib import Path
 
-from bench import engines, images, network
+from bench import engines, image_scenarios, images, network
 from bench.scenarios import SCENARIOS, Images, Scenario
 
 CLONE_NEWNS = 0x00020000
@@ -95,7 +95,8 @@ def _compare(scenario: Scenario, pair: list[engines.Engine], made: Images, scale
 def main() -> int:
     parser = argparse.ArgumentParser(prog="bench", description=__doc__)
     parser.add_argument("--only", default="", help="scenarios whose name contains this text")
-    parser.add_argument("--scale", type=float, default=1.0, help="factor for the number of runs")
+    parser.add_argument("--scale", type=float, default=1.0,
+                        help="factor for the number of runs, and below 1 for the size of big images")
     options = parser.parse_args()
     missing = [name for name in NEEDED if shutil.which(name) is None]
     if missing:
@@ -117,7 +118,8 @@ def main() -> int:
             stack.callback(engine.remove_all)
             engine.docker("pull", "-q", made.small)
         print(f"{'median of each':32} {'barque':>9} {'dockerd':>9} {'':3} {'ratio':>6} {'goal':>7}      min-max")
-        for scenario in [*SCENARIOS, *network.SCENARIOS]:
+        awkward = image_scenarios.scenarios(image_scenarios.ImageSet(REGISTRY, work, options.scale))
+        for scenario in [*SCENARIOS, *awkward, *network.SCENARIOS]:
             if options.only in scenario.name:
                 _compare(scenario, pair, made, options.scale)
     return 0

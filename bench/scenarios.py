@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 import time
 import urllib.request
 from collections.abc import Callable
@@ -9,6 +10,9 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 from bench.engines import Engine
+
+#: Bytes that a container writes where its log is measured.
+OUTPUT = 200_000_000
 
 
 @dataclass(frozen=True)
@@ -87,6 +91,30 @@ def fifty_by_eight(engine: Engine, images: Images) -> float:
     return rate
 
 
+def write_output(engine: Engine, images: Images) -> float:
+    """A container that writes 200 MB of lines; its log is kept whole, as dockerd does it."""
+    engine.docker("rm", "-f", "bench-out", check=False)
+    script = f"yes {'x' * 79} | head -c {OUTPUT}"
+    began = time.perf_counter()
+    engine.docker("run", "-d", "--name", "bench-out", "--log-opt", "max-size=1g", images.small, "sh", "-c", script)
+    engine.docker("wait", "bench-out")
+    return time.perf_counter() - began
+
+
+def read_log(engine: Engine, images: Images) -> float:
+    """`docker logs` of what the scenario above has left, or leaves now."""
+    if not engine.docker("ps", "-aq", "-f", "name=bench-out"):
+        write_output(engine, images)
+    began = time.perf_counter()
+    with subprocess.Popen(["docker", "logs", "bench-out"], env=engine.env, stdout=subprocess.PIPE) as logs:
+        assert logs.stdout is not None
+        size = 0
+        while data := logs.stdout.read(1 << 20):
+            size += len(data)
+    assert size == OUTPUT, f"{engine.name} lost output: {size}"
+    return time.perf_counter() - began
+
+
 def idle_memory(engine: Engine, images: Images) -> float:
     """All processes of a freshly started engine, in MB."""
     engine.remove_all()
@@ -112,6 +140,8 @@ SCENARIOS = [
     Scenario("cold pull, 3 layers, 120 MB", "s", 0.60, cold_pull, runs=4),
     Scenario("cold pull, 20k small files", "s", 0.60, cold_pull_many_files, runs=3),
     Scenario("50 containers by 8 clients", "/s", 1.00, fifty_by_eight, more_is_better=True, runs=2),
+    Scenario("200 MB to stdout", "s", 1.00, write_output, runs=2),
+    Scenario("logs, 200 MB", "s", 1.00, read_log, runs=2),
     Scenario("memory per container (PSS)", "MB", 0.50, memory_per_container, runs=1),
     Scenario("idle memory, fresh (PSS)", "MB", 1.00, idle_memory, runs=1),
 ]

@@ -55,11 +55,13 @@ class Config:
     group: str = "docker"
     log_level: str = "info"
     log_format: str = "text"
+    log_file: str = ""
     debug: bool = False
     tls: Tls = Tls()
     allow_insecure_tcp: bool = False
     labels: tuple[str, ...] = ()
     experimental: bool = False
+    metrics_addr: str = ""
 
     bip: str = ""
     mtu: int = 0
@@ -78,6 +80,8 @@ class Config:
     http_proxy: str = ""
     https_proxy: str = ""
     no_proxy: str = ""
+    image_disk_budget: int = 0
+    signature_policy: str = ""
     max_concurrent_downloads: int = 3
     max_concurrent_uploads: int = 5
     max_download_attempts: int = 5

@@ -51,8 +51,8 @@ def main(argv: list[str] | None = None) -> int:
     if line.validate:
         print("configuration OK")
         return 0
-    logs.configure(config.log_level, config.log_format)
     try:
+        logs.configure(config.log_level, config.log_format, config.log_file)
         failpoints.arm(os.environ.get("BARQUE_FAILPOINTS", ""))
         return _run(config, line)
     except (BarqueError, OSError, ValueError) as error:

@@ -6,10 +6,13 @@ import asyncio
 import http.client
 import json
 import os
+import re
 import signal
 import socket
+import subprocess
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import aiohttp
 import pytest
@@ -158,16 +161,46 @@ def test_disk_usage_in_both_shapes(world: EngineWorld) -> None:
     world.ok("volume", "rm", "used", "unused")
 
 
+def du(directory: Path, kinds: str = "fl") -> int:
+    """Bytes of the contents of all files and links, each counted once, as du(1) has them."""
+    names = subprocess.run(["find", str(directory), "-type", ",".join(kinds), "-print0"], capture_output=True,
+                           check=True).stdout
+    total = subprocess.run(["du", "--apparent-size", "-B1", "-c", "--files0-from=-"], input=names, capture_output=True,
+                           check=True).stdout
+    return int(total.splitlines()[-1].split()[0])
+
+
+def test_disk_usage_is_what_du_says(world: EngineWorld) -> None:
+    world.ok("run", "--name", "heavy", "-v", "weight:/v", "busybox", "sh", "-c",
+             "for d in /v /; do head -c 3000000 /dev/urandom > $d/a; ln $d/a $d/b; ln -s a $d/c; mkdir -p $d/e/f; "
+             "truncate -s 5M $d/e/f/hole; done")
+    found = json.loads(call(world, "GET", "/v1.45/system/df")[1])
+    data = world.root / "data"
+    upper, layer = json.loads(world.inspect("heavy", "{{json .GraphDriver.Data}}")), data / "snapshots"
+    sizes = {item["Names"][0]: item["SizeRw"] for item in found["Containers"]}
+    assert sizes["/heavy"] == du(Path(upper["UpperDir"]))
+    volumes = {item["Name"]: item["UsageData"]["Size"] for item in found["Volumes"]}
+    assert volumes["weight"] == du(data / "volumes" / "weight" / "_data")
+    image, = found["Images"]
+    lowers = [Path(path) for path in upper["LowerDir"].split(":")]
+    assert all(layer in path.parents for path in lowers)
+    assert found["LayersSize"] == image["Size"] == sum(du(path, "f") for path in lowers)
+    world.ok("rm", "heavy")
+    world.ok("volume", "rm", "weight")
+
+
 def test_reload(world: EngineWorld) -> None:
     """Settings that can change do so without a restart, and the event says which; a broken file changes nothing."""
     assert world.process is not None
     (world.root / "daemon.json").write_text(json.dumps(
-        {"labels": ["a=b"], "insecure-registries": ["10.9.8.0/24"], "debug": True, "mtu": 1400}))
+        {"labels": ["a=b"], "insecure-registries": ["10.9.8.0/24"], "debug": True, "mtu": 1400,
+         "max-concurrent-downloads": 1}))
     since = str(time.time())
     world.process.send_signal(signal.SIGHUP)
     wait_until(lambda: world.ok("info", "-f", "{{.Labels}}") == "[a=b]")
     assert "10.9.8.0/24" in world.ok("info", "-f", "{{.RegistryConfig.InsecureRegistryCIDRs}}")
     assert "a restart is needed for: mtu" in world.log
+    assert re.search("reloaded the configuration: .*labels, .*max_concurrent_downloads", world.log)
     assert world.ok("events", "--since", since, "--until", str(time.time()), "--filter", "type=daemon", "--format",
                     "{{.Action}}") == "reload"
     (world.root / "daemon.json").write_text("{")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shlex
@@ -15,9 +16,10 @@ from tests.e2e.engine_world import EngineWorld, engine_world
 
 OURS = PROGRAMS[1]
 STORIES = Path(__file__).with_name("cli_stories.txt")
-#: What differs between two containers that are alike: ids, names that the engine made up, process ids, ages.
-VARIES = re.compile(r"\b[0-9a-f]{12,64}\b|\b[a-z]+_[a-z]+\b|\b\d{2,7}\b(?=\s)|"
-                    r"Less than a second|About a minute|\b\d+ (second|minute)s?|\d\d:\d\d:\d\d")
+#: What differs between two containers that are alike: ages (first, since they have numbers in them), ids, names that
+#: the engine made up, process ids.
+VARIES = re.compile(r"Less than a second|About an? (minute|hour)|\b\d+ (second|minute|hour)s?\b|\d\d:\d\d:\d\d|"
+                    r"\b[0-9a-f]{12,64}\b|\b[a-z]+_[a-z]+\b|\b\d{2,7}\b(?=\s)")
 
 
 @pytest.fixture(scope="module")
@@ -53,6 +55,14 @@ def test_streams_and_exit_codes(host: str, case: str) -> None:
     assert ID.sub("ID", ours[2]) == ID.sub("ID", docker[2])
 
 
+def told_in(output: str) -> object:
+    """Docker's programs have the fields of a document in another order than the engine's answer."""
+    try:
+        return json.loads(VARIES.sub("*", output))
+    except ValueError:
+        return VARIES.sub("*", output)
+
+
 def stories() -> dict[str, list[list[str]]]:
     """By name: the commands of a story."""
     found: dict[str, list[list[str]]] = {}
@@ -72,9 +82,9 @@ def test_stories(host: str, name: str) -> None:
         lines = []
         for command in stories()[name]:
             code, out, err = invoke(program, host, command)
-            lines.append((command, code, VARIES.sub("*", out), VARIES.sub("*", err)))
+            lines.append((command, code, told_in(out), VARIES.sub("*", err)))
         told.append(lines)
-    assert told[1] == told[0]
+    assert [pair for pair in zip(*told, strict=True) if pair[0] != pair[1]] == []
 
 
 def test_images_as_a_tree(host: str) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 
 from barque.build.state import State
 from barque.image.names import ImageNames, with_id
+from barque.image.resolve import PARENT
 from barque.oci import media_types
 from barque.oci.descriptor import Descriptor
 from barque.oci.reference import Reference
@@ -22,10 +23,15 @@ class Exporter:
         self._names = names
         self._tagged = tagged
 
-    async def export(self, lease: Lease, state: State, tags: Sequence[Reference]) -> None:
-        """Store configuration and manifest, and point the names at them; without names the image is dangling."""
+    async def export(self, lease: Lease, state: State, tags: Sequence[Reference], parent: str = "") -> None:
+        """Store configuration and manifest, and point the names at them; without names the image is dangling.
+
+        ``parent``: the image that it is said to come from.
+        """
         known = await self._known(state.image_id)
         target = known or with_id(state.target or await self._stored(lease, state), state.image_id)
+        if parent and known is None:
+            await self._content.label(state.image_id, PARENT, parent)
         if not tags:
             if known is None:
                 await self._names.keep_dangling(target)

@@ -48,7 +48,8 @@ def _start(app: App, endpoint: Endpoint, log: int) -> None:
         output = os.open(f"/proc/self/fd/{log}", os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC)
         try:
             process = subprocess.Popen(
-                [sys.executable, "-P", "-m", "barque.daemon", "--pidfile", PIDFILE], stdin=subprocess.DEVNULL,
+                [sys.executable, "-P", "-m", "barque.daemon", "--pidfile", PIDFILE, "--log-file", LOG],
+                stdin=subprocess.DEVNULL,
                 stdout=output, stderr=output, start_new_session=True, cwd="/",
                 env={**os.environ, "NOTIFY_SOCKET": f"{directory}/ready"})
         finally:

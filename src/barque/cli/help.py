@@ -32,7 +32,7 @@ def flag_usages(flags: list[Flag], columns: int) -> str:
         head = f"  -{flag.short}, --{flag.name}" if flag.short else f"      --{flag.name}"
         if flag.kind.name:
             head += f" {flag.kind.name}"
-        rows.append((head, flag.help + _default(flag)))
+        rows.append((head, flag.help + default_of(flag)))
     left = max(len(head) for head, _ in rows) + 3
     lines = []
     for head, text in rows:
@@ -41,7 +41,8 @@ def flag_usages(flags: list[Flag], columns: int) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _default(flag: Flag) -> str:
+def default_of(flag: Flag) -> str:
+    """What stands behind the help of a flag that has a value without being given."""
     value = flag.default
     if not value and value != 0:
         return f" (default {flag.kind.shown})" if flag.kind.shown else ""

@@ -8,7 +8,8 @@ if TYPE_CHECKING:
 
 GROUPS = {
     "builder": "Manage builds", "checkpoint": "Manage checkpoints", "container": "Manage containers",
-    "context": "Manage contexts", "image": "Manage images", "manifest": "Manage manifests and lists of manifests",
+    "context": "Manage contexts", "docs": "The manual",
+    "image": "Manage images", "manifest": "Manage manifests and lists of manifests",
     "network": "Manage networks", "registry": "The registry that comes with the engine", "system": "Manage the engine",
     "volume": "Manage volumes",
 }
@@ -77,6 +78,7 @@ _IN_GROUPS = {
     "context show": ("context:SHOW", "Print the name of the current context"),
     "context update": ("context:UPDATE", "Update a context"),
     "context use": ("context:USE", "Set the current context"),
+    "docs man": ("docs:MAN", "Write the manual pages"),
     "image bootstrap": ("image_bootstrap:BOOTSTRAP", "Make a base image from a distribution's packages"),
     "image diff": ("image_contents:DIFF", "Show how two images differ"),
     "image flatten": ("image_contents:FLATTEN", "Make an image with all layers in one"),
@@ -158,6 +160,11 @@ def load(path: str) -> Command:
 def short_path(path: str) -> str:
     """The name at the top of a command that has two (``ps`` for ``container ls``)."""
     return next((top for top, (grouped, _, _) in _BOTH.items() if grouped == path), path)
+
+
+def hidden(path: str) -> bool:
+    """Whether help does not speak of it."""
+    return path in _HIDDEN
 
 
 def members(group: str) -> list[tuple[str, str]]:

@@ -110,7 +110,8 @@ class ContextStore:
         return {file: read_file(os.path.join(directory, file)) for file in self.tls_files(name)}
 
     def remove(self, name: str) -> None:
-        self.load(name)
+        if not os.path.isdir(self.metadata_path(name)):
+            raise ContextError(f'context "{name}" does not exist')
         shutil.rmtree(self.metadata_path(name))
         shutil.rmtree(self.tls_path(name), ignore_errors=True)
 

@@ -43,8 +43,12 @@ def summary(image: ResolvedImage, version: Version, containers: int, shared_size
     return found
 
 
-def inspect(image: ResolvedImage, version: Version, lower: Sequence[str]) -> dict[str, Any]:
-    """``GET /images/{name}/json``; ``lower`` are the directories of the layers, topmost first."""
+def inspect(image: ResolvedImage, version: Version, lower: Sequence[str], last_used: int,
+            parent: str = "") -> dict[str, Any]:
+    """``GET /images/{name}/json``; ``lower`` are the directories of the layers, topmost first.
+
+    ``last_used`` (nanoseconds since 1970, 0 for never) is more than docker tells.
+    """
     config = image.config
     comment = config.history[-1].comment if config.history else ""
     found: dict[str, Any] = {
@@ -54,6 +58,8 @@ def inspect(image: ResolvedImage, version: Version, lower: Sequence[str]) -> dic
         "Os": config.os, "Size": image.size, "GraphDriver": {"Name": "overlay2", "Data": _directories(lower)},
         "RootFS": {"Type": config.rootfs.type, "Layers": list(config.rootfs.diff_ids)},
         "Metadata": {"LastTagTime": clock.render(image.updated)}}
+    if last_used:
+        found["Metadata"]["LastUsedTime"] = clock.render(last_used)
     if config.variant:
         found["Variant"] = config.variant
     if config.os_version:
@@ -65,7 +71,7 @@ def inspect(image: ResolvedImage, version: Version, lower: Sequence[str]) -> dic
     # Gone from the API since 1.45, but docker-compose 1.29, which speaks the newest version, cannot do without.
     found["ContainerConfig"] = _config(RunConfig(), (1, 24))
     if version < (1, 52):
-        found |= {"Parent": "", "DockerVersion": ""}
+        found |= {"Parent": parent, "DockerVersion": ""}
     return found
 
 

@@ -47,7 +47,8 @@ class Collector(Protocol):
 
 class ImageService:
     def __init__(self, images: Images, names: ImageNames, snapshots: Snapshots, puller: Puller, pusher: Pusher,
-                 users: ImageUsers, collect: Collector, emit: Emit) -> None:
+                 users: ImageUsers, collect: Collector, emit: Emit,
+                 last_used: Callable[[str], int] = lambda _: 0) -> None:
         self._images = images
         self._names = names
         self._snapshots = snapshots
@@ -56,6 +57,7 @@ class ImageService:
         self._users = users
         self._collect = collect
         self._emit = emit
+        self._last_used = last_used
 
     def _event(self, action: str, actor: str, name: str, image: ResolvedImage | None = None) -> None:
         labels = (image_views.labels_of(image) or {}) if image else {}
@@ -70,30 +72,32 @@ class ImageService:
         Sizes in these entries are of both, other than in :meth:`list`.
         """
         images = await self._images.all()
+        platforms = _Platforms(images)
         parts = {image.id: await self._images.parts(image) for image in images}
         uses = Counter(name for sizes in parts.values() for name in sizes)
         found = []
         for image in _listed(images):
-            together = {name: size for each in _platforms_of(image, images) for name, size in parts[each.id].items()}
+            together = {name: size for each in platforms.of(image) for name, size in parts[each.id].items()}
             shared = sum(size for name, size in parts[image.id].items() if uses[name] > 1)
-            entry = image_views.summary(image, (1, 51), len(self._containers_of(image, images)), shared)
+            entry = image_views.summary(image, (1, 51), len(self._containers_of(platforms.of(image))), shared)
             found.append({**entry, "Size": sum(together.values())})
         return found, sum({name: size for sizes in parts.values() for name, size in sizes.items()}.values())
 
-    def _containers_of(self, image: ResolvedImage, images: Sequence[ResolvedImage]) -> builtins.list[str]:
-        return [user.container_id for each in _platforms_of(image, images)
-                for user in self._users.users_of_image(each.id)]
+    def _containers_of(self, images: Sequence[ResolvedImage]) -> builtins.list[str]:
+        return [user.container_id for each in images for user in self._users.users_of_image(each.id)]
 
     async def list(self, version: Version, wanted: Filters, *, shared_size: bool = False,
-                   manifests: bool = False) -> builtins.list[dict[str, Any]]:
+                   manifests: bool = False, identity: bool = False) -> builtins.list[dict[str, Any]]:
         """``GET /images/json``, newest first. Raises InvalidArgument, NoSuchImage (before, since)."""
         images = await self._images.all()
+        platforms = _Platforms(images)
         shared = _shared_sizes(images) if shared_size else {}
         chosen = await self._filtered(_listed(images), wanted)
         chosen.sort(key=image_views.created_ns, reverse=True)
-        return [image_views.summary(image, version, len(self._containers_of(image, images)),
+        return [image_views.summary(image, version, len(self._containers_of(platforms.of(image))),
                                     shared.get(image.id, -1))
-                | (await self._manifests_of(image, _platforms_of(image, images)) if manifests else {})
+                | (await self._manifests_of(image, platforms.of(image)) if manifests else {})
+                | (await self._identity(image) if identity else {})
                 for image in chosen]
 
     async def _manifests_of(self, image: ResolvedImage, platforms: Sequence[ResolvedImage]) -> dict[str, Any]:
@@ -103,15 +107,18 @@ class ImageService:
                 "Manifests": image_views.manifests(users, await self._images.manifests.listed(image.target))}
 
     async def _filtered(self, images: builtins.list[ResolvedImage], wanted: Filters) -> builtins.list[ResolvedImage]:
-        before = [image_views.created_ns(await self._images.resolve(text)) for text in wanted.get("before", [])]
+        async def created(text: str) -> int:
+            return image_views.created_ns(await self._images.resolve(text, artifacts=True))
+
+        before = [await created(text) for text in wanted.get("before", [])]
         before += [_moment(text) for text in wanted.get("until", [])]
-        since = [image_views.created_ns(await self._images.resolve(text)) for text in wanted.get("since", [])]
+        since = [await created(text) for text in wanted.get("since", [])]
         dangling = filters.flag(wanted, "dangling")
         patterns = [_go_pattern(text) for text in wanted.get("reference", [])]
         found = []
         for image in images:
-            created = image_views.created_ns(image)
-            if any(created >= limit for limit in before) or any(created <= limit for limit in since):
+            moment = image_views.created_ns(image)
+            if any(moment >= limit for limit in before) or any(moment <= limit for limit in since):
                 continue
             if dangling is not None and dangling == bool(image.repo_tags):
                 continue
@@ -131,7 +138,14 @@ class ImageService:
         image = await self._images.resolve(text, platform, artifacts=True)
         lower = await self._snapshots.image_lower(image.chain_id)
         extra = await self._manifests_of(image, await self._images.platforms(image)) if manifests else {}
-        return image_views.inspect(image, version, lower) | extra
+        extra |= await self._identity(image)
+        parent = await self._images.parent(image)
+        return image_views.inspect(image, version, lower, self._last_used(image.id), parent) | extra
+
+    async def _identity(self, image: ResolvedImage) -> dict[str, Any]:
+        """Which signatures were verified when the image was pulled."""
+        signatures = await self._images.signatures(image)
+        return {"Identity": {"Signature": signatures}} if signatures else {}
 
     async def history(self, text: str, platform: Platform | None = None) -> builtins.list[dict[str, Any]]:
         return image_views.history(await self._images.resolve(text, platform, artifacts=True))
@@ -162,6 +176,10 @@ class ImageService:
         for image in chosen:
             await self._names.remove_image(image.id, {str(ref) for ref in decide(image, text, (), force=True)})
         return await self._deleted(chosen)
+
+    async def discard(self, image: ResolvedImage) -> None:
+        """Remove an image that nobody uses, whatever it is called. Raises Conflict where somebody does."""
+        await self._remove([image], image.id, force=True)
 
     async def _remove(self, images: Sequence[ResolvedImage], text: str,
                       force: bool) -> builtins.list[dict[str, str]]:
@@ -267,10 +285,18 @@ class ImageService:
                 and official in (None, found.is_official) and automated in (None, found.is_automated)]
 
 
-def _platforms_of(image: ResolvedImage, images: Sequence[ResolvedImage]) -> builtins.list[ResolvedImage]:
-    """The images that share a name with ``image``, itself included."""
-    names = {row.name for row in image.names}
-    return [each for each in images if any(row.name in names for row in each.names)]
+class _Platforms:
+    """Which images share names: those of one name for several platforms."""
+
+    def __init__(self, images: Sequence[ResolvedImage]) -> None:
+        self._by_name: dict[str, builtins.list[ResolvedImage]] = {}
+        for image in images:
+            for row in image.names:
+                self._by_name.setdefault(row.name, []).append(image)
+
+    def of(self, image: ResolvedImage) -> builtins.list[ResolvedImage]:
+        """``image`` itself and those that share a name with it."""
+        return list({each.id: each for row in image.names for each in self._by_name[row.name]}.values())
 
 
 def _listed(images: Sequence[ResolvedImage]) -> builtins.list[ResolvedImage]:

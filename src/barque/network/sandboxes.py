@@ -99,13 +99,13 @@ class Sandboxes:
 
     def teardown(self, container_ids: Iterable[str]) -> None:
         """Unmake them; does not wait for the namespaces to die. Unknown containers are no error."""
-        gone = []
+        container_ids = list(container_ids)
+        gone = [self._live.pop(container_id) for container_id in container_ids if container_id in self._live]
+        self._sever(gone)
         for container_id in container_ids:
             netns.unpin(self._pin(container_id))
-            sandbox = self._live.pop(container_id, None)
-            if sandbox is not None:
-                gone.append(sandbox)
-                self.names.drop(sandbox)
+        for sandbox in gone:
+            self.names.drop(sandbox)
         try:
             self.rules.drop(gone)
         finally:
@@ -114,6 +114,18 @@ class Sandboxes:
                 for endpoint in sandbox.endpoints:
                     # TCP ends with the container; what has no end goes on to the address for as long as packets come.
                     self._release(endpoint, used=any(port.protocol != "tcp" for port in sandbox.ports))
+
+    def _sever(self, gone: Iterable[Sandbox]) -> None:
+        """Cut containers off. A namespace lives on as long as it has a process (of a container that shares it) or a
+        connection with unsent data: what is in there must not go on with addresses that are another's soon, nor without
+        the rules against forged ones."""
+        endpoints = [(sandbox, endpoint) for sandbox in gone for endpoint in sandbox.endpoints]
+        with contextlib.suppress(OSError):  # some are gone: the others are down
+            self._netlink.request(*(rtnetlink.set_down(endpoint.port) for _, endpoint in endpoints if endpoint.port))
+        for sandbox, endpoint in endpoints:
+            if not endpoint.port:
+                with contextlib.suppress(OSError), self._opened(sandbox) as slot:
+                    slot.netlink.request(rtnetlink.set_down(endpoint.interface))
 
     def connect(self, container_id: str, attachment: Attachment) -> Sandbox:
         """Put a running container on one more network; all or nothing. Returns its sandbox as it is then."""

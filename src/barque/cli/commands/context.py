@@ -171,7 +171,7 @@ def _rm(app: App, values: Values) -> int:
             store.remove(name)
             app.line(name)
         except ContextError as error:
-            if not (values["force"] and "not found" in str(error)):
+            if not (values["force"] and "does not exist" in str(error)):
                 errors.append(str(error))
     if errors:
         raise CommandError("\n".join(errors))

@@ -135,6 +135,10 @@ def _destination(first: tarfile.TarInfo, source: str, target: str) -> tuple[str,
     if os.path.lexists(target):
         if first.isdir():
             raise CommandError("cannot copy directory")
+        if not os.path.isfile(target):
+            device = stat.S_IFMT(os.stat(target).st_mode) in (stat.S_IFCHR, stat.S_IFBLK)
+            raise CommandError(f'invalid output path: "{target}" must be a directory or a regular file: got '
+                               f'{"a device" if device else "an irregular file"}')
     elif _asserts_directory(target) and not first.isdir():
         raise CommandError("no such directory")
     plain = target.rstrip("/")

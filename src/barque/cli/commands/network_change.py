@@ -19,6 +19,8 @@ def _pools(values: Values) -> list[dict[str, Any]]:
     """The IPAM pools: each range, gateway and auxiliary address goes to the subnet that holds it."""
     import ipaddress
 
+    if not any(values[flag] for flag in ("ip-range", "gateway", "aux-address")) and len(values["subnet"]) == 1:
+        return [{"Subnet": values["subnet"][0]}]  # nothing to sort: the engine says what it thinks of it
     try:
         pools = [(ipaddress.ip_network(text, strict=False), {"Subnet": text}) for text in values["subnet"]]
         for number, (network, _) in enumerate(pools):

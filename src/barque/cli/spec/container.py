@@ -226,7 +226,8 @@ def _resources(values: Values) -> dict[str, Any]:
         "BlkioDeviceReadIOps": list(values["device-read-iops"]),
         "BlkioDeviceWriteIOps": list(values["device-write-iops"]),
         "IOMaximumIOps": values["io-maxiops"], "IOMaximumBandwidth": values["io-maxbandwidth"],
-        "Ulimits": list(values["ulimit"]), "DeviceCgroupRules": list(values["device-cgroup-rule"]) or None,
+        "Ulimits": sorted(values["ulimit"], key=lambda limit: str(limit["Name"])),
+        "DeviceCgroupRules": list(values["device-cgroup-rule"]) or None,
         "Devices": devices, "DeviceRequests": requests or None,
     }
 

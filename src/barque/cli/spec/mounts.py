@@ -38,6 +38,8 @@ def mount(text: str) -> dict[str, Any]:
         if equals and not value.strip():
             raise ValueError(f"invalid value for '{key}': value is empty")
         _option(result, key.lower(), value, field, bool(equals))
+    if "VolumeOptions" in result:
+        result["VolumeOptions"].setdefault("DriverConfig", {})
     _validate(result)
     return result
 

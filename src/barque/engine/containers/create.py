@@ -77,7 +77,8 @@ async def create(ctx: Context, name: str, config: ContainerConfig, host: HostCon
         endpoints=networking.asked(ctx, config, host, endpoints),
         log_path=plan.path(container_id, host.log_config.type, host.log_config.config or {},
                            ctx.state_dir(container_id)))
-    live = await ctx.tasks.shielded(_make(ctx, container, name.removeprefix("/")), f"create {container_id[:12]}")
+    with ctx.metrics.timed("container", "create"):
+        live = await ctx.tasks.shielded(_make(ctx, container, name.removeprefix("/")), f"create {container_id[:12]}")
     ctx.event(live, "create")
     return Created(container_id, [*warnings, *networking.firewall_warnings(ctx, container)])
 

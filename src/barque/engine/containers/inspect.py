@@ -11,9 +11,12 @@ from barque.engine.containers.context import Context
 from barque.engine.containers.machine import Status
 from barque.engine.containers.model import Container, MountPoint
 from barque.engine.containers.options import EndpointSettings
+from barque.oci import go_json
 
 #: Since then the fields of NetworkSettings that speak of one network only are gone.
 _WITHOUT_LEGACY = (1, 52)
+#: Of HostConfig: left out where nothing was asked for.
+_OMITTED = frozenset({"Mounts", "Annotations", "StorageOpt", "Tmpfs", "Sysctls", "Init"})
 
 
 async def inspect(ctx: Context, ref: str, *, size: bool, version: tuple[int, int]) -> dict[str, Any]:
@@ -26,7 +29,7 @@ async def inspect(ctx: Context, ref: str, *, size: bool, version: tuple[int, int
         "HostnamePath": f"{directory}/hostname", "HostsPath": f"{directory}/hosts", "LogPath": _log_path(container),
         "Name": container.slashed, "RestartCount": live.facts.restart_count, "Driver": "overlay2", "Platform": "linux",
         "MountLabel": "", "ProcessLabel": "", "AppArmorProfile": "", "ExecIDs": list(live.exec_ids) or None,
-        "HostConfig": container.host_config, "GraphDriver": {"Name": "overlay2", "Data": await _graph(ctx, container)},
+        "HostConfig": _host(container), "GraphDriver": {"Name": "overlay2", "Data": await _graph(ctx, container)},
         "Mounts": [mount_point(point) for point in container.mounts], "Config": _config(container, version),
         "NetworkSettings": network_settings(container, version)}
     if size:
@@ -56,15 +59,13 @@ def state(container: Container) -> dict[str, Any]:
 
 
 async def _graph(ctx: Context, container: Container) -> dict[str, str]:
-    """Where the layers are: tools that look into a container's files from the host read this."""
+    """Where the layers are: tools that look into a container's files from the host read this.
+
+    They are mounted in the container's own mount namespace alone, into which /proc leads while it runs.
+    """
     mount = await ctx.snapshots.container_mount(container.id)
-    options = dict(option.partition("=")[::2] for option in mount.options if "=" in option)
-    names = {"lowerdir": "LowerDir", "upperdir": "UpperDir", "workdir": "WorkDir"}
-    data = {names[key]: value for key, value in options.items() if key in names}
-    lowers = [value for option in mount.options for key, _, value in [option.partition("=")] if key == "lowerdir+"]
-    if lowers:
-        data["LowerDir"] = ":".join(lowers)
-    return {"ID": container.id, **data}
+    data = {"ID": container.id, "LowerDir": ":".join(mount.lower), "UpperDir": mount.upper, "WorkDir": mount.work}
+    return {**data, "MergedDir": f"/proc/{container.facts.pid}/root"} if container.facts.alive else data
 
 
 def _config(container: Container, version: tuple[int, int]) -> dict[str, Any]:
@@ -77,6 +78,12 @@ def _config(container: Container, version: tuple[int, int]) -> dict[str, Any]:
     if config.get("MacAddress") and version >= (1, 44):
         del config["MacAddress"]
     return dict(config)
+
+
+def _host(container: Container) -> dict[str, Any]:
+    """Without what docker leaves out where it is empty."""
+    host: dict[str, Any] = msgspec.to_builtins(container.host_config)
+    return {key: value for key, value in host.items() if key not in _OMITTED or value not in (None, [], {})}
 
 
 def mount_point(point: MountPoint) -> dict[str, Any]:
@@ -104,7 +111,7 @@ def endpoint_settings(container: Container) -> dict[str, EndpointSettings]:
             ip_address=endpoint.ipv4, ip_prefix_len=endpoint.prefix_len, mac_address=endpoint.mac,
             ipv6_gateway=endpoint.ipv6_gateway or "", global_ipv6_address=endpoint.ipv6 or "",
             global_ipv6_prefix_len=endpoint.ipv6_prefix_len, dns_names=list(endpoint.names) or None)
-    return result
+    return go_json.merged(result)
 
 
 def network_settings(container: Container, version: tuple[int, int]) -> dict[str, Any]:

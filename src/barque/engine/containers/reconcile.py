@@ -57,8 +57,6 @@ async def _take_over(ctx: Context, live: Live, monitor: Monitor) -> None:
     for target in volume_use.held(ctx, live.container):
         ctx.volume_mounts.adopt(target, live.id)
     log.info("container %s: adopted, pid %d", live.id[:12], monitor.pid)
-    exits.watch(ctx, live, monitor, start.restart_later)
-    health.watch(ctx, live)
 
 
 def _startable(facts: machine.Facts) -> machine.Facts:
@@ -90,7 +88,14 @@ async def _record_end(ctx: Context, live: Live, record: ExitRecord | None) -> No
 
 
 async def settle(ctx: Context) -> None:
-    """When everything stands: restart what its policy wants back, remove what was to go, drop what has no row."""
+    """When everything stands: restart what its policy wants back, remove what was to go, drop what has no row.
+
+    Only from here on ends are noted: before, the network would bring back what an end has given back.
+    """
+    for live in ctx.registry:
+        if live.monitor is not None:
+            exits.watch(ctx, live, live.monitor, start.restart_later)
+            health.watch(ctx, live)
     for target in {target for live in ctx.registry for target in volume_use.held(ctx, live.container)}:
         if not ctx.volume_mounts.used(target):
             await asyncio.to_thread(unmount, target)

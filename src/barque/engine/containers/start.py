@@ -54,7 +54,8 @@ async def _start_by_hand(ctx: Context, live: Live) -> None:
 async def run(ctx: Context, live: Live) -> None:
     """Bring the container up; the caller holds the lock and has checked that it may. On failure the facts say why."""
     try:
-        monitor, sandbox = await _bring_up(ctx, live)
+        with ctx.metrics.timed("container", "start"):
+            monitor, sandbox = await _bring_up(ctx, live)
     except Exception as error:  # a boundary: whatever failed is recorded before the client hears of it
         await _record_failure(ctx, live, error)
         raise
@@ -115,7 +116,8 @@ async def _bring_up(ctx: Context, live: Live) -> tuple[Monitor, Sandbox | None]:
 async def _setup_network(ctx: Context, container: Container, undo: AsyncExitStack) -> Sandbox | None:
     if container.network_mode.startswith("container:"):
         return None
-    sandbox = await ctx.networks.setup(networking.sandbox_request(ctx, container))
+    with ctx.metrics.timed("network", "allocate"):
+        sandbox = await ctx.networks.setup(networking.sandbox_request(ctx, container))
     undo.push_async_callback(ctx.networks.teardown, container.id)
     return sandbox
 
