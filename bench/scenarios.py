@@ -8,19 +8,40 @@ import urllib.request
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
 
+from bench import images
 from bench.engines import Engine
 
 #: Bytes that a container writes where its log is measured.
 OUTPUT = 200_000_000
 
 
-@dataclass(frozen=True)
 class Images:
-    small: str
-    web: str
-    big: str
-    many: str
+    """References of what is measured with; each image is made and pushed when it is first asked for."""
+
+    def __init__(self, registry: str, work: Path) -> None:
+        self._registry = registry
+        self._work = work
+
+    @cached_property
+    def small(self) -> str:
+        return images.push(self._registry, "small", [images.busybox_layer()], self._work)
+
+    @property
+    def web(self) -> str:
+        return self.small
+
+    @cached_property
+    def big(self) -> str:
+        layers = [images.host_layer(["/usr/lib/x86_64-linux-gnu", "/usr/lib"], 60 << 20),
+                  images.host_layer(["/usr/bin", "/usr/sbin"], 40 << 20), images.host_layer(["/usr/share"], 20 << 20)]
+        return images.push(self._registry, "big", layers, self._work)
+
+    @cached_property
+    def many(self) -> str:
+        return images.push(self._registry, "many", [images.small_files_layer(20_000)], self._work)
 
 
 @dataclass(frozen=True)
@@ -124,12 +145,21 @@ def idle_memory(engine: Engine, images: Images) -> float:
 
 
 def memory_per_container(engine: Engine, images: Images) -> float:
-    """What the engine's processes grow by per running container, in MB."""
-    before, count = engine.pss(), 20
+    """What the engine's processes grow by per container that just runs, in MB."""
+    before, count = _settled_pss(engine), 20
     ids = [engine.docker("run", "-d", "--network", "none", images.small, "sleep", "100000") for _ in range(count)]
-    grown = engine.pss() - before
+    grown = _settled_pss(engine) - before
     engine.docker("rm", "-f", *ids)
     return grown / count / 1e6
+
+
+def _settled_pss(engine: Engine) -> int:
+    """As soon as three seconds have changed nothing worth mentioning; but after half a minute whatever it is."""
+    last = [engine.pss()]
+    while len(last) < 30 and (len(last) < 4 or abs(last[-1] - last[-4]) > 200_000):
+        time.sleep(1)
+        last.append(engine.pss())
+    return last[-1]
 
 
 SCENARIOS = [

@@ -178,11 +178,12 @@ async def open_engine(stack: AsyncExitStack, config: Config, layout: Layout, zyg
     if measured:
         await serve_metrics(stack, partial(system_model.metrics, context, engine_id, bus), measured)
     builds = await open_builds(stack, layout, stores, images, context, supervisor)
-    others = [*images.routes, *commit_routes.routes(committer(stores, images, context)), *build_routes.routes(builds),
+    others = [*images.routes, *commit_routes.routes(committer(stores, images, context)),
+              *build_routes.routes(builds.service, builds.cache),
               *volume_routes.routes(volumes, VolumeCopies(volumes, context.volume_mounts, supervisor)),
               *networks.routes(service, Memberships(context)),
               *system.routes(context, bus, engine_id, images.service,
-                             system_model.VolumeUsage(volumes, users), builds)]
+                             system_model.VolumeUsage(volumes, users), builds.cache)]
     server = await serve(stack, context, others, sockets)
     return Engine(context, server, images)
 

@@ -445,9 +445,13 @@ def check(config: Config) -> Config:
 
 def _check_log(config: Config) -> None:
     """The engine, which knows the drivers, takes its time to load: only who asks for more than the default waits."""
-    if config.log_opts or config.log_driver != Config.log_driver:
-        from barque.engine.logging import drivers
+    if config.log_driver in ("json-file", "none") and not config.log_opts:
+        return
+    from barque.engine.logging import drivers
 
+    if config.log_driver not in ("none", *drivers.DRIVERS):
+        raise BadOption(f"no log driver named '{config.log_driver}' is registered")
+    if config.log_opts:
         try:
             drivers.check(config.log_driver, config.log_opts)
         except InvalidArgument as error:

@@ -73,7 +73,8 @@ def sockets(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, str
             _same_image(world, theirs, root)
             for path in (theirs, world.socket):
                 status, _ = call(path, "POST", "/containers/create?name=same", {
-                    "Image": "busybox", "Cmd": ["true"], "Labels": {"a": "b"}, "ExposedPorts": {"80/tcp": {}},
+                    "Image": "busybox", "Cmd": ["true"], "Labels": {"b": "2", "a": "b"},
+                    "ExposedPorts": {"90/tcp": {}, "80/tcp": {}},
                     "HostConfig": {"Memory": 64 << 20, "Binds": ["kept:/v"]}})
                 assert status == 201
             yield theirs, world.socket
@@ -273,3 +274,27 @@ def test_what_only_the_start_finds(sockets: tuple[str, str], wrong: dict[str, ob
         answers.append((started, state["Status"], state["Error"], state["ExitCode"]))
         assert call(path, "DELETE", one)[0] == 204
     assert answers[1] == answers[0]
+
+
+#: Objects whose order later dockerds have changed.
+REORDERED = (".HostConfig", ".NetworkSettings")
+
+
+def misordered(theirs: Any, ours: Any, path: str = "") -> list[str]:
+    """Objects whose common keys come in another order: what `docker inspect` prints is what it was sent."""
+    if path.removeprefix("[]") in REORDERED:
+        return []
+    if isinstance(theirs, list) and isinstance(ours, list):
+        return [found for a, b in zip(theirs[:1], ours[:1], strict=False) for found in misordered(a, b, path + "[]")]
+    if not (isinstance(theirs, dict) and isinstance(ours, dict)):
+        return []
+    common = [key for key in theirs if key in ours]
+    found = [path] if common != [key for key in ours if key in theirs] else []
+    return found + [deeper for key in common for deeper in misordered(theirs[key], ours[key], f"{path}.{key}")]
+
+
+@pytest.mark.parametrize("url", ["/containers/same/json", "/containers/json?all=1", "/version", "/volumes",
+                                 "/volumes/kept", "/networks/bridge", "/images/busybox/json", "/images/json"])
+def test_order(sockets: tuple[str, str], url: str) -> None:
+    theirs, ours = (call(path, "GET", url)[1] for path in sockets)
+    assert misordered(theirs, ours) == []

@@ -20,6 +20,7 @@ from barque.supervise import forkserver, monitor
 from barque.supervise.backend import Child, Fds, Process
 from barque.supervise.messages import CreateOrder, ExecOrder
 from barque.supervise.rest import Luggage
+from barque.sys import tty
 
 
 def spawn(process: runtime_spec.Process, fds: Fds, *, wait: bool) -> tuple[Child, int, int]:
@@ -27,6 +28,8 @@ def spawn(process: runtime_spec.Process, fds: Fds, *, wait: bool) -> tuple[Child
     gate_read, gate_write = os.pipe2(os.O_CLOEXEC)
     error_read, error_write = os.pipe2(os.O_CLOEXEC)
     master, slave = pty.openpty() if fds is None else (-1, -1)
+    if slave >= 0 and process.console_size is not None:
+        tty.set_size(slave, process.console_size.height, process.console_size.width)
     pid = os.fork()
     if pid == 0:
         try:

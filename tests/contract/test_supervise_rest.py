@@ -9,9 +9,11 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from barque.supervise.client import Monitor
-from barque.supervise.messages import ExitRecord
+from barque.supervise.log_sink import PIECE
+from barque.supervise.messages import ExitRecord, LogConfig, Shipping
 from tests.contract.test_supervise import (
     RealWorld,
     RestingWorld,
@@ -77,6 +79,42 @@ async def test_log_goes_on_where_it_was(world: World) -> None:
     pieces = [entry["time"] for entry in entries if "aa" in entry["log"]]
     assert pieces[0] == pieces[1]
     await monitor.release()
+
+
+async def run_in_two_halves(world: World, log: LogConfig) -> None:
+    """A container that writes a line in two pieces, with a rest in between."""
+    order = world.order("sh", "-c", "printf par; read x; echo tial", open_stdin=True)
+    monitor = await world.supervisor.create(replace(order, log=log))
+    await monitor.start()
+    await at_rest(world, monitor)
+    await type_in(monitor, b"\n")
+    assert (await monitor.wait_exit()).log_dropped == 0
+    await monitor.release()
+
+
+async def test_local_log_goes_on_where_it_was(world: World) -> None:
+    path = world.root / "local.log"
+    await run_in_two_halves(world, LogConfig(str(path), format="local"))
+    assert path.read_bytes().count(b"partial") == 1
+
+
+async def test_shipper_is_kept(world: World) -> None:
+    received: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
+
+    async def ship(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        received.set_result(await reader.read(-1))
+        writer.close()
+
+    path = str(world.root / "shipper.sock")
+    async with await asyncio.start_unix_server(ship, path):
+        await run_in_two_halves(world, LogConfig(shipping=Shipping(path)))
+        data = await asyncio.wait_for(received, 10)
+    pieces = []
+    while data:
+        _, length, _ = PIECE.unpack_from(data)
+        pieces.append(data[PIECE.size:PIECE.size + length])
+        data = data[PIECE.size + length:]
+    assert b"".join(pieces) == b"partial\n"
 
 
 async def test_terminal_is_kept(world: World) -> None:

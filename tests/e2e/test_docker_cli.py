@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import pty
 import select
 import socket
+import struct
 import subprocess
+import sys
+import termios
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -87,11 +91,20 @@ def test_stdout_and_stderr_stay_apart(world: EngineWorld) -> None:
     assert (done.out, done.err, done.code) == ("out\n", "err\n", 3)
 
 
-def talk(world: EngineWorld, script: list[tuple[bytes, bytes]], *arguments: str) -> tuple[bytes, int]:
-    """Run docker on a terminal; each step waits for a text and types another. Returns the output and the exit code."""
+#: Docker's program and ours.
+PROGRAMS = (("docker",), (sys.executable, "-m", "barque.cli.main"))
+Step = tuple[bytes, bytes | Callable[[int], object]]
+
+
+def talk(world: EngineWorld, script: Sequence[Step], *arguments: str, program: Sequence[str] = PROGRAMS[0]
+         ) -> tuple[bytes, int]:
+    """Run docker on a terminal; each step waits for a text and types another, or does something to the terminal.
+
+    Returns the output and the exit code.
+    """
     pid, fd = pty.fork()
     if pid == 0:
-        os.execvpe("docker", ["docker", *arguments], world.environment())
+        os.execvpe(program[0], [*program, *arguments], world.environment())
     output, position, steps = b"", 0, list(script)
     deadline = time.monotonic() + PATIENCE
     try:
@@ -99,7 +112,11 @@ def talk(world: EngineWorld, script: list[tuple[bytes, bytes]], *arguments: str)
             assert time.monotonic() < deadline, output
             if steps and (at := output.find(steps[0][0], position)) >= 0:
                 position = at + len(steps[0][0])
-                os.write(fd, steps.pop(0)[1])
+                then = steps.pop(0)[1]
+                if callable(then):
+                    then(fd)
+                else:
+                    os.write(fd, then)
                 continue
             if not select.select([fd], [], [], 1)[0]:
                 continue
@@ -131,6 +148,40 @@ def test_exec_on_a_terminal_and_detach(world: EngineWorld) -> None:
     assert b"att2" in output
     assert world.inspect("term", "{{.State.Running}}") == "true"
     world.ok("rm", "-f", "term")
+
+
+def resize(terminal: int) -> None:
+    """To 33 lines of 111 columns; the container's own terminal follows a little later."""
+    fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", 33, 111, 0, 0))
+    os.write(terminal, b"until stty size | grep '33 111'; do sleep 0.02; done; echo res''ized\n")
+
+
+@pytest.mark.parametrize("program", PROGRAMS)
+def test_a_terminal_follows_its_window_and_own_keys_detach(world: EngineWorld, program: Sequence[str]) -> None:
+    script: list[Step] = [(b"# ", resize), (b"resized\r\n", b"\x01d")]
+    output, _ = talk(world, script, "run", "-it", "--name", "term", "--detach-keys", "ctrl-a,d", "busybox", "sh",
+                     program=program)
+    assert b"33 111" in output
+    assert world.inspect("term", "{{.State.Running}}") == "true"
+    _, code = talk(world, [(b"", b"echo ag''ain\n"), (b"again\r\n", b"exit 6\n")], "attach", "term", program=program)
+    assert code == 6
+    world.ok("rm", "term")
+
+
+# docker's own client does not end when it keeps a signal for itself.
+@pytest.mark.parametrize(("program", "proxy"), [(PROGRAMS[0], True), (PROGRAMS[1], True), (PROGRAMS[1], False)])
+def test_signals_are_passed_on_unless_told_otherwise(world: EngineWorld, program: Sequence[str], proxy: bool) -> None:
+    command = "trap 'echo got; exit 9' TERM; echo ready; while :; do sleep 0.05; done"
+    client = subprocess.Popen([*program, "run", "--name", "sig", f"--sig-proxy={str(proxy).lower()}", "busybox", "sh",
+                               "-c", command], env=world.environment(), stdin=subprocess.DEVNULL,
+                              stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    assert client.stdout is not None
+    assert client.stdout.readline() == b"ready\n"
+    client.terminate()
+    out, _ = client.communicate(timeout=PATIENCE)
+    assert (out, client.returncode == 9) == ((b"got\n", True) if proxy else (b"", False))
+    assert world.inspect("sig", "{{.State.Running}}") == str(not proxy).lower()
+    world.ok("rm", "-f", "sig")
 
 
 def test_exec(world: EngineWorld) -> None:

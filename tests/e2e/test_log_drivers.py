@@ -157,6 +157,8 @@ def test_a_target_that_is_not_there(world: EngineWorld) -> None:
     assert "failed to initialize logging driver: dial tcp 127.0.0.1:9: connect: connection refused" in done.err
     assert done.code == 125
     assert world.inspect("dead", "{{.State.Status}}") == "created"
+    done = world.docker("run", "--rm", *options("local", tag="{{.Nope}}"), "busybox", "true")
+    assert "failed to initialize logging driver: template: " in done.err
 
 
 def test_a_target_that_hangs(world: EngineWorld) -> None:

@@ -183,6 +183,17 @@ def test_users_without_rights_may_ping_and_have_low_ports(world: EngineWorld) ->
     world.ok("run", "--rm", "--user", "1000", "--network", "low", "--cap-drop", "ALL", "busybox", "httpd", "-p", "80")
 
 
+def test_all_exposed_ports_and_the_first_free_one_of_a_range(world: EngineWorld) -> None:
+    serve(world, "exposing", "--expose", "80", "--expose", "8000-8001/udp", "-P")
+    ports = dict(line.split(" -> ") for line in world.ok("port", "exposing").splitlines() if "0.0.0.0" in line)
+    assert set(ports) == {"80/tcp", "8000/udp", "8001/udp"}
+    wait_for_page(int(ports["80/tcp"].rpartition(":")[2]), b"exposing\n")
+    with socket.create_server(("0.0.0.0", 8130)):
+        serve(world, "ranged", "-p", "8130-8132:80")
+    assert world.ok("port", "ranged", "80/tcp").splitlines()[0] == "0.0.0.0:8131"
+    wait_for_page(8131, b"ranged\n")
+
+
 def test_a_linked_container_is_found_after_its_restart(world: EngineWorld) -> None:
     world.ok("run", "-d", "--name", "target", "busybox", "sleep", "600")
     world.ok("run", "-d", "--name", "looker", "--link", "target:it", "busybox", "sleep", "600")

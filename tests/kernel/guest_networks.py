@@ -1,13 +1,17 @@
-"""Links that not every kernel has; a plain program that test_network_vm.py runs inside the virtual machine."""
+"""Links, and a protocol, that not every kernel has, and what is done without ctnetlink and /etc/protocols.
+
+A plain program that test_network_vm.py runs inside the virtual machine.
+"""
 
 from __future__ import annotations
 
 import os
+import socket
 import subprocess
 
-from barque.network.model import Attachment, NetworkSettings, NetworkSpec, Sandbox, SandboxRequest, Subnet
+from barque.network.model import Attachment, NetworkSettings, NetworkSpec, PortBinding, Sandbox, SandboxRequest, Subnet
 from barque.network.sandboxes import Sandboxes
-from barque.sys import rtnetlink
+from barque.sys import netns, rtnetlink
 from barque.sys.rtnetlink import Netlink
 
 engine = Sandboxes(NetworkSettings(exec_root="/run/guest", warm=0))
@@ -51,5 +55,20 @@ assert kind("nic0.10") == "" and kind("nic0") == "veth", "the VLAN goes with its
 try_network(2, "dummy", "", driver="macvlan")
 try_network(3, "veth", "nic0", driver="ipvlan", ipvlan_mode="l2")
 try_network(4, "veth", "nic0", driver="ipvlan", ipvlan_mode="l3")
+bridged = engine.setup(SandboxRequest(container_id="f" * 64, mode="bridge", ports=(
+    PortBinding(container_port=80, protocol="sctp", host_port_start=8080),)))
+assert bridged.netns_path is not None and [port.protocol for port in bridged.ports] == ["sctp"]
+inside = os.open(bridged.netns_path, os.O_RDONLY)
+with netns.entered(inside):
+    server = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_SCTP)
+server.bind(("0.0.0.0", 80))
+server.listen()
+with socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_SCTP) as client:
+    client.settimeout(60)
+    client.connect((bridged.endpoints[0].gateway, 8080))
+    client.send(b"hello")
+    assert server.accept()[0].recv(99) == b"hello"
+print("good: SCTP", flush=True)
+engine.teardown(["f" * 64])
 engine.close(remove=True)
 print("all is well", flush=True)

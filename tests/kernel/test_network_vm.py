@@ -1,4 +1,4 @@
-"""Links that this host's kernel may lack, VLANs, dummies and ipvlan: guest_networks.py in a virtual machine."""
+"""What this host's kernel may lack, VLANs, dummies, ipvlan and SCTP: guest_networks.py in a virtual machine."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ import pytest
 from tests.vm import Guest, GuestUnavailable
 
 pytestmark = pytest.mark.slow
-MODULES = ("bridge", "veth", "8021q", "dummy", "macvlan", "ipvlan", "nf_tables", "nft_chain_nat", "nft_ct", "nft_nat",
-           "nft_masq", "nft_fib_inet", "nft_meta_bridge")
+MODULES = ("bridge", "veth", "8021q", "dummy", "macvlan", "ipvlan", "sctp", "nf_tables", "nft_chain_nat", "nft_ct",
+           "nft_nat", "nft_masq", "nft_fib_inet", "nft_meta_bridge")
 
 
-def test_links_that_kernels_may_lack(tmp_path: Path) -> None:
+def test_what_kernels_may_lack(tmp_path: Path) -> None:
     try:
         guest = Guest(tmp_path)
     except GuestUnavailable as error:

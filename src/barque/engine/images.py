@@ -14,7 +14,7 @@ from barque.engine import clock, filters, image_views
 from barque.engine.filters import Filters, match_labels
 from barque.engine.image_removal import ImageUser, check_use, decide, still_used
 from barque.engine.image_views import Version
-from barque.errors import Conflict, InvalidArgument
+from barque.errors import InvalidArgument
 from barque.image.client.auth import Credentials
 from barque.image.client.errors import RegistryRefused, RegistryUnreachable
 from barque.image.client.search import SearchResult
@@ -218,26 +218,27 @@ class ImageService:
         if len(wanted.get("until", [])) > 1:
             raise InvalidArgument("more than one until filter specified")
         until = [_moment(text) for text in wanted.get("until", [])]
-        records: builtins.list[dict[str, str]] = []
-        reclaimed = 0
-        for image in await self._images.all():
-            labels = image_views.labels_of(image)
-            if self._users.users_of_image(image.id) or (dangling_only and image.repo_tags):
-                continue
-            if any(image_views.created_ns(image) >= limit for limit in until) \
-                    or not match_labels(wanted.get("label", []), labels) \
-                    or any(match_labels([text], labels) for text in wanted.get("label!", [])):
-                continue
-            try:
-                gone = await self._remove([image], image.id, force=True)
-            except Conflict:
-                continue  # a container was made from it meanwhile
-            deleted = {record["Deleted"] for record in gone if "Deleted" in record}
-            reclaimed += sum(size for chain_id, size in zip(image.chain, image.layer_sizes, strict=True)
-                             if chain_id in deleted)
-            records += gone
+        images = [image for image in await self._images.all()
+                  if not self._users.users_of_image(image.id) and not (dangling_only and image.repo_tags)
+                  and not any(image_views.created_ns(image) >= limit for limit in until)
+                  and _labels_fit(wanted, image_views.labels_of(image))]
+        records = [{"Untagged": ref.familiar} for image in images for ref in self._untagged(image)]
+        await self._names.remove_images({image.id for image in images})
+        gone = await self._deleted(images)
+        deleted = {record["Deleted"] for record in gone}
+        sizes = {chain_id: size for image in images
+                 for chain_id, size in zip(image.chain, image.layer_sizes, strict=True)}
+        reclaimed = sum(size for chain_id, size in sizes.items() if chain_id in deleted)
         self._emit("image", "prune", "", {"reclaimed": str(reclaimed)})
-        return {"ImagesDeleted": records or None, "SpaceReclaimed": reclaimed}
+        return {"ImagesDeleted": [*records, *gone] or None, "SpaceReclaimed": reclaimed}
+
+    def _untagged(self, image: ResolvedImage) -> builtins.list[Reference]:
+        """Tell that an image loses all its names; which those are."""
+        references = [row.reference for row in image.names if row.reference is not None]
+        for ref in references:
+            if ref.tag:
+                self._event("untag", image.id, image.id, image)
+        return references
 
     async def pull(self, ref: Reference, platform: Platform | None, credentials: Credentials | None,
                    report: Report) -> None:
@@ -310,6 +311,11 @@ def _for_platform(images: Sequence[ResolvedImage], platform: Platform, text: str
     if found is None:
         raise NoSuchPlatform(ref=text, found=", ".join(str(image.platform) for image in images), wanted=platform)
     return found
+
+
+def _labels_fit(wanted: Filters, labels: dict[str, str] | None) -> bool:
+    return match_labels(wanted.get("label", []), labels) \
+        and not any(match_labels([text], labels) for text in wanted.get("label!", []))
 
 
 def _bad_stars(text: str) -> int:

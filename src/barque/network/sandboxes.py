@@ -381,7 +381,7 @@ class Sandboxes:
         undo.callback(self.rules.swap, after, before)
         for udp_port in {port.host_port for port, _ in reserved if port.protocol == "udp"}:
             # A client that was sending before the port was published is known as one of the host itself.
-            conntrack.forget_port(socket.IPPROTO_UDP, udp_port)
+            _forget_port(socket.IPPROTO_UDP, udp_port)
         undo.callback(self._ports.release, [port for port, _ in reserved])
         self._ports.hand_over(reserved, after.endpoints)
 
@@ -423,8 +423,19 @@ class Sandboxes:
 
 
 def _forget_connections(endpoint: Endpoint) -> None:
-    for address in endpoint.addresses:
-        conntrack.forget_answers_from(ipaddress.ip_address(address))
+    """Connections to an endpoint are no more its own. Without ctnetlink in the kernel they go on until they end."""
+    try:
+        for address in endpoint.addresses:
+            conntrack.forget_answers_from(ipaddress.ip_address(address))
+    except OSError as error:
+        log.warning("connections to %s are not forgotten: %s", ", ".join(endpoint.addresses), error)
+
+
+def _forget_port(protocol: int, port: int) -> None:
+    try:
+        conntrack.forget_port(protocol, port)
+    except OSError as error:
+        log.warning("connections to port %d are not forgotten: %s", port, error)
 
 
 def _is_loopback(text: str) -> bool:

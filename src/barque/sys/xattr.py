@@ -12,6 +12,8 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from barque.sys.mounts import PROC_MAGIC, filesystem_type
+
 #: What a file system without extended attributes, or a namespace without the right to set them, answers.
 UNSUPPORTED = (errno.ENOTSUP, errno.EPERM, errno.ENODATA)
 
@@ -21,10 +23,22 @@ def get_all(dir_fd: int, name: bytes) -> dict[str, bytes]:
 
     A process without /proc must be single-threaded: see :func:`set_at`.
     """
-    if os.path.exists("/proc/self/fd"):
+    if _has_proc():
         return _get_all(b"/proc/self/fd/%d/%b" % (dir_fd, name))
     with _inside(dir_fd):
         return _get_all(name)
+
+
+def _has_proc() -> bool:
+    """Not merely a directory of that name, which a stranger's tree may have."""
+    try:
+        fd = os.open("/proc/self/fd", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    except OSError:
+        return False
+    try:
+        return filesystem_type(fd) == PROC_MAGIC
+    finally:
+        os.close(fd)
 
 
 def _get_all(path: bytes) -> dict[str, bytes]:

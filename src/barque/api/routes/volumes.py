@@ -13,12 +13,11 @@ from typing import Any, Protocol
 import msgspec
 from aiohttp import web
 
-from barque.api import streams
+from barque.api import requests, streams
 from barque.engine import filters
 from barque.engine.filters import Filters
 from barque.engine.volumes import LIST_FILTERS, PRUNE_FILTERS, Volume
-from barque.errors import InvalidArgument, Unavailable
-from barque.oci import go_json
+from barque.errors import Unavailable
 
 #: From here on prune spares named volumes unless told otherwise.
 _PRUNES_ANONYMOUS = (1, 42)
@@ -77,28 +76,24 @@ class _Handlers:
 
     async def list(self, request: web.Request) -> web.StreamResponse:
         found = await self._volumes.list(filters.parse(request.query.get("filters"), LIST_FILTERS))
-        return _json({"Volumes": found, "Warnings": None})
+        return requests.json({"Volumes": found, "Warnings": None})
 
     async def create(self, request: web.Request) -> web.StreamResponse:
-        body = await request.read()
-        if not body:
-            raise InvalidArgument("invalid JSON: got EOF while reading request body")
-        asked = go_json.decode(body, VolumeCreate)
+        asked = await requests.body(request, VolumeCreate)
         if asked.cluster_volume_spec is not None:
             raise Unavailable("cluster volumes need swarm mode, which this engine does not have")
         volume = await self._volumes.ensure(asked.name or None, driver=asked.driver or "local",
                                             options=asked.driver_opts, labels=asked.labels)
-        return _json(volume, 201)
+        return requests.json(volume, 201)
 
     async def inspect(self, request: web.Request) -> web.StreamResponse:
-        return _json(await self._volumes.get(request.match_info["name"]))
+        return requests.json(await self._volumes.get(request.match_info["name"]))
 
     async def update(self, request: web.Request) -> web.StreamResponse:
         raise Unavailable("volume update only valid for cluster volumes, but swarm is unavailable")
 
     async def remove(self, request: web.Request) -> web.StreamResponse:
-        force = request.query.get("force", "").lower() not in ("", "0", "no", "false", "none")
-        await self._volumes.remove(request.match_info["name"], force)
+        await self._volumes.remove(request.match_info["name"], requests.flag(request, "force"))
         return web.Response(status=204)
 
     async def rename(self, request: web.Request) -> web.StreamResponse:
@@ -106,8 +101,8 @@ class _Handlers:
         return web.Response(status=204)
 
     async def clone(self, request: web.Request) -> web.StreamResponse:
-        asked = go_json.decode(await request.read(), VolumeClone)
-        return _json(await self._copies.clone(request.match_info["name"], asked.name, asked.labels), 201)
+        asked = await requests.body(request, VolumeClone)
+        return requests.json(await self._copies.clone(request.match_info["name"], asked.name, asked.labels), 201)
 
     async def export(self, request: web.Request) -> web.StreamResponse:
         name = request.match_info["name"]
@@ -115,13 +110,10 @@ class _Handlers:
         return await streams.send_bytes(request, self._copies.export(name), "application/x-tar")
 
     async def bring_in(self, request: web.Request) -> web.StreamResponse:
-        return _json(await self._copies.bring_in(request.match_info["name"], request.content.iter_chunked(256 << 10)))
+        archive = request.content.iter_chunked(256 << 10)
+        return requests.json(await self._copies.bring_in(request.match_info["name"], archive))
 
     async def prune(self, request: web.Request) -> web.StreamResponse:
         wanted = filters.parse(request.query.get("filters"), PRUNE_FILTERS)
         removed, reclaimed = await self._volumes.prune(wanted, request["api_version"] < _PRUNES_ANONYMOUS)
-        return _json({"VolumesDeleted": removed, "SpaceReclaimed": reclaimed})
-
-
-def _json(value: Any, status: int = 200) -> web.Response:
-    return web.Response(body=msgspec.json.encode(value) + b"\n", status=status, content_type="application/json")
+        return requests.json({"VolumesDeleted": removed, "SpaceReclaimed": reclaimed})

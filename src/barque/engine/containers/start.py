@@ -25,7 +25,7 @@ from barque.engine.containers.registry import Live, Outcome
 from barque.engine.containers.shm import mount_shm, unmount_shm
 from barque.engine.containers.start_errors import StartRefused, log_refused, start_refused
 from barque.engine.logging import plan
-from barque.errors import BarqueError
+from barque.errors import BarqueError, InvalidArgument
 from barque.failpoints import hit
 from barque.network.model import Sandbox
 from barque.oci.runtime_spec import Spec
@@ -107,8 +107,6 @@ async def _bring_up(ctx: Context, live: Live) -> tuple[Monitor, Sandbox | None]:
             await monitor.start()
         except RuntimeFailure as failure:
             raise start_refused(failure, container.path) from failure
-        except LogTargetRefused as refusal:
-            raise log_refused(refusal.message) from None
         undo.pop_all()
         return monitor, sandbox
 
@@ -134,9 +132,12 @@ def _files(ctx: Context, container: Container, sandbox: Sandbox | None) -> to_sp
 
 async def _prepare_log(ctx: Context, container: Container, undo: AsyncExitStack) -> LogConfig | None:
     """What the monitor does with the output; where that goes elsewhere, its shipper is there then."""
-    config, order = plan.plan(container, f"{ctx.run_dir(container.id)}/log.sock")
-    if order is not None:
-        undo.callback(await ctx.supervisor.ship(container.id, order))
+    try:
+        config, order = plan.plan(container, f"{ctx.run_dir(container.id)}/log.sock")
+        if order is not None:
+            undo.callback(await ctx.supervisor.ship(container.id, order))
+    except (InvalidArgument, LogTargetRefused) as error:
+        raise log_refused(error.message) from None
     return config
 
 

@@ -61,25 +61,6 @@ def writable(lower: Sequence[str], upper: str, work: str) -> int:
     return mounts.clone_tree(upper)
 
 
-def attributes_at(dir_fd: int, name: bytes) -> dict[str, bytes]:
-    """Extended attributes of an entry, never through a link; for a process with one thread and no /proc."""
-    os.fchdir(dir_fd)
-    try:
-        names = os.listxattr(name, follow_symlinks=False)
-    except OSError as error:
-        if error.errno == errno.ENOTSUP:
-            return {}
-        raise
-    found = {}
-    for key in names:
-        try:
-            found[key] = os.getxattr(name, key, follow_symlinks=False)
-        except OSError as error:
-            if error.errno not in (errno.ENODATA, errno.EPERM, errno.ENOTSUP):
-                raise
-    return found
-
-
 @dataclass
 class Location:
     """Where a path really leads: ``base`` in the directory ``parent`` (owned), ``path`` from the root without links.
