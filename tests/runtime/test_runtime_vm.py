@@ -13,7 +13,7 @@ import pytest
 
 from tests.vm import PYTEST, ROOT, Guest, GuestUnavailable, Result
 
-#: Seconds for one machine; on an idle host with two processors they take two minutes, and one.
+#: Seconds for one machine, on a host that is busy with other things.
 BOOT = 900
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(BOOT + 60)]
 #: An initramfs is no mount that pivot_root could replace, so the tests get a mount on top of it as their root.
