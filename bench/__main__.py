@@ -19,7 +19,7 @@ import time
 from contextlib import ExitStack
 from pathlib import Path
 
-from bench import engines, images, network
+from bench import builds, engines, image_scenarios, network
 from bench.scenarios import SCENARIOS, Images, Scenario
 
 CLONE_NEWNS = 0x00020000
@@ -66,15 +66,6 @@ def registry(stack: ExitStack, work: Path) -> None:
         time.sleep(0.01)
 
 
-def _make_images(work: Path) -> Images:
-    small = images.busybox_layer()
-    layers = [images.host_layer(["/usr/lib/x86_64-linux-gnu", "/usr/lib"], 60 << 20),
-              images.host_layer(["/usr/bin", "/usr/sbin"], 40 << 20), images.host_layer(["/usr/share"], 20 << 20)]
-    return Images(small=images.push(REGISTRY, "small", [small], work), web=f"{REGISTRY}/small:latest",
-                  big=images.push(REGISTRY, "big", layers, work),
-                  many=images.push(REGISTRY, "many", [images.small_files_layer(20_000)], work))
-
-
 def _compare(scenario: Scenario, pair: list[engines.Engine], made: Images, scale: float) -> None:
     figures: dict[str, list[float]] = {engine.name: [] for engine in pair}
     runs = max(1, round(scenario.runs * scale))
@@ -95,7 +86,8 @@ def _compare(scenario: Scenario, pair: list[engines.Engine], made: Images, scale
 def main() -> int:
     parser = argparse.ArgumentParser(prog="bench", description=__doc__)
     parser.add_argument("--only", default="", help="scenarios whose name contains this text")
-    parser.add_argument("--scale", type=float, default=1.0, help="factor for the number of runs")
+    parser.add_argument("--scale", type=float, default=1.0,
+                        help="factor for the number of runs, and below 1 for the size of big images")
     options = parser.parse_args()
     missing = [name for name in NEEDED if shutil.which(name) is None]
     if missing:
@@ -109,7 +101,7 @@ def main() -> int:
     with ExitStack() as stack:
         work = _disk(stack)
         registry(stack, work)
-        made = _make_images(work)
+        made = Images(REGISTRY, work)
         pair = [engines.barque(work / "barque", REGISTRY), engines.dockerd(work / "dockerd", REGISTRY)]
         for engine in pair:
             engine.start()
@@ -117,7 +109,8 @@ def main() -> int:
             stack.callback(engine.remove_all)
             engine.docker("pull", "-q", made.small)
         print(f"{'median of each':32} {'barque':>9} {'dockerd':>9} {'':3} {'ratio':>6} {'goal':>7}      min-max")
-        for scenario in [*SCENARIOS, *network.SCENARIOS]:
+        awkward = image_scenarios.scenarios(image_scenarios.ImageSet(REGISTRY, work, options.scale))
+        for scenario in [*SCENARIOS, *awkward, *network.SCENARIOS, *builds.SCENARIOS]:
             if options.only in scenario.name:
                 _compare(scenario, pair, made, options.scale)
     return 0

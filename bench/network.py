@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import http.client
 import json
+import statistics
 import subprocess
 import time
 from collections.abc import Iterator
@@ -21,7 +22,7 @@ _PORT = 18090
 _SECONDS = 2
 _CLIENTS = 4
 _REQUESTS = 1500
-_NETWORK = "bench-network"
+_NETWORK, _GROWING = "bench-network", "bench-growing"
 
 
 @contextlib.contextmanager
@@ -86,10 +87,21 @@ def requests(engine: Engine, images: Images) -> float:
 
 
 def attach_cost(engine: Engine, images: Images) -> float:
-    """Milliseconds that the default bridge adds to `run`."""
-    def took(network: str) -> float:
-        return min(engine.timed("run", "--rm", "--network", network, images.small, "true") for _ in range(3))
-    return max(0.1, (took("bridge") - took("none")) * 1e3)
+    """Milliseconds that the default bridge adds to `run`: the least of each, in turn."""
+    took: dict[str, list[float]] = {"bridge": [], "none": []}
+    for _ in range(8):
+        for network, figures in took.items():
+            figures.append(engine.timed("run", "--rm", "--network", network, images.small, "true"))
+    return max(0.1, (min(took["bridge"]) - min(took["none"])) * 1e3)
+
+
+def growth(engine: Engine, images: Images) -> float:
+    """How much longer the last 20 of 200 containers on one network take to start than the first 20."""
+    engine.docker("network", "create", _GROWING)
+    took = [engine.timed("run", "-d", "--network", _GROWING, images.small, "sleep", "100000") for _ in range(200)]
+    engine.docker("rm", "-f", *engine.docker("ps", "-q", "-f", f"network={_GROWING}").split())
+    engine.docker("network", "rm", _GROWING)
+    return statistics.median(took[-20:]) / statistics.median(took[:20])
 
 
 def user_network(engine: Engine, images: Images) -> float:
@@ -102,6 +114,7 @@ SCENARIOS = [
     Scenario("TCP by 127.0.0.1", "GB", 1.00, loopback_throughput, more_is_better=True, runs=4),
     Scenario("TCP by the host's address", "GB", 1.00, address_throughput, more_is_better=True, runs=4),
     Scenario("HTTP by a published port", "/s", 1.00, requests, more_is_better=True, runs=4),
-    Scenario("bridge: added to run", "ms", 1.00, attach_cost, runs=4),
+    Scenario("run: bridge minus none", "ms", 1.00, attach_cost, runs=2),
+    Scenario("200 on a network: last/first 20", "x", 1.00, growth, runs=1),
     Scenario("run --rm, user-defined network", "s", 0.30, user_network, runs=6),
 ]

@@ -17,6 +17,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 CLONE_NEWNS = 0x00020000
 CLONE_NEWNET = 0x40000000
@@ -31,6 +32,9 @@ _skipped: set[str] = set()
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    # How long an example takes says more about the machine's other work than about the code.
+    settings.register_profile("untimed", deadline=None)
+    settings.load_profile("untimed")
     # A command line that nobody told where the engine is would start one on the default paths.
     os.environ["DOCKER_HOST"] = "unix:///nonexistent/engine.sock"
     if config.option.basetemp is None:

@@ -113,15 +113,22 @@ class Guest:
         """A host's program at its own path, with the libraries that it needs."""
         self.add(path, Path(path).resolve())
 
-    def add_package(self, name: str) -> None:
+    def add_package(self, name: str, folder: str = "/barque/packages") -> None:
         """An importable package or module of this interpreter."""
         spec = importlib.util.find_spec(name)
         assert spec is not None, f"{name} cannot be imported here"
         if spec.submodule_search_locations:
-            self.add(f"/barque/packages/{name}", Path(next(iter(spec.submodule_search_locations))))
+            self.add(f"{folder}/{name}", Path(next(iter(spec.submodule_search_locations))))
         else:
             assert spec.origin is not None
-            self.add(f"/barque/packages/{Path(spec.origin).name}", Path(spec.origin))
+            self.add(f"{folder}/{Path(spec.origin).name}", Path(spec.origin))
+
+    def add_runtime(self) -> None:
+        """``barque-runtime`` beside the interpreter, and for its start the packages where that one looks for them."""
+        self.add("/bin/barque-runtime", ROOT / "bin/barque")
+        packages = f"/lib/python3.{sys.version_info.minor}/site-packages"
+        self.add(f"{packages}/__editable__.barque-guest.pth", b"/barque/src\n")
+        self.add_package("msgspec", packages)
 
     def add_module(self, name: str) -> None:
         """A kernel module (such as ``overlay``) to be loaded at boot, after those that it depends on."""
@@ -175,7 +182,8 @@ class Guest:
         interpreter = Path(sys.base_prefix) / "bin" / f"python3.{sys.version_info.minor}"
         self.add(str(interpreter), interpreter)
         (self._root / "bin").mkdir(exist_ok=True)
-        (self._root / "bin/python").symlink_to(interpreter)
+        for name in ("python", "python3"):
+            (self._root / "bin" / name).symlink_to(interpreter)
         library = Path(os.__file__).parent
         target = self._root / str(library).lstrip("/")
         shutil.copytree(library, target, symlinks=True, ignore=shutil.ignore_patterns(*_LEAVE_OUT))

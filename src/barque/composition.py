@@ -8,13 +8,14 @@ from __future__ import annotations
 import logging
 import os
 import socket
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, fields, replace
+from functools import partial
 
 from aiohttp import web
 
-from barque.api import app, listeners
+from barque.api import app, listeners, metrics
 from barque.api.listeners import Listener
 from barque.api.routes import archive, attach, containers, execs, lifecycle, networks, system, unsupported
 from barque.api.routes import build as build_routes
@@ -22,7 +23,7 @@ from barque.api.routes import commit as commit_routes
 from barque.api.routes import volumes as volume_routes
 from barque.api.server import ApiServer, tls_context
 from barque.composition_builds import committer, open_builds
-from barque.composition_images import ImageParts, Stores, open_images, registry_hosts
+from barque.composition_images import ImageParts, Stores, open_images
 from barque.config import Config
 from barque.engine import host as hosts
 from barque.engine import system as system_model
@@ -71,7 +72,8 @@ class VolumeUsers:
 
 #: What a reload changes; everything else needs a restart.
 RELOADABLE = frozenset({"labels", "debug", "log_level", "live_restore", "shutdown_timeout", "default_runtime",
-                        "runtimes", "insecure_registries", "registry_mirrors", "http_proxy",
+                        "runtimes", "insecure_registries", "registry_mirrors", "max_concurrent_downloads",
+                        "max_concurrent_uploads", "http_proxy",
                         "https_proxy", "no_proxy"})
 
 
@@ -88,7 +90,7 @@ class Engine:
                          if getattr(config, item.name) != getattr(before, item.name))
         taken = [name for name in changed if name in RELOADABLE]
         self.context.config = replace(before, **{name: getattr(config, name) for name in taken})
-        self.images.transport.hosts = registry_hosts(self.context.config)
+        self.images.reload(self.context.config)
         self.context.emit("daemon", "reload", self.context.host.name, {
             name.replace("_", "-"): str(getattr(config, name)) for name in taken})
         return taken, [name for name in changed if name not in RELOADABLE]
@@ -138,7 +140,8 @@ async def open_engine(stack: AsyncExitStack, config: Config, layout: Layout, zyg
     sockets = listeners.open_all(config.hosts, config.group, environment, tls=config.tls.enabled,
                                  verify=config.tls.verify,
                                  allow_insecure_tcp=config.allow_insecure_tcp)
-    for listener in sockets:
+    measured = [listeners.open_metrics(config.metrics_addr)] if config.metrics_addr else []
+    for listener in (*sockets, *measured):
         stack.callback(listener.close)
     supervisor = await Supervisor.start(config.exec_root, zygote)
     stack.push_async_callback(supervisor.close)
@@ -171,12 +174,16 @@ async def open_engine(stack: AsyncExitStack, config: Config, layout: Layout, zyg
     service = NetworkService(network, Documents(db, "networks", NetworkSpec), lambda: sandboxes(registry), bus.emit)
     await network.reconcile(await reconcile.adopt_all(context), await service.stored())
     await reconcile.settle(context)
+    engine_id = load_id(f"{layout.root}/engine-id")
+    if measured:
+        await serve_metrics(stack, partial(system_model.metrics, context, engine_id, bus), measured)
     builds = await open_builds(stack, layout, stores, images, context, supervisor)
-    others = [*images.routes, *commit_routes.routes(committer(stores, images, context)), *build_routes.routes(builds),
+    others = [*images.routes, *commit_routes.routes(committer(stores, images, context)),
+              *build_routes.routes(builds.service, builds.cache),
               *volume_routes.routes(volumes, VolumeCopies(volumes, context.volume_mounts, supervisor)),
               *networks.routes(service, Memberships(context)),
-              *system.routes(context, bus, load_id(f"{layout.root}/engine-id"), images.service,
-                             system_model.VolumeUsage(volumes, users), builds)]
+              *system.routes(context, bus, engine_id, images.service,
+                             system_model.VolumeUsage(volumes, users), builds.cache)]
     server = await serve(stack, context, others, sockets)
     return Engine(context, server, images)
 
@@ -191,6 +198,12 @@ def _save_events(bus: EventBus, path: str) -> None:
 async def _close_network(network: Network, registry: Registry) -> None:
     """Links and rules go with the last container; those that run on keep theirs."""
     await network.close(remove=not any(live.facts.alive for live in registry))
+
+
+async def serve_metrics(stack: AsyncExitStack, text: Callable[[], str], sockets: Sequence[Listener]) -> None:
+    server = ApiServer(metrics.build(text))
+    stack.push_async_callback(server.close)
+    await server.start(sockets, None)
 
 
 async def serve(stack: AsyncExitStack, context: Context, others: Sequence[web.RouteDef],

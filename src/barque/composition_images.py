@@ -18,10 +18,12 @@ from barque.engine.containers.registry import Registry
 from barque.engine.events import EventBus
 from barque.engine.image_archives import ImageArchives
 from barque.engine.image_attestations import Attestations
+from barque.engine.image_budget import ImageBudget
 from barque.engine.image_explorer import Explorer
 from barque.engine.image_flatten import Flattener
 from barque.engine.image_removal import ImageUser
 from barque.engine.images import ImageService
+from barque.errors import NotFound
 from barque.image.client.download import download
 from barque.image.client.hosts import HostConfig
 from barque.image.client.login import login
@@ -36,6 +38,10 @@ from barque.image.names import ImageNames
 from barque.image.push import Pusher
 from barque.image.resolve import Images
 from barque.image.save import Saver
+from barque.image.trust.check import TrustCheck
+from barque.image.trust.policy import load as load_policy
+from barque.image.turns import Turns
+from barque.image.use import ImageUse
 from barque.store.content import ContentStore
 from barque.store.db import Database
 from barque.store.fsck import Damage, check
@@ -66,6 +72,13 @@ class ImageParts:
     service: ImageService
     routes: list[web.RouteDef]
     transport: Transport
+    downloads: Turns
+    uploads: Turns
+
+    def reload(self, config: Config) -> None:
+        self.transport.hosts = registry_hosts(config)
+        self.downloads.resize(config.max_concurrent_downloads)
+        self.uploads.resize(config.max_concurrent_uploads)
 
 
 class ImageUsers:
@@ -77,6 +90,13 @@ class ImageUsers:
     def users_of_image(self, image_id: str) -> Sequence[ImageUser]:
         return [ImageUser(live.id, live.facts.alive) for live in self._registry
                 if image_id in (live.container.image_id, *(point.image_id for point in live.container.mounts))]
+
+    def image_of(self, container_id: str) -> str:
+        """Empty for a container that is gone."""
+        try:
+            return self._registry.find(container_id).container.image_id
+        except NotFound:
+            return ""
 
 
 def proxies_of(config: Config) -> Proxies:
@@ -105,12 +125,18 @@ async def open_images(stack: AsyncExitStack, config: Config, stores: Stores, wor
     names = ImageNames(stores.db)
     resolver = Images(names, stores.content, stores.snapshots)
     limits = Limits(downloads=config.max_concurrent_downloads, attempts=config.max_download_attempts)
-    puller = Puller(stores.content, stores.snapshots, stores.leases, names, workers, transport, limits)
+    puller = Puller(stores.content, stores.snapshots, stores.leases, names, workers, transport, limits,
+                    TrustCheck(load_policy(config.signature_policy)) if config.signature_policy else None)
     stack.callback(puller.close)
     pusher = Pusher(stores.content, names, transport, config.max_concurrent_uploads)
     sweep = partial(collect, stores.db, stores.content, stores.snapshots)
-    service = ImageService(resolver, names, stores.snapshots, puller, pusher, ImageUsers(registry),
-                           sweep, bus.emit)
+    users, use = ImageUsers(registry), ImageUse(stores.db)
+    await use.load()
+    service = ImageService(resolver, names, stores.snapshots, puller, pusher, users, sweep, bus.emit, use.last)
+    budget = ImageBudget(config.image_disk_budget, stores.db, resolver, use, users.image_of,
+                         lambda image_id: bool(users.users_of_image(image_id)), service.discard)
+    bus.observers.append(budget.heard)
+    stack.push_async_callback(budget.close)
     slots = UnpackSlots()
     stack.callback(slots.threads.shutdown)
     made = MadeImages(stores.content, stores.leases, names, workers, slots)
@@ -128,4 +154,5 @@ async def open_images(stack: AsyncExitStack, config: Config, stores: Stores, wor
         return await check(stores.layout, stores.db, stores.content, stores.snapshots, repair=repair,
                            workers=workers, deep=deep, leases=stores.leases)
 
-    return ImageParts(resolver, service, [*routes, *fsck_routes.routes(fsck)], transport)
+    return ImageParts(resolver, service, [*routes, *fsck_routes.routes(fsck)], transport, puller.downloads,
+                      pusher.uploads)

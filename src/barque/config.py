@@ -12,6 +12,8 @@ DEFAULT_DATA_ROOT = "/var/lib/barque"
 DEFAULT_EXEC_ROOT = "/run/barque"
 DEFAULT_CONFIG_FILE = "/etc/barque/daemon.json"
 DEFAULT_RUNTIME = "barque"
+#: Names of the built-in runtime: its own, and those that dockerd always has, unless ``runtimes`` gives them to another.
+BUILTIN_RUNTIMES = (DEFAULT_RUNTIME, "runc", "io.containerd.runc.v2")
 MEBIBYTE = 1 << 20
 
 
@@ -59,6 +61,7 @@ class Config:
     allow_insecure_tcp: bool = False
     labels: tuple[str, ...] = ()
     experimental: bool = False
+    metrics_addr: str = ""
 
     bip: str = ""
     mtu: int = 0
@@ -77,6 +80,8 @@ class Config:
     http_proxy: str = ""
     https_proxy: str = ""
     no_proxy: str = ""
+    image_disk_budget: int = 0
+    signature_policy: str = ""
     max_concurrent_downloads: int = 3
     max_concurrent_uploads: int = 5
     max_download_attempts: int = 5

@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, replace
 from typing import Any, Literal
 
-from barque.config import Config, ForeignRuntime, Pool, Tls
+from barque.config import BUILTIN_RUNTIMES, DEFAULT_RUNTIME, Config, ForeignRuntime, Pool, Tls
 from barque.errors import InvalidArgument
 from barque.log import LEVELS
 
@@ -58,6 +58,7 @@ OPTIONS = (
     Option("allow-insecure-tcp", "bool", "allow_insecure_tcp",
            help="Serve TCP without client certificates; on an address that others reach this gives them root"),
     Option("bip", "str", "bip", help="Specify network bridge IP"),
+    Option("metrics-addr", "str", "metrics_addr", help="TCP address that serves Prometheus metrics"),
     Option("mtu", "int", "mtu", help="Set the containers network MTU"),
     Option("icc", "bool", "icc", help="Let containers of the default network reach each other"),
     Option("publish-obey-input", "bool", "publish_obey_input",
@@ -76,6 +77,10 @@ OPTIONS = (
     Option("http-proxy", "str", "http_proxy", key="proxies.http-proxy", help="HTTP proxy for what the engine fetches"),
     Option("https-proxy", "str", "https_proxy", key="proxies.https-proxy", help="Proxy for HTTPS"),
     Option("no-proxy", "str", "no_proxy", key="proxies.no-proxy", help="Hosts that are asked directly, with commas"),
+    Option("image-disk-budget", "size", "image_disk_budget",
+           help="Remove images that are not used, the least recently used first, while all take more (default: never)"),
+    Option("signature-policy", "str", "signature_policy",
+           help="File that says which signatures images must have to be pulled"),
     Option("max-concurrent-downloads", "int", "max_concurrent_downloads", help="Set the max concurrent downloads"),
     Option("max-concurrent-uploads", "int", "max_concurrent_uploads", help="Set the max concurrent uploads"),
     Option("max-download-attempts", "int", "max_download_attempts", help="Set the max download attempts for each pull"),
@@ -130,7 +135,6 @@ REFUSED = (
     Refused("containerd-namespace", "this engine has its own store and runtime"),
     Refused("containerd-plugins-namespace", "this engine has its own store and runtime"),
     Refused("cri-containerd", "this engine has its own store and runtime", True, (False,)),
-    Refused("metrics-addr", "there is no metrics endpoint"),
     Refused("swarm-default-advertise-addr", "swarm is not supported"),
     Refused("network-control-plane-mtu", "swarm is not supported", fine=("", 1500, "1500")),
     Refused("node-generic-resource", "swarm is not supported", fine=((), []), key="node-generic-resources"),
@@ -424,9 +428,9 @@ def check(config: Config) -> Config:
         if "=" not in label:
             raise BadOption(f"bad attribute format: {label}")
     for name in config.runtimes:
-        if not _RUNTIME_NAME.match(name) or name == "barque":
+        if not _RUNTIME_NAME.match(name) or name == DEFAULT_RUNTIME:
             raise BadOption(f"runtime name '{name}' is reserved or malformed")
-    if config.default_runtime not in ("barque", *config.runtimes):
+    if config.default_runtime not in (*BUILTIN_RUNTIMES, *config.runtimes):
         raise BadOption(f"specified default runtime '{config.default_runtime}' does not exist")
     _check_log(config)
     if config.default_ipc_mode not in ("private", "shareable"):
@@ -441,9 +445,13 @@ def check(config: Config) -> Config:
 
 def _check_log(config: Config) -> None:
     """The engine, which knows the drivers, takes its time to load: only who asks for more than the default waits."""
-    if config.log_opts or config.log_driver != Config.log_driver:
-        from barque.engine.logging import drivers
+    if config.log_driver in ("json-file", "none") and not config.log_opts:
+        return
+    from barque.engine.logging import drivers
 
+    if config.log_driver not in ("none", *drivers.DRIVERS):
+        raise BadOption(f"no log driver named '{config.log_driver}' is registered")
+    if config.log_opts:
         try:
             drivers.check(config.log_driver, config.log_opts)
         except InvalidArgument as error:

@@ -261,5 +261,8 @@ async def test_an_artifact_is_kept_but_never_run(site: Site, tmp_path: Path) -> 
     async with image_site(tmp_path / "other") as other:
         await other.ask("POST", "/images/load", LATEST, data=archive)
         assert (await inspect(other, site.name("chart:1")))[1]["Id"] == digest(manifest)
-    await site.ask("DELETE", f"/images/{site.name('chart:1')}")
+    assert await ids(site, **{"shared-size": "1"}) == [digest(manifest)]
+    assert (await site.ask("GET", f"/images/{site.name('chart:1')}/history", LATEST)) == (200, [])
+    status, report = await site.ask("POST", "/images/prune", LATEST, params={"filters": '{"dangling": ["false"]}'})
+    assert status == 200 and {"Deleted": digest(manifest)} in report["ImagesDeleted"]
     await site.here.assert_empty()

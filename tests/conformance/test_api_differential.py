@@ -73,7 +73,8 @@ def sockets(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, str
             _same_image(world, theirs, root)
             for path in (theirs, world.socket):
                 status, _ = call(path, "POST", "/containers/create?name=same", {
-                    "Image": "busybox", "Cmd": ["true"], "Labels": {"a": "b"}, "ExposedPorts": {"80/tcp": {}},
+                    "Image": "busybox", "Cmd": ["true"], "Labels": {"b": "2", "a": "b"},
+                    "ExposedPorts": {"90/tcp": {}, "80/tcp": {}},
                     "HostConfig": {"Memory": 64 << 20, "Binds": ["kept:/v"]}})
                 assert status == 201
             yield theirs, world.socket
@@ -137,6 +138,48 @@ ERRORS: list[tuple[str, str, object]] = [
     ("GET", "/swarm", None),
     ("GET", "/nosuch", None),
     ("POST", "/containers/same/stop", None),
+    *[("POST", "/containers/create", {"Image": "busybox", "Cmd": ["true"],
+                                      "HostConfig": {"LogConfig": {"Type": kind, "Config": options}}})
+      for kind, options in [
+          ("json-file", {"nosuch": "1"}), ("json-file", {"mode": "x"}), ("json-file", {"max-buffer-size": "1m"}),
+          ("json-file", {"mode": "non-blocking", "max-buffer-size": "x"}), ("local", {"nosuch": "1"}),
+          ("syslog", {"syslog-facility": "x"}), ("syslog", {"syslog-format": "x"}), ("syslog", {"cache-disabled": "x"}),
+          ("gelf", {}), ("gelf", {"gelf-address": "udp://x"}), ("fluentd", {"fluentd-async": "x"}),
+          ("fluentd", {"fluentd-retry-wait": "5"}), ("journald", {"nosuch": "1"})]],
+    ("POST", "/containers/create?platform=x/y/z/w", {"Image": "busybox", "Cmd": ["true"]}),
+    ("POST", "/containers/create", {"Image": "busybox", "Cmd": ["true"], "HostConfig": {
+        "Mounts": [{"Type": "nosuch", "Target": "/x"}]}}),
+    ("POST", "/containers/create", {"Image": "busybox", "Cmd": ["true"], "HostConfig": {"CapAdd": ["NOSUCH"]}}),
+    ("POST", "/containers/create", {"Image": "busybox", "Cmd": ["true"], "StopSignal": "NOSUCH"}),
+    ("POST", "/containers/same/attach", None),
+    ("POST", "/containers/same/resize?h=x&w=1", None),
+    ("POST", "/containers/same/resize?h=1&w=1", None),
+    ("POST", "/containers/same/update", {"Memory": 1000}),
+    ("POST", "/containers/nosuch/update", {"CpuShares": 10}),
+    ("GET", "/containers/same/top", None),
+    ("GET", "/containers/nosuch/stats", None),
+    ("GET", "/containers/nosuch/changes", None),
+    ("GET", "/containers/nosuch/export", None),
+    ("PUT", "/containers/same/archive?path=/nosuch", None),
+    ("DELETE", "/containers/nosuch", None),
+    ("POST", "/containers/same/nosuch", None),
+    ("POST", "/exec/nosuch/resize?h=1&w=1", None),
+    ("POST", "/containers/nosuch/exec", {"Cmd": ["true"]}),
+    ("POST", "/containers/same/exec", {}),
+    ("POST", "/commit?container=nosuch", None),
+    ("GET", "/images/nosuch/history", None),
+    ("POST", "/images/nosuch/tag?repo=x&tag=y", None),
+    ("GET", "/images/json?filters=%7B%22nosuch%22%3A%5B%22x%22%5D%7D", None),
+    ("POST", "/networks/bridge/connect", {"Container": "nosuch"}),
+    ("GET", "/networks?filters=%7B%22nosuch%22%3A%5B%22x%22%5D%7D", None),
+    ("GET", "/volumes?filters=%7B%22nosuch%22%3A%5B%22x%22%5D%7D", None),
+    ("DELETE", "/volumes/nosuch", None),
+    ("POST", "/volumes/create", {"Name": "vv", "Driver": "nosuch"}),
+    ("POST", "/volumes/prune?filters=%7B%22nosuch%22%3A%5B%22x%22%5D%7D", None),
+    ("POST", "/containers/prune?filters=%7B%22nosuch%22%3A%5B%22x%22%5D%7D", None),
+    ("GET", "/services", None),
+    ("GET", "/nodes", None),
+    ("GET", "/secrets", None),
 ]
 
 
@@ -231,3 +274,27 @@ def test_what_only_the_start_finds(sockets: tuple[str, str], wrong: dict[str, ob
         answers.append((started, state["Status"], state["Error"], state["ExitCode"]))
         assert call(path, "DELETE", one)[0] == 204
     assert answers[1] == answers[0]
+
+
+#: Objects whose order later dockerds have changed.
+REORDERED = (".HostConfig", ".NetworkSettings")
+
+
+def misordered(theirs: Any, ours: Any, path: str = "") -> list[str]:
+    """Objects whose common keys come in another order: what `docker inspect` prints is what it was sent."""
+    if path.removeprefix("[]") in REORDERED:
+        return []
+    if isinstance(theirs, list) and isinstance(ours, list):
+        return [found for a, b in zip(theirs[:1], ours[:1], strict=False) for found in misordered(a, b, path + "[]")]
+    if not (isinstance(theirs, dict) and isinstance(ours, dict)):
+        return []
+    common = [key for key in theirs if key in ours]
+    found = [path] if common != [key for key in ours if key in theirs] else []
+    return found + [deeper for key in common for deeper in misordered(theirs[key], ours[key], f"{path}.{key}")]
+
+
+@pytest.mark.parametrize("url", ["/containers/same/json", "/containers/json?all=1", "/version", "/volumes",
+                                 "/volumes/kept", "/networks/bridge", "/images/busybox/json", "/images/json"])
+def test_order(sockets: tuple[str, str], url: str) -> None:
+    theirs, ours = (call(path, "GET", url)[1] for path in sockets)
+    assert misordered(theirs, ours) == []

@@ -11,23 +11,16 @@ import fcntl
 import os
 import pty
 import signal
-import socket
 import sys
 import termios
-from dataclasses import dataclass
 
 from barque.oci import runtime_spec
 from barque.runtime.failure import RuntimeFailure
 from barque.supervise import forkserver, monitor
-from barque.supervise.backend import Fds
+from barque.supervise.backend import Child, Fds, Process
 from barque.supervise.messages import CreateOrder, ExecOrder
-
-
-@dataclass
-class Child:
-    pid: int
-    pidfd: int
-    console: int | None
+from barque.supervise.rest import Luggage
+from barque.sys import tty
 
 
 def spawn(process: runtime_spec.Process, fds: Fds, *, wait: bool) -> tuple[Child, int, int]:
@@ -35,6 +28,8 @@ def spawn(process: runtime_spec.Process, fds: Fds, *, wait: bool) -> tuple[Child
     gate_read, gate_write = os.pipe2(os.O_CLOEXEC)
     error_read, error_write = os.pipe2(os.O_CLOEXEC)
     master, slave = pty.openpty() if fds is None else (-1, -1)
+    if slave >= 0 and process.console_size is not None:
+        tty.set_size(slave, process.console_size.height, process.console_size.width)
     pid = os.fork()
     if pid == 0:
         try:
@@ -123,6 +118,12 @@ class FakeBackend:
     def cgroup(self) -> dict[str, str]:
         return {}
 
+    def pack(self, luggage: Luggage) -> list[int]:
+        return []
+
+    def unpack(self, order: CreateOrder, child: Process, cgroup: dict[str, str], fds: list[int]) -> None:
+        self._sessions.append(child.pid)
+
     def cleanup(self) -> None:
         pass
 
@@ -138,10 +139,7 @@ def shout(request: bytes, fds: list[int]) -> bytes:
 
 
 def main(exec_root: str) -> None:
-    def be_monitor(channel: socket.socket, fds: list[int]) -> int:
-        return monitor.run(channel, exec_root, FakeBackend)
-
-    forkserver.serve({"monitor": be_monitor, "shout": forkserver.worker(shout)})
+    forkserver.serve(monitor.kind(exec_root, FakeBackend), {"shout": forkserver.worker(shout)})
 
 
 if __name__ == "__main__":

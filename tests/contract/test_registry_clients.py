@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import os
 import shutil
 import subprocess
@@ -70,7 +71,7 @@ def dockerd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 
 @pytest.mark.skipif(shutil.which("dockerd") is None or shutil.which("docker") is None, reason="docker is not installed")
-def test_docker(address: str, dockerd: str, tmp_path: Path) -> None:
+def test_docker(address: str, dockerd: str, tmp_path: Path, request: pytest.FixtureRequest) -> None:
     image = f"{address}/team/app:v1"
 
     def docker(*arguments: str, check: bool = True, stdin: bytes = b"") -> str:
@@ -79,6 +80,9 @@ def test_docker(address: str, dockerd: str, tmp_path: Path) -> None:
     docker("import", "-", image, stdin=layer(("hello", os.urandom(50_000))))
     if "digest: " not in docker("push", image, check=False):
         assert "Login Succeeded" in docker("login", "-u", "ann", "--password-stdin", address, stdin=b"secret")
+        kept = json.loads((tmp_path / "config.json").read_text())["auths"][address]
+        # With tokens docker keeps what stands for the password, not the password.
+        assert ("identitytoken" in kept) == (request.node.callspec.params["address"] == "tokens")
     pushed = docker("push", image)
     digest = pushed.split("digest: ")[1].split()[0]
     docker("rmi", image)
@@ -114,3 +118,26 @@ def test_oras(address: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     assert remote.get_tags(f"{address}/oras/note") == ["v1"]
     remote.pull(target=f"{address}/oras/note:v1", outdir=str(tmp_path / "out"))
     assert (tmp_path / "out/note.txt").read_text() == "an artifact"
+
+
+@pytest.mark.skipif(shutil.which("crane") is None, reason="crane is not installed")
+def test_crane(address: str, tmp_path: Path) -> None:
+    (tmp_path / "layer.tar").write_bytes(layer(("hello", os.urandom(2_000_000))))
+
+    def crane(*arguments: str, check: bool = True) -> str:
+        return run("crane", *arguments, "--insecure", check=check, DOCKER_CONFIG=str(tmp_path))
+
+    crane("auth", "login", address, "-u", "ann", "-p", "secret", check=False)
+    name = f"{address}/crane/app"
+    crane("append", "--oci-empty-base", "-f", str(tmp_path / "layer.tar"), "-t", f"{name}:v1")
+    digest = run("crane", "digest", "--insecure", f"{name}:v1", DOCKER_CONFIG=str(tmp_path)).strip()
+    crane("tag", f"{name}:v1", "v2")
+    assert crane("ls", name).split() == ["v1", "v2"]
+    crane("copy", f"{name}:v1", f"{address}/crane/copy:v1")
+    assert digest in crane("digest", f"{address}/crane/copy:v1")
+    crane("validate", "--remote", f"{name}:v1")
+    crane("pull", "--format", "oci", f"{name}:v1", str(tmp_path / "layout"))
+    crane("push", str(tmp_path / "layout"), f"{address}/crane/again:v1")
+    assert digest in crane("digest", f"{address}/crane/again:v1")
+    crane("delete", f"{name}@{digest}")
+    assert "MANIFEST_UNKNOWN" in crane("digest", f"{name}:v1", check=False)

@@ -6,6 +6,7 @@ import asyncio
 import json
 import logging
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -19,6 +20,7 @@ import pytest
 from aiohttp import web
 
 from barque.cli.main import _main as barque
+from barque.registry import events
 from barque.registry.app import Settings, make_app, make_status_app
 from barque.registry.assemble import settings_of, storage_of
 from barque.registry.config import InvalidConfig, load
@@ -263,6 +265,19 @@ async def test_receiver_that_is_away_delays_nobody_and_is_asked_ever_later(
     storage.close()
 
 
+async def test_events_that_find_no_place_are_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(events, "QUEUE", 2)
+    settings = Settings(receivers=(Receiver(f"http://127.0.0.1:{free_port()}/", pause=60),))
+    storage = FilesystemStorage(str(tmp_path))
+    async with registry_over(storage, settings) as client:
+        for number in range(6):
+            await client.push_blob("app", b"%d" % number)
+        # One is with the sender, which waits to try again, and two are in the queue.
+        assert "barque_registry_dropped_events_total 3" in settings.metrics.text()
+        monkeypatch.setattr(events, "GRACE", 0.0)
+    storage.close()
+
+
 @pytest.mark.parametrize("text", [
     "", '[storage]\nroot = "x"\n[storage.s3]\nendpoint = "http://x"\nbucket = "b"\naccess_key = "a"\nsecret_key = "s"',
     '[storage.s3]\nendpoint = "x"\nbucket = "b"\naccess_key = "a"\nsecret_key = "s"'])
@@ -310,6 +325,24 @@ async def test_collection_and_check_as_commands(tmp_path: Path, capfd: pytest.Ca
         await client.push_image("app", "v1", b"v1" * 1000)
         assert await command("check") == (0, "0 damages found\n")
     storage.close()
+
+
+def test_example_of_the_documentation_serves(tmp_path: Path) -> None:
+    text = (Path(__file__).parents[2] / "docs/registry.md").read_text()
+    (program,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    with subprocess.Popen([sys.executable, "-c", program], cwd=tmp_path, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stdout is not None
+            url = process.stdout.readline().strip()
+            pushed = subprocess.run(
+                ["curl", "-fsS", "-X", "POST", "--data-binary", "layer",
+                 f"{url}app/blobs/uploads/?digest={digest(b'layer')}"], check=True, capture_output=True, timeout=20)
+            assert pushed.stdout == b""
+            assert list((tmp_path / "registry-data/repositories/app").rglob(digest(b"layer")[7:]))
+            process.send_signal(signal.SIGINT)
+            process.wait(20)
+        finally:
+            process.kill()
 
 
 def test_server_from_the_command_line(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:

@@ -169,6 +169,7 @@ def test_commit(world: EngineWorld) -> None:
     assert world.inspect("committed:1", "{{.Id}} {{.Author}} {{.Comment}}") == f"{made} me why"
     assert world.inspect("committed:1", "{{.Config.Env}} {{.Config.ExposedPorts}} {{.Config.WorkingDir}}"
                          ) == "[A=1 PATH=/bin B=2] map[80/tcp:{}] /tmp/sub"
+    assert world.inspect("committed:1", "{{.Parent}}") == world.inspect("source", "{{.Image}}")
     assert world.ok("run", "--rm", "committed:1") == "kept"
     assert world.docker("run", "--rm", "committed:1", "test", "-e", "/data/from-image").code == 1
     assert "why" in world.ok("history", "committed:1")

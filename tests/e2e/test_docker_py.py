@@ -84,3 +84,12 @@ def test_the_engine_tells_of_itself(client: docker.DockerClient) -> None:
     if client.api._version != "1.24":
         usage = client.df()
         assert usage["ImageUsage"]["TotalCount"] if "ImageUsage" in usage else usage["Images"]
+
+
+def test_the_log_of_a_container_that_has_ended(client: docker.DockerClient) -> None:
+    """It comes right behind the head of the answer, which docker-py reads through a buffer that it then drops."""
+    container = client.containers.run("busybox", ["echo", "hello"], detach=True)
+    container.wait()
+    for _ in range(10):
+        assert container.attach(stream=False, logs=True) == b"hello\n"
+    container.remove()

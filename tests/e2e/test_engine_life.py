@@ -6,6 +6,7 @@ import asyncio
 import http.client
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -192,12 +193,14 @@ def test_reload(world: EngineWorld) -> None:
     """Settings that can change do so without a restart, and the event says which; a broken file changes nothing."""
     assert world.process is not None
     (world.root / "daemon.json").write_text(json.dumps(
-        {"labels": ["a=b"], "insecure-registries": ["10.9.8.0/24"], "debug": True, "mtu": 1400}))
+        {"labels": ["a=b"], "insecure-registries": ["10.9.8.0/24"], "debug": True, "mtu": 1400,
+         "max-concurrent-downloads": 1}))
     since = str(time.time())
     world.process.send_signal(signal.SIGHUP)
     wait_until(lambda: world.ok("info", "-f", "{{.Labels}}") == "[a=b]")
     assert "10.9.8.0/24" in world.ok("info", "-f", "{{.RegistryConfig.InsecureRegistryCIDRs}}")
     assert "a restart is needed for: mtu" in world.log
+    assert re.search("reloaded the configuration: .*labels, .*max_concurrent_downloads", world.log)
     assert world.ok("events", "--since", since, "--until", str(time.time()), "--filter", "type=daemon", "--format",
                     "{{.Action}}") == "reload"
     (world.root / "daemon.json").write_text("{")

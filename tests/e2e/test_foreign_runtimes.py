@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import signal
@@ -129,3 +130,9 @@ def test_a_name_that_nobody_registered(world: EngineWorld) -> None:
     done = world.docker("run", "--rm", "--runtime", "unknown", "busybox", "true")
     assert done.code == 125
     assert "unknown or invalid runtime name: unknown" in done.err
+
+
+def test_the_names_that_dockerd_always_has(world: EngineWorld) -> None:
+    world.ok("run", "--rm", "--runtime", "runc", "busybox", "true")
+    assert {"barque", "runc", "io.containerd.runc.v2", "foreign"} == set(json.loads(
+        world.ok("info", "--format", "{{json .Runtimes}}")))

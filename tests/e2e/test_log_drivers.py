@@ -6,6 +6,7 @@ import json
 import signal
 import socket
 import subprocess
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,14 +14,16 @@ from typing import Any
 import msgspec
 import pytest
 
-from tests.e2e.engine_world import PATIENCE, EngineWorld, engine_world
+from tests.e2e.engine_world import PATIENCE, EngineWorld, engine_world, free_port
 
+METRICS = free_port()
 SPEAK = "echo out; echo err >&2"
 
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EngineWorld]:
-    with engine_world(tmp_path_factory.mktemp("logs")) as engine:
+    flags = ["--metrics-addr", f"127.0.0.1:{METRICS}"]
+    with engine_world(tmp_path_factory.mktemp("logs"), flags=flags) as engine:
         yield engine
 
 
@@ -154,6 +157,8 @@ def test_a_target_that_is_not_there(world: EngineWorld) -> None:
     assert "failed to initialize logging driver: dial tcp 127.0.0.1:9: connect: connection refused" in done.err
     assert done.code == 125
     assert world.inspect("dead", "{{.State.Status}}") == "created"
+    done = world.docker("run", "--rm", *options("local", tag="{{.Nope}}"), "busybox", "true")
+    assert "failed to initialize logging driver: template: " in done.err
 
 
 def test_a_target_that_hangs(world: EngineWorld) -> None:
@@ -172,6 +177,25 @@ def test_a_target_that_hangs(world: EngineWorld) -> None:
             assert world.inspect("held", "{{.State.Running}}") == "true"
             assert world.docker("exec", "held", "ls", "/done").code == 1
             world.ok("rm", "-f", "held")
+
+
+def test_metrics(world: EngineWorld) -> None:
+    def scrape() -> dict[str, float]:
+        with urllib.request.urlopen(f"http://127.0.0.1:{METRICS}/metrics", timeout=PATIENCE) as answer:
+            assert answer.headers["Content-Type"].startswith("text/plain; version=0.0.4")
+            lines = answer.read().decode().splitlines()
+        return {name: float(value) for name, _, value in (line.rpartition(" ") for line in lines if line[0] != "#")}
+
+    before = scrape()
+    world.ok("run", "-d", "--name", "counted", "busybox", "sleep", "100")
+    after = scrape()
+    for action in ("create", "start"):
+        name = f'engine_daemon_container_actions_seconds_count{{action="{action}"}}'
+        assert after[name] == before[name] + 1
+    running = 'engine_daemon_container_states_containers{state="running"}'
+    assert after[running] == before[running] + 1
+    assert after["engine_daemon_events_total"] > before["engine_daemon_events_total"]
+    world.ok("rm", "-f", "counted")
 
 
 def test_shippers_outlive_the_daemon(world: EngineWorld) -> None:

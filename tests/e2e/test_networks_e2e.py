@@ -9,13 +9,14 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 import urllib.parse
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import pytest
 
-from tests.e2e.engine_world import EngineWorld, engine_world
+from tests.e2e.engine_world import PATIENCE, EngineWorld, engine_world
 
 
 @pytest.fixture(scope="module")
@@ -65,8 +66,21 @@ def api(world: EngineWorld, method: str, path: str, body: object) -> tuple[int, 
 
 def page(port: int) -> bytes:
     with socket.create_connection(("127.0.0.1", port), 5) as client:
-        client.sendall(b"GET / HTTP/1.0\r\n\r\n")
-        return b"".join(iter(lambda: client.recv(4096), b""))
+        return answer(client)
+
+
+def wait_for_page(port: int, text: bytes) -> None:
+    deadline = time.monotonic() + PATIENCE
+    while True:
+        with contextlib.suppress(ConnectionError):
+            if page(port).endswith(text):
+                return
+        assert time.monotonic() < deadline, f"port {port} does not answer"
+
+
+def answer(client: socket.socket) -> bytes:
+    client.sendall(b"GET / HTTP/1.0\r\n\r\n")
+    return b"".join(iter(lambda: client.recv(4096), b""))
 
 
 def test_containers_find_each_other_by_name_and_the_rest_does_not(world: EngineWorld) -> None:
@@ -158,12 +172,148 @@ def test_several_networks_and_links_on_the_default_bridge(world: EngineWorld) ->
     assert lookup(world, "linked", "x") == world.inspect("both", "{{.NetworkSettings.Networks.one.IPAddress}}")
 
 
+def test_users_without_rights_may_ping_and_have_low_ports(world: EngineWorld) -> None:
+    """As dockerd sets it up, in every network of a container's own."""
+    show = ("sh", "-c", "cat /proc/sys/net/ipv4/ip_unprivileged_port_start /proc/sys/net/ipv4/ping_group_range")
+    world.ok("network", "create", "low")
+    for network in ("bridge", "none", "low"):
+        assert world.ok("run", "--rm", "--network", network, "busybox", *show).split() == ["0", "0", "2147483647"]
+    mine = world.ok("run", "--rm", "--sysctl", "net.ipv4.ip_unprivileged_port_start=80", "busybox", *show)
+    assert mine.split()[0] == "80"
+    world.ok("run", "--rm", "--user", "1000", "--network", "low", "--cap-drop", "ALL", "busybox", "httpd", "-p", "80")
+
+
+def test_all_exposed_ports_and_the_first_free_one_of_a_range(world: EngineWorld) -> None:
+    serve(world, "exposing", "--expose", "80", "--expose", "8000-8001/udp", "-P")
+    ports = dict(line.split(" -> ") for line in world.ok("port", "exposing").splitlines() if "0.0.0.0" in line)
+    assert set(ports) == {"80/tcp", "8000/udp", "8001/udp"}
+    wait_for_page(int(ports["80/tcp"].rpartition(":")[2]), b"exposing\n")
+    with socket.create_server(("0.0.0.0", 8130)):
+        serve(world, "ranged", "-p", "8130-8132:80")
+    assert world.ok("port", "ranged", "80/tcp").splitlines()[0] == "0.0.0.0:8131"
+    wait_for_page(8131, b"ranged\n")
+
+
+def test_a_linked_container_is_found_after_its_restart(world: EngineWorld) -> None:
+    world.ok("run", "-d", "--name", "target", "busybox", "sleep", "600")
+    world.ok("run", "-d", "--name", "looker", "--link", "target:it", "busybox", "sleep", "600")
+    before = world.inspect("target", "{{.NetworkSettings.Networks.bridge.IPAddress}}")
+    world.ok("restart", "-t", "0", "target")
+    after = world.inspect("target", "{{.NetworkSettings.Networks.bridge.IPAddress}}")
+    lines = [line.split() for line in world.ok("exec", "looker", "cat", "/etc/hosts").splitlines()]
+    assert before != after and [line[0] for line in lines if "it" in line] == [after]
+    assert ["127.0.0.1", "localhost"] in lines and world.ok("exec", "looker", "ping", "-c1", "-W5", "it")
+    # One that is not linked, or does not run, is left alone; a link to what is gone harms nobody.
+    world.ok("rm", "-f", "looker")
+    world.ok("restart", "-t", "0", "target")
+
+
+def test_interfaces_as_the_endpoint_asks(world: EngineWorld) -> None:
+    world.ok("network", "create", "fine")
+    option = "driver-opt=com.docker.network.endpoint"
+    world.ok("run", "-d", "--name", "named", "--network", f"name=fine,{option}.ifname=lan7,{option}.sysctls="
+             "net.ipv4.conf.IFNAME.log_martians=1,link-local-ip=169.254.8.8", "busybox", "sleep", "600")
+    assert world.ok("exec", "named", "ls", "/sys/class/net").split() == ["lan7", "lo"]
+    assert world.ok("exec", "named", "cat", "/proc/sys/net/ipv4/conf/lan7/log_martians") == "1"
+    assert "169.254.8.8/16" in world.ok("exec", "named", "ip", "addr", "show", "lan7")
+    shown = json.loads(world.ok("inspect", "named"))[0]["NetworkSettings"]["Networks"]["fine"]
+    assert shown["IPAMConfig"]["LinkLocalIPs"] == ["169.254.8.8"]
+    assert shown["DriverOpts"]["com.docker.network.endpoint.ifname"] == "lan7"
+    world.ok("network", "create", "finer")
+    done = world.docker("network", "connect", "--driver-opt", "colour=red", "finer", "named")
+    assert done.code == 1 and "unknown driver option 'colour'" in done.err
+    world.ok("network", "connect", "--driver-opt", "com.docker.network.endpoint.ifname=lan8", "--link-local-ip",
+             "169.254.8.9", "finer", "named")
+    assert world.ok("exec", "named", "ls", "/sys/class/net").split() == ["lan7", "lan8", "lo"]
+    world.ok("restart", "-t", "0", "named")
+    assert world.ok("exec", "named", "ls", "/sys/class/net").split() == ["lan7", "lan8", "lo"]
+
+
+def test_networks_without_ipv4_and_from_a_configuration(world: EngineWorld) -> None:
+    world.ok("network", "create", "--ipv4=false", "--ipv6", "six")
+    serve(world, "onsix", "--network", "six", "-p", "8085:80")
+    shown = json.loads(world.ok("network", "inspect", "six"))[0]
+    assert not shown["EnableIPv4"] and [pool["Subnet"][:2] for pool in shown["IPAM"]["Config"]] == ["fd"]
+    mine = json.loads(world.ok("inspect", "onsix"))[0]["NetworkSettings"]["Networks"]["six"]
+    assert mine["IPAddress"] == "" and mine["GlobalIPv6Address"] and mine["IPPrefixLen"] == 0
+    hosts = world.ok("exec", "onsix", "cat", "/etc/hosts")
+    assert mine["GlobalIPv6Address"] in hosts and "inet " not in world.ok("exec", "onsix", "ip", "addr", "show", "eth0")
+    wait_for_page(8085, b"onsix\n")
+    world.ok("network", "create", "--config-only", "--subnet", "10.124.0.0/24", "--label", "from=conf", "conf")
+    assert own_cli(world, "network", "create", "--config-from", "conf", "real")
+    world.ok("run", "-d", "--name", "onreal", "--network", "real", "busybox", "sleep", "600")
+    assert world.inspect("onreal", "{{.NetworkSettings.Networks.real.IPAddress}}").startswith("10.124.0.")
+    assert world.ok("network", "ls", "-q", "-f", "label=from=conf", "-f", "driver=bridge")
+    done = world.docker("network", "rm", "conf")
+    assert done.code == 1 and 'configuration network "conf" is in use' in done.err
+    done = world.docker("run", "--rm", "--network", "conf", "busybox", "true")
+    assert "cannot create endpoint on configuration-only network" in done.err
+
+
+class Traffic:
+    """Asks for a page again and again, and has a connection by each way that stays open; counts what fails."""
+
+    def __init__(self, port: int, relayed: str) -> None:
+        self.asked, self.failed = 0, 0
+        self._port = port
+        self._end = threading.Event()
+        self._open = [socket.create_connection((host, port), 5) for host in ("127.0.0.1", relayed)]
+        self._thread = threading.Thread(target=self._run, args=(("127.0.0.1", relayed),))
+        self._thread.start()
+
+    def _run(self, hosts: Sequence[str]) -> None:
+        while not self._end.is_set():
+            for host in hosts:
+                try:
+                    self.asked += 1
+                    with socket.create_connection((host, self._port), 5) as client:
+                        assert answer(client).endswith(b"steady\n")
+                except (OSError, AssertionError):
+                    self.failed += 1
+
+    def finish(self) -> None:
+        """Asserts that the connections from before are alive too."""
+        self._end.set()
+        self._thread.join(30)
+        assert not self._thread.is_alive()
+        for client in self._open:
+            with client:
+                assert answer(client).endswith(b"steady\n")
+
+
+def kernel_state(world: EngineWorld) -> list[str]:
+    """All rules and elements of all tables, and the links with their addresses, but for spare interfaces."""
+    rules = subprocess.run(["nft", "-s", "list", "ruleset"], check=True, capture_output=True, text=True).stdout
+    links = json.loads(subprocess.run(["ip", "-j", "addr"], check=True, capture_output=True, text=True).stdout)
+    return sorted([*rules.splitlines(), *(str((link["ifname"], [item["local"] for item in link["addr_info"]
+                                                               if item["scope"] == "global"]))
+                                          for link in links if link.get("master"))])
+
+
+def test_traffic_goes_on_while_the_daemon_is_killed_and_comes_back(world: EngineWorld) -> None:
+    world.ok("network", "create", "calm")
+    serve(world, "steady", "--network", "calm", "-p", "8095:80")
+    assert fetch(world, "steady", "steady") == "steady"
+    before = kernel_state(world)
+    traffic = Traffic(8095, "::1")
+    world.end(signal.SIGKILL)
+    world.start()
+    traffic.finish()
+    assert traffic.asked > 100 and traffic.failed == 0
+    assert kernel_state(world) == before, "neither doubled nor leaked"
+    with pytest.raises(OSError, match="Address already in use"):
+        socket.create_server(("0.0.0.0", 8095))
+    world.ok("rm", "-f", "steady")
+    socket.create_server(("0.0.0.0", 8095)).close()
+
+
 @pytest.mark.parametrize(("arguments", "text"), [
     (["run", "--rm", "--network", "nosuch", "busybox", "true"], "network nosuch not found"),
     (["run", "--rm", "--ip", "172.31.99.7", "busybox", "true"], "user specified IP address is supported on user "
                                                                "defined networks only"),
     (["network", "create", "bridge"], "operation is not permitted on predefined bridge network"),
-    (["network", "create", "-d", "ipvlan", "x"], "ipvlan"),
+    (["network", "create", "-d", "overlay", "x"], "overlay driver is not supported"),
+    (["network", "create", "--ipv4=false", "x"], "IPv4 or IPv6 must be enabled"),
     (["network", "create", "--subnet", "172.31.99.0/28", "x"], "Pool overlaps with other one on this address space"),
     (["network", "rm", "host"], "host is a pre-defined network and cannot be removed")])
 def test_refusals(world: EngineWorld, arguments: list[str], text: str) -> None:

@@ -1,4 +1,4 @@
-"""Pure cgroup v2; run inside the virtual machine by test_cgroup_v2_vm.py, and by hand as root on any such host."""
+"""Pure cgroup v2; run in a machine by tests/runtime/test_runtime_vm.py, and by hand as root on any such host."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The systemd driver under a real systemd; run inside the virtual machine by test_cgroup_v2_vm.py."""
+"""The systemd driver under a real systemd; run inside the virtual machine by tests/runtime/test_runtime_vm.py."""
 
 from __future__ import annotations
 

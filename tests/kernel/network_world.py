@@ -46,17 +46,17 @@ print(s.recv(65536).decode())
 """
 
 
-def run(*command: str) -> str:
-    done = subprocess.run(command, check=False, capture_output=True, text=True)
-    if done.returncode:
+def run(*command: str, check: bool = True) -> str:
+    done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=60)
+    if check and done.returncode:
         print(done.stderr, end="")
-    done.check_returncode()
+        done.check_returncode()
     return done.stdout
 
 
-def inside(sandbox: Sandbox, *command: str) -> str:
+def inside(sandbox: Sandbox, *command: str, check: bool = True) -> str:
     assert sandbox.netns_path is not None
-    return run("nsenter", "--net=" + sandbox.netns_path, *command)
+    return run("nsenter", "--net=" + sandbox.netns_path, *command, check=check)
 
 
 def ask(kind: str, host: str, port: int, *, within: Sandbox | None = None, timeout: float = 5) -> str:

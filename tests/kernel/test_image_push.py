@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import http.client
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -29,6 +31,12 @@ def address(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
     if request.param == "docker-registry" and not has_docker_registry():
         pytest.skip("docker-registry is not installed")
     with PEERS[request.param](tmp_path_factory.mktemp("registry")) as found:
+        yield found
+
+
+@pytest.fixture
+def own_address(tmp_path: Path) -> Iterator[str]:
+    with barque_registry(tmp_path / "registry") as found:
         yield found
 
 
@@ -125,3 +133,56 @@ async def test_broken_upload_is_begun_anew(tmp_path: Path) -> None:
         await seed(registry.address, "app:v1", tmp_path / "blobs")
         assert whole == IMAGE.blobs
         assert len(began) == 4
+
+
+async def test_broken_upload_goes_on_where_it_broke(own_address: str, tmp_path: Path) -> None:
+    """Through a wire that is cut in the middle of the first big body. docker-registry begins anew: it takes only the
+    address that the chunk would have been answered with.
+    """
+    sent: list[bytes] = []
+
+    async def relay(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        host, port = own_address.split(":")
+        inner, outer = await asyncio.open_connection(host, int(port))
+        back = asyncio.create_task(_pump(inner, writer))
+        with contextlib.suppress(ConnectionError):
+            while data := await reader.read(1 << 15):
+                sent.append(data)
+                outer.write(data)
+                await outer.drain()
+                if sum(map(len, sent)) > 2_000_000 and not cut.is_set():
+                    cut.set()
+                    break
+        outer.close()
+        writer.close()
+        back.cancel()
+
+    cut = asyncio.Event()
+    server = await asyncio.start_server(relay, "127.0.0.1", 0)
+    big = make_image({"big": os.urandom(5_000_000)})
+    paths = {}
+    for number, (name, data) in enumerate(big.blobs.items()):
+        (tmp_path / str(number)).write_bytes(data)
+        paths[name] = str(tmp_path / str(number))
+    transport = Transport(HostConfig())
+    try:
+        port = server.sockets[0].getsockname()[1]
+        await asyncio.wait_for(push_image(transport, parse(f"127.0.0.1:{port}/cut:v1"), MANIFEST, big.manifest, paths),
+                               60)
+    finally:
+        await transport.close()
+        server.close()
+    assert cut.is_set()
+    for name, data in big.blobs.items():
+        assert fetch(own_address, f"/v2/cut/blobs/{name}") == data
+    request = b"".join(sent)
+    assert b"PATCH /v2/cut/blobs/uploads/" in request and b"Content-Range: " in request
+    assert len(request) < 6_500_000, "what had arrived is not sent again"
+
+
+async def _pump(source: asyncio.StreamReader, sink: asyncio.StreamWriter) -> None:
+    with contextlib.suppress(ConnectionError):
+        while data := await source.read(1 << 15):
+            sink.write(data)
+            await sink.drain()
+    sink.close()

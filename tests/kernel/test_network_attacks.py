@@ -9,11 +9,13 @@ import struct
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
+import msgspec
 import pytest
 
-from barque.network.model import NetworkSpec, Sandbox
+from barque.network.model import NetworkSpec, Sandbox, Subnet
 from barque.network.stack import Network
 from tests.kernel.network_world import Outside, Servers, ask, engine, inside, on, publish, reaches, run, spec, to
 
@@ -95,6 +97,18 @@ def heard(by: Sandbox, source: Sandbox, frame: bytes) -> str:
         return listener.communicate(timeout=20)[0].strip()
 
 
+@contextmanager
+def subprocess_in(sandbox: Sandbox) -> Iterator[Sandbox]:
+    """A process that keeps the network namespace of ``sandbox`` alive; yields it under a path that stays."""
+    command = ["nsenter", f"--net={sandbox.netns_path}", "sh", "-c", "echo ready; exec sleep 60"]
+    with subprocess.Popen(command, text=True, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None and process.stdout.readline() == "ready\n"
+        try:
+            yield msgspec.structs.replace(sandbox, netns_path=f"/proc/{process.pid}/ns/net")
+        finally:
+            process.kill()
+
+
 def neighbour(of: Sandbox, address: str) -> str:
     return next((item.get("lladdr", "") for item in json.loads(inside(of, "ip", "-j", "neigh"))
                  if item["dst"] == address), "")
@@ -155,6 +169,35 @@ async def test_ipv6_neighbours_and_routers_that_are_none(place: Place) -> None:
     assert reaches(attacker, seen.ipv6)
     assert (local in inside(witness, "ip", "-6", "route", "show", "default")) == undefended
     assert "proto ra" not in run("ip", "-6", "route", "show", "dev", made.bridge)
+
+
+async def test_what_is_left_of_a_container_has_no_way_out(network: Network) -> None:
+    """Another container may share its namespace and live on, with addresses that belong to somebody else by then."""
+    made = await network.create_network(spec("web", ipv4=Subnet(subnet="10.9.9.0/24")))
+    first, witness = await on(network, 1, to(made, ipv4="10.9.9.77")), await on(network, 2, to(made))
+    with subprocess_in(first) as rest:
+        assert reaches(rest, witness.endpoints[0].ipv4)
+        await network.teardown(first.container_id)
+        assert not reaches(rest, witness.endpoints[0].ipv4)
+        second = await on(network, 3, to(made, ipv4="10.9.9.77"))
+        # The same MAC follows from the same address: what is left must not draw the frames to itself either.
+        inside(rest, "ping", "-c1", "-W0.2", witness.endpoints[0].ipv4, check=False)
+        assert reaches(witness, "10.9.9.77") and reaches(second, witness.endpoints[0].ipv4)
+
+
+async def test_what_is_left_of_a_container_on_a_macvlan_has_no_way_out(network: Network) -> None:
+    run("ip", "link", "add", "nic0", "type", "veth", "peer", "lan0")
+    try:
+        for name in ("nic0", "lan0"):
+            run("ip", "link", "set", name, "up")
+        lan = await network.create_network(spec("lan", driver="macvlan", parent="nic0"))
+        first, witness = await on(network, 1, to(lan)), await on(network, 2, to(lan))
+        with subprocess_in(first) as rest:
+            assert reaches(rest, witness.endpoints[0].ipv4)
+            await network.teardown(first.container_id)
+            assert not reaches(rest, witness.endpoints[0].ipv4)
+    finally:
+        run("ip", "link", "delete", "nic0")
 
 
 async def test_another_networks_container_directly_at_its_published_port(network: Network, servers: Servers) -> None:

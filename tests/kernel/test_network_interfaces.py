@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 import subprocess
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
@@ -10,7 +11,14 @@ from pathlib import Path
 import pytest
 
 from barque.errors import InvalidArgument
-from barque.network.errors import AddressInUse, DriverUnsupported, InterfaceTaken, ParentMissing, ParentTaken
+from barque.network.errors import (
+    AddressInUse,
+    DriverUnsupported,
+    InterfaceTaken,
+    ParentMissing,
+    ParentTaken,
+    PortFailure,
+)
 from barque.network.model import NetworkSettings, NetworkSpec, Subnet
 from barque.network.stack import Network
 from tests.kernel.network_world import (
@@ -118,6 +126,17 @@ async def test_link_local_addresses(network: Network) -> None:
         await on(network, 3, to(made, link_local=("169.254.7.8",)))
     await network.teardown(one.container_id)
     assert (await on(network, 3, to(made, link_local=("169.254.7.8",)))).endpoints[0].link_local
+
+
+async def test_a_port_of_a_protocol_that_the_kernel_lacks(network: Network) -> None:
+    try:
+        socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_SCTP).close()
+    except OSError:
+        with pytest.raises(PortFailure, match="8067/sctp: protocol not supported"):
+            await network.setup(request(1, ports=(publish(80, 8067, "sctp"),)))
+        return
+    sandbox = await network.setup(request(1, ports=(publish(80, 8067, "sctp"),)))
+    assert [(port.host_ip, port.host_port) for port in sandbox.ports] == [("0.0.0.0", 8067)]
 
 
 async def test_parents_of_macvlan(network: Network) -> None:

@@ -140,8 +140,8 @@ def test_namespaces_are_new(runtime, bundle):
     assert not own & set(lines.split())
 
 
-def test_the_cgroup_namespace_begins_at_the_own_cgroup(barque, bundle):
-    lines = barque.output(bundle, "cat", "/proc/self/cgroup").split()
+def test_the_cgroup_namespace_begins_at_the_own_cgroup(runtime, bundle):
+    lines = runtime.output(bundle, "cat", "/proc/self/cgroup").split()
     assert {line.rpartition(":")[2] for line in lines if not line.startswith("0:")} == {"/"}
 
 
@@ -228,14 +228,14 @@ def test_binds_of_files_and_directories(runtime, bundle, tmp_path):
     assert (tmp_path / "data/file").read_text() == "content\n"
 
 
-def test_readonly_reaches_beneath_only_when_asked(barque, bundle, tmp_path):
+def test_readonly_reaches_beneath_only_when_asked(runtime, bundle, tmp_path):
     (tmp_path / "tree/inner").mkdir(parents=True)
     subprocess.run(["mount", "-t", "tmpfs", "none", str(tmp_path / "tree/inner")], check=True)
     try:
         bundle.spec["mounts"] += [mount("/top", tmp_path / "tree", "rbind", "ro"),
                                   mount("/all", tmp_path / "tree", "rbind", "rro")]
         script = "for p in top/a top/inner/b all/c all/inner/d; do touch $p 2>/dev/null && echo $p; done; true"
-        assert barque.output(bundle, "sh", "-c", f"cd /; {script}").split() == ["top/inner/b"]
+        assert runtime.output(bundle, "sh", "-c", f"cd /; {script}").split() == ["top/inner/b"]
     finally:
         subprocess.run(["umount", str(tmp_path / "tree/inner")], check=True)
 

@@ -56,7 +56,7 @@ def test_an_id_mapped_bind(barque, bundle, tmp_path):
 
 def test_a_terminal_in_the_foreground(runtime, bundle):
     bundle.process["terminal"] = True
-    # runc tells the size to a program that runs already, which may have asked before.
+    # runc tells the size to a program that already runs and may have asked before.
     bundle.save("sh", "-c", "tty; n=0; until [ \"$(stty size)\" = '44 111' ] || [ $n = 200 ]; do n=$((n + 1)); "
                             "sleep 0.05; done; echo after $n waits; read x; echo got $x; exit 7")
     ours, theirs = pty.openpty()
@@ -75,9 +75,10 @@ def test_a_terminal_in_the_foreground(runtime, bundle):
         running.wait()
         os.close(ours)
         os.close(theirs)
-    terminal, waits = text.decode().split("\r\n")[:2]
+    # Not by lines, whose ends depend on when runc has changed the modes of both terminals.
+    terminal, _, waits, *_ = text.decode().split()
     assert terminal == "/dev/pts/0"
-    assert int(waits.split()[1]) < (200 if runtime.name == "runc" else 1)
+    assert int(waits) < (200 if runtime.name == "runc" else 1)
 
 
 class Watching:

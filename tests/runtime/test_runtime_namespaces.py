@@ -201,21 +201,21 @@ def test_a_tmpfs_begins_with_what_it_covers(runtime, bundle):
     assert os.listdir(data / "sub") == ["file"]
 
 
-def test_a_readonly_tmpfs_with_a_copy(barque, bundle):
+def test_a_readonly_tmpfs_with_a_copy(runtime, bundle):
     (bundle.rootfs / "data").mkdir()
     (bundle.rootfs / "data/file").write_text("content\n")
     os.setxattr(bundle.rootfs / "data/file", "trusted.some", b"value")
     bundle.spec["mounts"].append({"destination": "/data", "type": "tmpfs", "options": ["tmpcopyup", "ro"]})
-    done = barque.run(bundle, "sh", "-c", "cat /data/file; touch /data/new")
+    done = runtime.run(bundle, "sh", "-c", "cat /data/file; touch /data/new")
     assert done.stdout == "content\n"
     assert "Read-only file system" in done.stderr
 
 
-def test_a_copy_follows_no_link_out_of_the_root(barque, bundle, tmp_path):
+def test_a_copy_follows_no_link_out_of_the_root(runtime, bundle, tmp_path):
     (tmp_path / "secret").write_text("of the host\n")
     (bundle.rootfs / "data").symlink_to(tmp_path)
     bundle.spec["mounts"].append({"destination": "/data", "type": "tmpfs", "options": ["tmpcopyup"]})
-    assert "secret" not in barque.output(bundle, "find", "/data", str(tmp_path))
+    assert "secret" not in runtime.output(bundle, "find", "/data", str(tmp_path))
 
 
 def test_warnings_reach_the_log(barque, bundle, tmp_path):

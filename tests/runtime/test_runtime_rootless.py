@@ -41,9 +41,9 @@ class User:
         self.state = directory / "state"
         self.state.mkdir()
         os.chown(self.state, UID, GID)
-        version = f"python3.{sys.version_info.minor}"
-        self.command = ["setpriv", f"--reuid={UID}", f"--regid={GID}", "--clear-groups",
-                        str(directory / "python/bin" / version), "-m", "barque.runtime.main", "--root", str(self.state)]
+        python = str(directory / f"python/bin/python3.{sys.version_info.minor}")
+        self.command = [str(shutil.which("setpriv")), f"--reuid={UID}", f"--regid={GID}", "--clear-groups",
+                        python, "-S", "-m", "barque.runtime.main", "--root", str(self.state)]
 
     def __call__(self, *words: str, **options: object) -> subprocess.CompletedProcess[str]:
         return subprocess.run([*self.command, *words], stdin=subprocess.DEVNULL, capture_output=True, text=True,

@@ -85,10 +85,10 @@ def test_calls_reach_the_agent(runtime, bundle, tmp_path, agent, no_new_privileg
     assert (state["id"], state["bundle"]) == ("run-test", str(bundle.path))
 
 
-def test_what_leads_to_the_program_may_notify_too(barque, bundle, tmp_path, agent):
+def test_what_leads_to_the_program_may_notify_too(runtime, bundle, tmp_path, agent):
     bundle.process["noNewPrivileges"] = False
     notify(bundle, tmp_path, "mkdir", "execve", "capset", "read", "close", "mmap", "brk", "recvfrom", "sendto")
-    assert barque.output(bundle, "sh", "-c", "mkdir /made && echo made") == "made\n"
+    assert runtime.output(bundle, "sh", "-c", "mkdir /made && echo made") == "made\n"
     assert MKDIR in agent.calls
 
 

@@ -152,7 +152,7 @@ def test_output_keeps_the_order_of_the_file() -> None:
     assert sent == []
     first.text("1")
     first.close()
-    second.error_text("3")
+    second.warning("3")
     assert sent == [{"stream": "1"}, {"stream": "2"}, {"stream": "\x1b[91m3\x1b[0m"}]
     quiet: list[object] = []
     silent = Transcript(quiet.append, quiet=True)

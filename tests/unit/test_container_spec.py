@@ -101,7 +101,10 @@ def test_namespaces_of_others_and_of_the_host() -> None:
     found = {item.type: item.path for item in spec.linux.namespaces}
     assert found == {"mount": "", "network": "/run/netns/x", "ipc": ""}
     assert spec.hostname == ""
-    assert "net.ipv4.ping_group_range" not in spec.linux.sysctl
+    assert spec.linux.sysctl["net.ipv4.ping_group_range"] == "0 2147483647", "the network is its own, made ahead"
+    for mode, namespaces in (("container:web", {"network": "/proc/9/ns/net"}), ("host", {})):
+        shared = build(HostConfig(network_mode=mode), namespaces=namespaces)
+        assert shared.linux is not None and "net.ipv4.ping_group_range" not in shared.linux.sysctl
 
 
 def test_rlimits() -> None:

@@ -157,3 +157,18 @@ def test_no_setting_is_read_and_forgotten() -> None:
     sources = Path(barque.__file__).parent.rglob("*.py")
     code = "".join(path.read_text() for path in sources if path.name not in ("config.py", "daemon_options.py"))
     assert [item.name for item in fields(Config) if f".{item.name}" not in code] == []
+
+
+@pytest.mark.parametrize(("flags", "text"), [
+    (["--log-driver", "nosuch"], "no log driver named 'nosuch' is registered"),
+    (["--log-driver", "syslog", "--log-opt", "nosuch=1"],
+     "failed to set log opts: unknown log opt 'nosuch' for syslog log driver"),
+    (["--log-driver", "gelf"], ""),
+    (["--log-driver", "local", "--log-opt", "max-size=1m", "--log-opt", "tag={{.Name}}"], ""),
+])
+def test_log_drivers(flags: list[str], text: str) -> None:
+    if text:
+        with pytest.raises(BadOption, match=text):
+            combine(parse_flags(flags).values, {}, "x")
+    else:
+        assert combine(parse_flags(flags).values, {}, "x").log_driver == flags[1]

@@ -8,7 +8,7 @@ import os
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from barque.engine.logging.formats import LOCAL, Entry
@@ -50,7 +50,6 @@ def test_what_was_written_is_read(tmp_path: Path) -> None:
     assert (tmp_path / "log").stat().st_mode & 0o777 == 0o640
 
 
-@settings(deadline=None)
 @given(st.lists(st.tuples(st.sampled_from([STDOUT, STDERR]), st.sampled_from([1, 100, LONGEST_LINE]),
                           st.binary(min_size=1, max_size=8)), max_size=8))
 def test_a_batch_is_the_records_of_its_lines(tmp_path_factory: pytest.TempPathFactory,

@@ -269,6 +269,12 @@ def test_nobody_comes(tmp_path: Path) -> None:
         assert ship.end() == 1
 
 
+def test_a_shipper_has_no_capabilities(tmp_path: Path) -> None:
+    with receiver(socket.SOCK_DGRAM) as sock, shipped(tmp_path, syslog("udp", address(sock))) as ship:
+        status = Path(f"/proc/{ship.pid}/status").read_text()
+    assert re.findall(r"Cap(?:Prm|Eff):\s+(\w+)", status) == ["0" * 16] * 2
+
+
 def journal_fields(message: bytes) -> dict[str, bytes]:
     """The native protocol, strictly."""
     fields: dict[str, bytes] = {}

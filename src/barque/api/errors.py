@@ -38,10 +38,8 @@ async def errors(request: web.Request, handler: Handler) -> web.StreamResponse:
         log.error("%s %s: %s", request.method, request.path, error)
         return _answer(request, 500, str(error))
     except web.HTTPException as error:
-        if error.status == 404:
+        if error.status in (404, 405):
             return failure(404, "page not found")
-        if error.status == 405:
-            return failure(405, f"method {request.method} is not allowed for {request.path}")
         return failure(error.status, error.reason)
     except (ConnectionResetError, BrokenPipeError):
         raise

@@ -17,9 +17,12 @@ another.
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import http
 import logging
 import re
+import socket
+import termios
 from collections.abc import Callable
 from typing import Any, cast
 
@@ -35,6 +38,9 @@ MULTIPLEXED = "application/vnd.docker.multiplexed-stream"
 #: Taken from the client ahead of who reads here, twice; then the socket's own buffer fills.
 READ_LIMIT = 256 << 10
 WRITE_LIMIT = 256 << 10
+
+#: How often, and after how many seconds each, it is looked whether a client has read the head of an answer.
+HEAD_LOOKS, HEAD_LOOK_AFTER = 50, 0.001
 
 _MAX_HEAD = 64 << 10
 _UPGRADE = re.compile(rb"\r\nupgrade:[ \t]*(?:tcp|h2c)[ \t]*\r\n", re.IGNORECASE)
@@ -189,6 +195,18 @@ class Hijacked(web.StreamResponse):
         else:
             status = ["HTTP/1.1 200 OK", f"Content-Type: {content_type}"]
         self.writer.write("\r\n".join([*status, *lines, "", ""]).encode("latin-1"))
+
+    async def head_read(self) -> None:
+        """Wait until the client has read the head of the answer, but never long; over TCP that cannot be seen.
+
+        docker-py reads the head through a buffer, and loses what comes so soon that it gets in there too.
+        """
+        sock = self.writer.get_extra_info("socket")
+        for _ in range(HEAD_LOOKS if sock.family == socket.AF_UNIX else 0):
+            unread = fcntl.ioctl(sock.fileno(), termios.TIOCOUTQ, bytes(4))
+            if not any(unread):
+                return
+            await asyncio.sleep(HEAD_LOOK_AFTER)
 
     async def prepare(self, request: web.BaseRequest) -> AbstractStreamWriter | None:
         return None

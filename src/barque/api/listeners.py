@@ -134,6 +134,11 @@ def _tcp(host: str, rest: str, *, tls: bool) -> Listener:
     return Listener(host, sock, tls=tls)
 
 
+def open_metrics(address: str) -> Listener:
+    """For what anybody may read. Raises InvalidArgument or OSError."""
+    return _tcp(address, address, tls=False)
+
+
 def _inherited(host: str, environment: Mapping[str, str]) -> list[Listener]:
     if environment.get("LISTEN_PID") not in (str(os.getpid()), None):
         raise Unavailable(f"{host}: the sockets were passed to another process")

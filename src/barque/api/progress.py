@@ -13,12 +13,12 @@ from barque.api.streams import begin
 from barque.errors import BarqueError
 
 
-async def stream(request: web.Request,
-                 work: Callable[[Callable[[Any], None]], Awaitable[object]]) -> web.StreamResponse:
+async def stream(request: web.Request, work: Callable[[Callable[[Any], None]], Awaitable[object]], *,
+                 always: bool = False) -> web.StreamResponse:
     """Run ``work`` and send what it reports, a JSON document a line.
 
-    A failure before the first report is an ordinary error answer, a later one the last line. The work is cancelled
-    when the client goes away, as with dockerd.
+    A failure before the first report is an ordinary error answer, unless it shall ``always`` be in the stream; a later
+    one is the last line. The work is cancelled when the client goes away, as with dockerd.
     """
     queue: asyncio.Queue[object] = asyncio.Queue()
     task = asyncio.ensure_future(work(queue.put_nowait))
@@ -34,7 +34,7 @@ async def stream(request: web.Request,
             await response.write(b"".join(msgspec.json.encode(each) + b"\r\n" for each in lines))
             if task.done() and queue.empty():
                 break
-        return await _finish(request, response, task)
+        return await _finish(request, response, task, always=always)
     finally:
         if not task.done():
             task.cancel()
@@ -42,12 +42,13 @@ async def stream(request: web.Request,
 
 
 async def _finish(request: web.Request, response: web.StreamResponse | None,
-                  task: asyncio.Future[object]) -> web.StreamResponse:
+                  task: asyncio.Future[object], *, always: bool) -> web.StreamResponse:
     try:
         await task
     except BarqueError as error:
-        if response is None:
+        if response is None and not always:
             raise
+        response = response or await begin(request)
         detail: dict[str, Any] = {"message": error.message}
         if (code := error.fields.get("code")) is not None:
             detail = {"code": code, **detail}

@@ -3,26 +3,34 @@
 from __future__ import annotations
 
 import asyncio
-from contextlib import AsyncExitStack
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
 
 from barque.build import plan as planning
 from barque.build.args import BuildArguments, Expansion, platform_arguments
-from barque.build.cache_images import CacheImages
+from barque.build.cache_images import CacheImage
 from barque.build.context import BuildContext
 from barque.build.dockerfile.arguments import Pair
 from barque.build.dockerfile.errors import SyntaxProblem
-from barque.build.dockerfile.instructions import Label
+from barque.build.dockerfile.instructions import Add, Copy, Label
 from barque.build.dockerfile.parser import parse
+from barque.build.events import BuildBegun, Listener
+from barque.build.lookup import CacheSource
 from barque.build.options import BuildOptions
 from barque.build.output import Channel, Send, Transcript
 from barque.build.parts import Parts, Site
 from barque.build.plan import PlannedStage
+from barque.build.squash import squashed
 from barque.build.stage import StageBuild
 from barque.build.state import State
+from barque.build.steps.files import Surveyed, Tree
 from barque.errors import BarqueError, InvalidArgument
 from barque.oci import platform as platforms
 from barque.oci.digest import Digest
 from barque.store.leases import Lease
+from barque.store.place.messages import Found
 
 
 class NothingBuilt(InvalidArgument):
@@ -30,15 +38,30 @@ class NothingBuilt(InvalidArgument):
     status = 500
 
 
+@dataclass(frozen=True)
+class Outcome:
+    """What the target has come to. Everything of it is held by the lease of ``site``."""
+
+    state: State
+    site: Site
+    channel: Channel
+
+
+#: Gives the result to whom it is for, while it is held.
+Deliver = Callable[[Outcome], Awaitable[None]]
+
+
 class Build:
     """One build. ``scratch`` is a directory that is gone after it; ``send`` takes docker's messages."""
 
-    def __init__(self, parts: Parts, options: BuildOptions, context: BuildContext, scratch: str, send: Send) -> None:
+    def __init__(self, parts: Parts, options: BuildOptions, context: BuildContext, scratch: str, send: Send,
+                 build_id: str = "", listeners: Sequence[Listener] = ()) -> None:
         self._parts = parts
         self._options = options
         self._context = context
         self._scratch = scratch
-        self._transcript = Transcript(send, quiet=options.quiet)
+        self._id = build_id
+        self._transcript = Transcript(send, quiet=options.quiet or options.trace, listeners=listeners)
         self._dockerfile = parse(context.dockerfile)
         host = platforms.host()
         self._target = options.platform or host
@@ -59,34 +82,68 @@ class Build:
         plan.total_steps += len(labels)
         return plan
 
-    async def run(self) -> str:
-        """The id of the image. Raises BarqueError in docker's words; only the cache is left of a build that failed."""
+    async def run(self, deliver: Deliver, sources: Sequence[CacheSource] = ()) -> str:
+        """The id of the image. Raises BarqueError in docker's words; only the cache is left of a build that failed.
+
+        ``sources``: further caches, asked in this order after those images of ``--cache-from`` that are here.
+        """
         try:
-            async with self._parts.leases.hold("build") as lease, self._parts.cache.session() as found:
+            async with (self._parts.leases.hold("build") as lease, self._parts.cache.session() as found,
+                        self._surveying() as surveyed):
                 site = Site(parts=self._parts, options=self._options, context=self._context, scratch=self._scratch,
                             lease=lease, arguments=self._arguments, platform=self._target,
-                            escape=self._dockerfile.escape, cache_images=await self._cache_images(lease), found=found)
+                            escape=self._dockerfile.escape, found=found, surveyed=surveyed,
+                            sources=[*await self._cache_images(lease), *sources])
                 state = await self._stages(site)
                 if not state.image_id:
                     raise NothingBuilt
-                await self._parts.exporter.export(lease, state, self._options.tags)
+                channel = self._transcript.channel()
+                if self._options.squash:
+                    state = await squashed(site, site.bases[self._plan.stages[-1].number], state)
+                await deliver(Outcome(state, site, channel))
+                channel.close()
         finally:
             self._transcript.drain()
         self._finish(state)
         return state.image_id
 
-    async def _cache_images(self, lease: Lease) -> CacheImages:
+    @asynccontextmanager
+    async def _surveying(self) -> AsyncIterator[Surveyed]:
+        task = asyncio.create_task(self._survey())
+        try:
+            yield task
+        finally:
+            task.cancel()
+            await asyncio.wait([task])
+
+    async def _survey(self) -> dict[bytes, list[Found]]:
+        """One look at the context for the steps of all stages: a worker each would take longer."""
+        context = self._context
+        steps = [step for stage in self._plan.stages for step in stage.steps
+                 if isinstance(step, Add) or (isinstance(step, Copy) and not step.source_stage)]
+        if context.fd is None:
+            return {}
+        tree = Tree(fd=context.fd, implicit=context.implicit, ignore=context.ignore)
+        try:
+            return await self._parts.files.look(tree, steps)
+        except BarqueError:
+            return {}  # the step that it is about says so
+
+    async def _cache_images(self, lease: Lease) -> list[CacheSource]:
         """The images of ``--cache-from`` that are here; docker does not mind those that are not."""
-        found = [await self._parts.images.local(name, lease) for name in self._options.cache_from]
-        return CacheImages([image for image in found if image is not None], self._parts.layers.snapshots)
+        names = [name for name in self._options.cache_from if "=" not in name]
+        found = [await self._parts.images.local(name, lease) for name in names]
+        return [CacheImage(image) for image in found if image is not None]
 
     async def _stages(self, site: Site) -> State:
         total = self._plan.total_steps
-        intro = self._transcript.channel()
+        self._transcript.tell(BuildBegun(self._id, total, tuple(map(_name, self._plan.stages)), time.time_ns()))
+        intro = self._transcript.channel(total)
         for line in self._dockerfile.source.empty_continuations:
-            intro.error_text(f"[WARNING]: Empty continuation line found at line {line}\n")
-        for number, step in enumerate(self._dockerfile.arguments, 1):
-            intro.text(f"Step {number}/{total} : {step.text}\n")
+            intro.warning(f"[WARNING]: Empty continuation line found at line {line}\n")
+        for step in self._dockerfile.arguments:
+            intro.begin(step)
+            intro.end()
         intro.close()
         following = len(self._dockerfile.arguments) + 1
         loop = asyncio.get_running_loop()
@@ -94,8 +151,8 @@ class Build:
             async with asyncio.TaskGroup() as group:
                 for stage in self._plan.stages:
                     site.results[stage.number] = loop.create_future()
-                    work = StageBuild(site, stage, self._transcript.channel(), following, total)
-                    group.create_task(self._stage(site, stage, work))
+                    channel = self._transcript.channel(total, _name(stage), following)
+                    group.create_task(self._stage(site, stage, StageBuild(site, stage, channel)))
                     following += 1 + len(stage.steps)
         except* BarqueError as errors:
             raise _first(errors) from None
@@ -105,9 +162,7 @@ class Build:
     async def _stage(site: Site, stage: PlannedStage, work: StageBuild) -> None:
         for number in sorted(stage.needs):
             await site.results[number]
-        async with AsyncExitStack() as stack:
-            state = await work.run(stack)
-        site.results[stage.number].set_result(state)
+        site.results[stage.number].set_result(await work.run())
 
     def _finish(self, state: State) -> None:
         closing: Channel = self._transcript.channel()
@@ -120,6 +175,10 @@ class Build:
         self._transcript.drain()
         if self._options.quiet:
             self._transcript.say(f"{state.image_id}\n")
+
+
+def _name(stage: PlannedStage) -> str:
+    return stage.start.name or str(stage.number)
 
 
 def _label(stage: PlannedStage, key: str, value: str) -> Label:

@@ -8,7 +8,9 @@ import time
 from collections import Counter
 from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+
+import msgspec
 
 from barque.build.layers import Layer
 from barque.oci.descriptor import Descriptor
@@ -17,12 +19,27 @@ from barque.store.threads import uncut
 
 #: Raised whenever a step with the same key would come out differently.
 _VERSION = "1"
-_COLUMNS = "key, kind, parent, description, layer, media_type, packed, diff_id, chain_id, size, created, used, uses"
+_COLUMNS = ("key, kind, parent, description, layer, media_type, packed, diff_id, chain_id, size, created, used, uses, "
+            "state, text, parts")
+
+
+class Facts(msgspec.Struct, frozen=True):
+    """What the key of a step was made of, to say later why another one missed it.
+
+    ``state``: all that came before. ``text``: the instruction as written. ``parts``: the rest, by names for people.
+    """
+
+    state: str
+    text: str
+    parts: dict[str, str] = {}
 
 
 @dataclass(frozen=True)
 class CacheEntry:
-    """One row. Times are nanoseconds since 1970, sizes bytes."""
+    """One row. Times are nanoseconds since 1970, sizes bytes. ``parts``: those of :class:`Facts`, as JSON.
+
+    ``whole``: the layer is there as a blob and unpacked, where the entry was looked up for a build.
+    """
 
     key: str
     kind: str
@@ -37,6 +54,10 @@ class CacheEntry:
     created: int
     used: int
     uses: int
+    state: str = ""
+    text: str = ""
+    parts: str = ""
+    whole: bool = False
 
     @property
     def made(self) -> Layer | None:
@@ -44,6 +65,10 @@ class CacheEntry:
             return None
         descriptor = Descriptor(media_type=self.media_type, digest=self.layer, size=self.packed)
         return Layer(descriptor, self.diff_id, self.chain_id, self.size)
+
+    @property
+    def facts(self) -> Facts:
+        return Facts(self.state, self.text, msgspec.json.decode(self.parts or "{}", type=dict[str, str]))
 
 
 def key_of(parts: Iterable[str]) -> str:
@@ -56,6 +81,8 @@ def key_of(parts: Iterable[str]) -> str:
 
 
 class BuildCache:
+    """Its rows are durable with the next row that is, such as the image's name: a power cut costs a cached step."""
+
     def __init__(self, db: Database) -> None:
         self._db = db
         self._used: Counter[str] = Counter()
@@ -73,21 +100,33 @@ class BuildCache:
         """Whether a build that runs has found this entry."""
         return self._used[key] > 0
 
-    async def add(self, key: str, parent: str, description: str, layer: Layer | None, created: int) -> None:
+    async def add(self, key: str, parent: str, description: str, layer: Layer | None, created: int,
+                  facts: Facts) -> None:
         values: tuple[object, ...] = ("", "", 0, "", "", 0)
         if layer is not None:
             values = (layer.descriptor.digest, layer.descriptor.media_type, layer.descriptor.size, layer.diff_id,
                       layer.chain_id, layer.size)
-        row = (key, "step", parent, description, *values, created, created, 0)
-        await self._db.write(lambda connection: connection.execute(
-            f"INSERT OR REPLACE INTO build_cache ({_COLUMNS}) VALUES ({', '.join('?' * len(row))})", row))  # noqa: S608
+        row = (key, "step", parent, description, *values, created, created, 0, facts.state, facts.text,
+               msgspec.json.encode(facts.parts).decode())
+        statement = f"INSERT OR REPLACE INTO build_cache ({_COLUMNS}) VALUES ({', '.join('?' * len(row))})"  # noqa: S608
+        await self._db.write(lambda connection: connection.execute(statement, row), durable=False)
 
     async def note_mount(self, key: str, description: str) -> None:
         """A shared cache directory was used."""
         now = time.time_ns()
         await self._db.write(lambda connection: connection.execute(
-            f"INSERT INTO build_cache ({_COLUMNS}) VALUES (?, 'mount', '', ?, '', '', 0, '', '', 0, ?, ?, 1) "  # noqa: S608
-            "ON CONFLICT (key) DO UPDATE SET used = excluded.used, uses = uses + 1", (key, description, now, now)))
+            "INSERT INTO build_cache (key, kind, parent, description, created, used, uses) "
+            "VALUES (?, 'mount', '', ?, ?, ?, 1) "
+            "ON CONFLICT (key) DO UPDATE SET used = excluded.used, uses = uses + 1", (key, description, now, now)),
+            durable=False)
+
+    async def nearest(self, facts: Facts) -> Facts | None:
+        """The step that was most like this one: the same before it or the same instruction, the newest of the best."""
+        row = await self._db.read(lambda connection: connection.execute(
+            f"SELECT {_COLUMNS} FROM build_cache WHERE kind = 'step' AND (state = :state OR text = :text) "  # noqa: S608
+            "ORDER BY (state = :state) + (text = :text) DESC, state = :state DESC, created DESC LIMIT 1",
+            {"state": facts.state, "text": facts.text}).fetchone())
+        return CacheEntry(*row).facts if row else None
 
     async def all(self) -> list[CacheEntry]:
         """Every row, the one used last first."""
@@ -113,7 +152,7 @@ class CacheSession:
         self._found: Counter[str] = Counter()
 
     async def find(self, key: str) -> CacheEntry | None:
-        """None also where the layer of the entry is gone."""
+        """What the step made; of a layer that is not ``whole`` something has to be brought first."""
         self._used[key] += 1  # before looking, so that nobody removes it in between
         entry = await self._db.read(lambda connection: _find(connection, key))
         if entry is None:
@@ -134,7 +173,7 @@ class CacheSession:
                 now = time.time_ns()
                 rows = [(now, times, key) for key, times in self._found.items()]
                 await self._db.write(lambda connection: connection.executemany(
-                    "UPDATE build_cache SET used = ?, uses = uses + ? WHERE key = ?", rows))
+                    "UPDATE build_cache SET used = ?, uses = uses + ? WHERE key = ?", rows), durable=False)
         finally:
             for key, times in self._found.items():
                 self._release(key, times)
@@ -145,7 +184,7 @@ def _find(connection: sqlite3.Connection, key: str) -> CacheEntry | None:
     if row is None:
         return None
     entry = CacheEntry(*row)
-    return entry if not entry.layer or _whole(connection, entry) else None
+    return replace(entry, whole=_whole(connection, entry)) if entry.layer else entry
 
 
 def _whole(connection: sqlite3.Connection, entry: CacheEntry) -> bool:

@@ -3,57 +3,38 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
-from barque.build.layers import Layer
+from barque.build.lookup import Found, Identity
 from barque.build.ports import BaseImage
 from barque.build.state import State
-from barque.oci.image import History, chain_ids
-from barque.store.snapshots import Snapshots
+from barque.oci.image import History
 
 
-@dataclass(frozen=True)
-class Made:
-    """What an image has where a step would come: when it was made, and its layer if it made one."""
+class CacheImage:
+    """An image that is here. Meets ``lookup.CacheSource``."""
 
-    created: str
-    layer: Layer | None
+    def __init__(self, image: BaseImage) -> None:
+        self._image = image
 
-
-class CacheImages:
-    def __init__(self, images: Sequence[BaseImage], snapshots: Snapshots) -> None:
-        self._images = images
-        self._snapshots = snapshots
-
-    async def find(self, state: State, created_by: str) -> Made | None:
-        """The step ``created_by`` after ``state``, if one of the images went the same way so far."""
-        for image in self._images:
-            entry = _next(image, state, created_by)
-            if entry is None:
-                continue
-            if entry.empty_layer:
-                return Made(entry.created, None)
-            layer = await self._layer(image, len(state.diff_ids))
-            if layer is not None:
-                return Made(entry.created, layer)
-        return None
-
-    async def _layer(self, image: BaseImage, index: int) -> Layer | None:
-        diff_ids = image.config.rootfs.diff_ids
-        chain = str(list(chain_ids(diff_ids[:index + 1]))[-1])
-        stored = await self._snapshots.layer(chain)
-        if stored is None:
+    async def find(self, identity: Identity, state: State) -> Found | None:
+        if not identity.told_by_history:
             return None
-        return Layer(image.manifest.layers[index], diff_ids[index], chain, stored.size)
+        entry = following(self._image.config.history or (), self._image.config.rootfs.diff_ids, state,
+                          identity.created_by)
+        if entry is None:
+            return None
+        if entry.empty_layer:
+            return Found(entry.created)
+        index = len(state.diff_ids)
+        return Found(entry.created, self._image.manifest.layers[index], self._image.config.rootfs.diff_ids[index])
 
 
-def _next(image: BaseImage, state: State, created_by: str) -> History | None:
-    history = image.config.history or ()
+def following(history: Sequence[History], diff_ids: Sequence[str], state: State, created_by: str) -> History | None:
+    """The step ``created_by`` after ``state`` in the history of an image that went the same way so far."""
     done = len(state.history)
-    diff_ids = image.config.rootfs.diff_ids
     if len(history) <= done or history[done].created_by != created_by:
         return None
-    if diff_ids[:len(state.diff_ids)] != state.diff_ids or not _same(history, state.history):
+    if tuple(diff_ids[:len(state.diff_ids)]) != state.diff_ids or not _same(history, state.history):
         return None
     entry = history[done]
     return entry if entry.empty_layer or len(diff_ids) > len(state.diff_ids) else None

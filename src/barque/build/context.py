@@ -47,13 +47,16 @@ class BadDockerfilePath(InvalidArgument):
 
 @dataclass
 class BuildContext:
-    """``fd`` is the directory with the files, owned by the scratch space; None for a build without files.
-    ``implicit`` are directories that its archive did not describe.
+    """``fd`` is the directory with the files; None for a build without files.
+
+    ``implicit`` are directories that its archive did not describe. ``ignore``: the patterns of ``.dockerignore`` for a
+    directory of the client's, which is read where it is; None for one in the scratch space, where they are applied.
     """
 
     fd: int | None
     dockerfile: str
     implicit: list[bytes] = field(default_factory=list)
+    ignore: list[str] | None = None
 
     def read(self, name: str, limit: int = MAX_DOCKERFILE) -> bytes | None:
         """A regular file of the context, links followed within it; None where there is none."""
@@ -146,7 +149,14 @@ async def _feed(chunks: AsyncIterator[bytes], pipe: int) -> None:
 
 
 def locate(directory: int, name: str) -> BuildContext:
-    """The context in ``directory`` with the Dockerfile ``name``; what ``.dockerignore`` says of these two is done.
+    """As :func:`find`; what ``.dockerignore`` says of the Dockerfile and of itself is done."""
+    context = find(directory, name)
+    _hide(context, name if context.read(name) is not None else name.lower())
+    return context
+
+
+def find(directory: int, name: str) -> BuildContext:
+    """The context in ``directory`` with the Dockerfile ``name``.
 
     Raises :class:`CannotLocateDockerfile`, :class:`EmptyDockerfile`.
     """
@@ -156,13 +166,11 @@ def locate(directory: int, name: str) -> BuildContext:
     data = context.read(name)
     if data is None and name == "Dockerfile":
         data = context.read("dockerfile")
-        name = "dockerfile" if data is not None else name
     if data is None:
         raise CannotLocateDockerfile(name=name)
     if not data:
         raise EmptyDockerfile(name=name)
     context.dockerfile = data.decode("utf-8", "replace")
-    _hide(context, name)
     return context
 
 

@@ -6,7 +6,7 @@ import hashlib
 import os
 import queue
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 
 from isal import isal_zlib
@@ -16,7 +16,7 @@ from barque.oci import media_types
 from barque.oci.descriptor import Descriptor
 from barque.store.content import ContentStore
 from barque.store.leases import Lease
-from barque.store.snapshots import Snapshots
+from barque.store.snapshots import LayerSlot, Snapshots
 from barque.store.tar.diff import write_diff
 from barque.store.tar.messages import UnpackRequest
 from barque.store.threads import to_the_end
@@ -30,6 +30,8 @@ _GZIP_WINDOW = 31
 _LEVEL = 1
 _BLOCK = 1 << 20
 _QUEUE = 8
+#: Writes an archive, piece by piece, in a thread; the bytes of file contents, and of link targets, in it.
+Produce = Callable[[Callable[[bytes], object]], int]
 
 
 @dataclass(frozen=True)
@@ -72,6 +74,27 @@ class LayerStore:
             await self.snapshots.promote(lease, container_id, layer.chain_id, layer.diff_id, layer.size)
         return layer
 
+    async def bring(self, lease: Lease, workers: Workers, parent: str | None, descriptor: Descriptor, diff_id: str,
+                    fetch: Callable[[Lease, Descriptor], Awaitable[None]] | None = None) -> Layer | None:
+        """The layer over the chain ``parent``, unpacked if it is not yet; None where its blob is nowhere to be had."""
+        if await self._content.info(descriptor.digest) is None:
+            if fetch is None:
+                return None
+            await fetch(lease, descriptor)
+        chain_id = chain(parent, diff_id)
+        slot = await self.snapshots.prepare_layer(lease, chain_id, parent, diff_id)
+        if slot is not None:
+            async with slot:
+                await self._unpack(workers, slot, descriptor)
+        info = await self.snapshots.layer(chain_id)
+        return Layer(descriptor, diff_id, chain_id, info.size if info else 0)
+
+    async def _unpack(self, workers: Workers, slot: LayerSlot, descriptor: Descriptor) -> None:
+        with self._content.open(descriptor.digest) as archive:
+            request = UnpackRequest(compression=media_types.LAYER_COMPRESSION[descriptor.media_type],
+                                    expected_diff_id=slot.diff_id)
+            await slot.commit(await unpack_layer(workers, archive.fileno(), slot.fs, request))
+
     async def copy(self, lease: Lease, workers: Workers, container_id: str, parent: str | None) -> Layer | None:
         """As :meth:`seal`, but the writable layer stays, and the stored one is unpacked from its archive."""
         layer = await self._stored(lease, await self.snapshots.container_upper(container_id), parent, -1)
@@ -80,16 +103,22 @@ class LayerStore:
         slot = await self.snapshots.prepare_layer(lease, layer.chain_id, parent, layer.diff_id)
         if slot is not None:
             async with slot:
-                with self._content.open(layer.descriptor.digest) as archive:
-                    request = UnpackRequest(compression="gzip", expected_diff_id=layer.diff_id)
-                    await slot.commit(await unpack_layer(workers, archive.fileno(), slot.fs, request))
+                await self._unpack(workers, slot, layer.descriptor)
         return layer
+
+    async def write(self, lease: Lease, workers: Workers, parent: str | None, produce: Produce) -> Layer | None:
+        """A layer over the chain ``parent`` from an archive that ``produce`` writes; None for an empty one."""
+        layer = await self._packed(lease, parent, produce)
+        return None if layer is None else await self.bring(lease, workers, parent, layer.descriptor, layer.diff_id)
 
     async def _stored(self, lease: Lease, upper: str, parent: str | None, epoch: int) -> Layer | None:
         """The archive of ``upper`` as a blob; None where it would be empty."""
+        return await self._packed(lease, parent, lambda write: _produce(upper, epoch, write))
+
+    async def _packed(self, lease: Lease, parent: str | None, produce: Produce) -> Layer | None:
         fd, path = self._content.scratch()
         try:
-            packed = await to_the_end(_pack, upper, fd, epoch)
+            packed = await to_the_end(_pack, produce, fd)
             if packed.diff_id == EMPTY_DIFF_ID:
                 await to_the_end(_drop, path)
                 return None
@@ -113,19 +142,25 @@ def _drop(path: str) -> None:
         pass
 
 
-def _pack(upper: str, out: int, epoch: int) -> Packed:
-    """Write the compressed archive of ``upper`` to ``out``, which is closed."""
+def _pack(produce: Produce, out: int) -> Packed:
+    """Write the compressed archive to ``out``, which is closed."""
     sink = _Sink(out)
+    try:
+        return sink.finish(produce(sink.write))
+    finally:
+        sink.close()
+        os.close(out)
+
+
+def _produce(upper: str, epoch: int, write: Callable[[bytes], object]) -> int:
     directory = os.open(upper, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         if epoch >= 0:
             cap_times(directory, epoch)
-        write_diff(directory, sink.write)
-        return sink.finish(disk_usage(directory))
+        write_diff(directory, write)
+        return disk_usage(directory)
     finally:
-        sink.close()
         os.close(directory)
-        os.close(out)
 
 
 def cap_times(directory: int, epoch: int) -> None:

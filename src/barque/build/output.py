@@ -1,12 +1,18 @@
-"""What a build tells its client, in the order of the Dockerfile although stages run side by side.
+"""What a build tells its client and its history.
 
-Each stage writes to a channel of its own. The first one that has not ended is passed on at once, the others wait.
+docker's stream follows the order of the Dockerfile although stages run side by side: each stage writes to a channel of
+its own, the first one that has not ended is passed on at once, and the others wait. Events are passed on as they come.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Sequence
 from typing import Any
+
+from barque.build.dockerfile.instructions import Instruction
+from barque.build.events import BuildNote, Event, Listener, StepBegun, StepEnded, StepOutput, StepProgress
+from barque.build.ports import STDERR, STDOUT
 
 #: One message of docker's stream: ``{"stream": text}``, ``{"aux": ...}`` or a progress message.
 Message = object
@@ -15,22 +21,61 @@ _RED, _PLAIN = "\x1b[91m", "\x1b[0m"
 
 
 class Channel:
-    def __init__(self, transcript: Transcript) -> None:
+    """The output of one stage: one step after the other."""
+
+    def __init__(self, transcript: Transcript, total: int, stage: str = "", first: int = 1) -> None:
         self._transcript = transcript
+        self._total = total
+        self._stage = stage
+        self._next = first
+        self._open = False
         self.pending: list[Message] = []
         self.closed = False
 
-    def text(self, text: str) -> None:
-        self.message({"stream": text})
+    @property
+    def _number(self) -> int:
+        return self._next - 1
 
-    def error_text(self, text: str) -> None:
-        """As docker shows what a step writes to standard error."""
-        self.text(f"{_RED}{text}{_PLAIN}")
+    def begin(self, step: Instruction) -> None:
+        self._next += 1
+        self._open = True
+        self._tell(StepBegun(self._number, self._stage, step.text, step.line, time.time_ns()))
+        self.text(f"Step {self._number}/{self._total} : {step.text}\n")
+
+    def end(self, *, cached: bool = False, why: str = "", error: str = "", size: int = 0) -> None:
+        """The step that was begun last has ended; nothing where it has already."""
+        if self._open:
+            self._open = False
+            self._tell(StepEnded(self._number, time.time_ns(), cached, why, error, size))
+
+    def text(self, text: str) -> None:
+        """Words of the builder itself, for docker's stream."""
+        self._send({"stream": text})
+
+    def output(self, stream: int, text: str) -> None:
+        """What a step writes; docker shows standard error in red."""
+        self._tell(StepOutput(self._number, stream, text))
+        self.text(text if stream == STDOUT else f"{_RED}{text}{_PLAIN}")
+
+    def warning(self, text: str) -> None:
+        self.output(STDERR, text)
+
+    def progress(self, message: Message) -> None:
+        """One of docker's progress messages."""
+        self._tell(StepProgress(self._number, message))
+        self._send(message)
 
     def aux(self, value: dict[str, Any]) -> None:
-        self.message({"aux": value})
+        self._send({"aux": value})
 
-    def message(self, message: Message) -> None:
+    def note(self, kind: str, value: object) -> None:
+        """For a client that takes events."""
+        self._tell(BuildNote(kind, value))
+
+    def _tell(self, event: Event) -> None:
+        self._transcript.tell(event)
+
+    def _send(self, message: Message) -> None:
         self.pending.append(message)
         self._transcript.flush()
 
@@ -40,19 +85,24 @@ class Channel:
 
 
 class Transcript:
-    """``quiet`` passes nothing on but what goes to :meth:`say`."""
+    """``quiet`` passes nothing on but what goes to :meth:`say`, and ids. ``listeners`` hear every event."""
 
-    def __init__(self, send: Send, *, quiet: bool = False) -> None:
+    def __init__(self, send: Send, *, quiet: bool = False, listeners: Sequence[Listener] = ()) -> None:
         self._send = send
         self._quiet = quiet
+        self._listeners = listeners
         self._channels: list[Channel] = []
         self._first = 0
 
-    def channel(self) -> Channel:
-        """The next channel; its messages come after those of all channels before it."""
-        channel = Channel(self)
+    def channel(self, total: int = 0, stage: str = "", first: int = 1) -> Channel:
+        """The next channel; its messages come after those of all channels before it. ``first``: its first step."""
+        channel = Channel(self, total, stage, first)
         self._channels.append(channel)
         return channel
+
+    def tell(self, event: Event) -> None:
+        for listener in self._listeners:
+            listener(event)
 
     def say(self, text: str) -> None:
         """A line to be seen in any case, after all channels."""
@@ -71,6 +121,6 @@ class Transcript:
 
     def drain(self) -> None:
         """At the end, whatever happened: what stages that did not end had to say."""
-        for channel in self._channels:
+        for channel in self._channels[self._first:]:
             channel.closed = True
         self.flush()

@@ -7,7 +7,7 @@ from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import Protocol
 
-from barque.build.options import Limits
+from barque.build.options import BindMount, Limits
 from barque.image.client.auth import Credentials
 from barque.oci.descriptor import Descriptor
 from barque.oci.image import ImageConfig
@@ -45,15 +45,6 @@ class BaseImages(Protocol):
 
     async def local(self, name: str, lease: Lease) -> BaseImage | None:
         """The image if it is here, held by ``lease``."""
-
-
-@dataclass(frozen=True)
-class BindMount:
-    """A directory or file of the host in a RUN step's container."""
-
-    source: str
-    target: str
-    readonly: bool = True
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 import msgspec
@@ -80,14 +81,15 @@ class State:
         """The configuration blob."""
         return go_json.encode(self.image())
 
-    def manifest(self) -> bytes:
+    def manifest(self, annotations: Mapping[str, str] | None = None) -> bytes:
         """The manifest that names the configuration and the layers."""
         config = self.encoded()
+        more = {"annotations": dict(annotations)} if annotations else {}
         return go_json.encode({
             "schemaVersion": 2, "mediaType": media_types.OCI_MANIFEST,
             "config": {"mediaType": media_types.OCI_CONFIG, "digest": str(Digest.of(config)), "size": len(config)},
             "layers": [{"mediaType": _LAYER_TYPES.get(layer.media_type, layer.media_type), "digest": layer.digest,
-                        "size": layer.size} for layer in self.layers]})
+                        "size": layer.size} for layer in self.layers], **more})
 
 
 def set_env(env: tuple[str, ...] | None, name: str, value: str) -> tuple[str, ...]:

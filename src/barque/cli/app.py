@@ -84,6 +84,14 @@ class App:
         except OSError:
             return 80
 
+    def terminal_size(self) -> tuple[int, int]:
+        """Columns and rows of the terminal on standard error."""
+        try:
+            size = os.get_terminal_size(2)
+        except OSError:
+            return 80, 24
+        return size.columns or 80, size.lines or 24
+
     # -- configuration
 
     @property

@@ -63,6 +63,8 @@ _TOP = {
 }
 _IN_GROUPS = {
     "builder build": ("build:BUILD", "Build an image from a Dockerfile"),
+    "builder cache": ("builder:CACHE", "Manage the cache mounts of RUN steps"),
+    "builder history": ("builder:HISTORY", "Look at the builds of the past"),
     "builder prune": ("prune:CACHE", "Remove build cache"),
     "checkpoint create": ("checkpoint:CREATE", "Create a checkpoint of a running container"),
     "checkpoint ls": ("checkpoint:LS", "List the checkpoints of a container"),

@@ -1,30 +1,31 @@
-"""Use cases of builds: build an image from a context, list and prune what builds have cached."""
+"""Use cases of builds: build an image from a context, check a Dockerfile, look at the builds of the past."""
 
 from __future__ import annotations
 
 import asyncio
-import os
+import secrets
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AsyncExitStack
 from typing import Any, Protocol
 
-from barque.build import context as contexts
 from barque.build.args import platform_arguments
-from barque.build.builder import Build
-from barque.build.cache import CacheEntry
-from barque.build.clock import rfc3339
-from barque.build.context import BuildContext, ScratchSpace
+from barque.build.builder import Build, Outcome
+from barque.build.context import IGNORE_FILE, ScratchSpace
 from barque.build.dockerfile.lint import lint, report
 from barque.build.dockerfile.parser import parse as parse_dockerfile
+from barque.build.events import Event, Listener
+from barque.build.history import CANCELLED, COMPLETED, FAILED, BuildHistory, BuildRecord
+from barque.build.lookup import CacheSource
 from barque.build.options import BuildOptions
 from barque.build.output import Send
 from barque.build.parts import Parts
 from barque.build.ports import BaseImage, Progress
-from barque.build.remote import parse_git
-from barque.build.steps.files import is_git
-from barque.engine import clock
-from barque.errors import InvalidArgument, NotFound
+from barque.engine import build_contexts
+from barque.engine.build_contexts import Request
+from barque.engine.build_outputs import BuildOutputs, Offers
+from barque.engine.registry_cache import RegistryCaches
+from barque.errors import BarqueError, InvalidArgument, NotFound
 from barque.image.client.auth import Credentials
 from barque.image.progress import Progress as PullProgress
 from barque.image.progress import Report
@@ -35,14 +36,10 @@ from barque.oci.patterns import read_ignore_file
 from barque.oci.platform import Platform
 from barque.oci.reference import InvalidReference, Reference, parse
 from barque.store.db import Database
-from barque.store.gc import GcReport
 from barque.store.leases import Lease
-from barque.sys.beneath import open_in_root
 
-_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
-#: What a Dockerfile without files is called in the address of a build: ``docker build URL`` of a plain text.
-_ARCHIVES = ("application/x-tar", "application/tar", "application/x-gzip", "application/gzip", "application/x-bzip2",
-             "application/x-xz", "application/zstd", "application/octet-stream")
+#: The id of a message with one of the builder's events.
+TRACE = "barque.build.trace"
 
 
 class PullImage(Protocol):
@@ -83,20 +80,21 @@ class BaseImageSource:
             image = await self._images.resolve(name, platform)
         except NotFound:
             return None
-        await self._db.write(lambda connection: lease.add(connection, "blob", image.target.digest))
+        await self._db.write(lambda connection: lease.add(connection, "blob", image.target.digest),
+                             durable=False)
         return image
 
 
-class Collector(Protocol):
-    async def __call__(self) -> GcReport: ...
-
-
 class BuildService:
-    def __init__(self, parts: Parts, scratch: ScratchSpace, collect: Collector,
+    def __init__(self, parts: Parts, scratch: ScratchSpace, history: BuildHistory, outputs: BuildOutputs,
+                 offers: Offers, registries: RegistryCaches,
                  emit: Callable[[str, str, str, Mapping[str, str]], None]) -> None:
         self._parts = parts
         self._scratch = scratch
-        self._collect = collect
+        self._history = history
+        self._outputs = outputs
+        self._offers = offers
+        self._registries = registries
         self._emit = emit
 
     async def clean(self) -> None:
@@ -104,27 +102,73 @@ class BuildService:
         await self._scratch.clean()
         await self._parts.cache_mounts.clean()
 
-    async def build(self, options: BuildOptions, body: AsyncIterator[bytes], send: Send) -> str:
-        """Build from the archive in ``body``, or from ``options.remote``; the id of the image.
+    async def build(self, options: BuildOptions, request: Request, send: Send) -> str:
+        """Build from the archive in the request, from its directory, or from ``options.remote``; the id of the image.
 
         Raises BarqueError in docker's words. Cancelling it ends the step that runs and leaves nothing behind.
         """
-        async with self._scratch.hold() as scratch, AsyncExitStack() as stack:
-            context = await self._context(options, body, scratch, stack)
-            image_id = await Build(self._parts, options, context, scratch, send).run()
+        recorder = self._history.begin(_record(options))
+        listeners: list[Listener] = [recorder.hear]
+        if options.trace:
+            listeners.append(lambda event: send(_traced(event)))
+        try:
+            image_id = await self._build(options, request, send, recorder.record, listeners)
+            recorder.end(COMPLETED)
+        except BarqueError as error:
+            recorder.end(FAILED, error.message)
+            raise
+        except asyncio.CancelledError:
+            recorder.end(CANCELLED)
+            raise
+        except Exception as error:  # a bug, which the edge of the API reports
+            recorder.end(FAILED, f"{type(error).__name__}: {error}")
+            raise
+        finally:
+            await asyncio.shield(self._history.keep(recorder))
         self._emit("image", "build", image_id, {"name": image_id})
         return image_id
 
-    async def check(self, options: BuildOptions, body: AsyncIterator[bytes]) -> tuple[str, bool]:
+    async def _build(self, options: BuildOptions, request: Request, send: Send, record: BuildRecord,
+                     listeners: list[Listener]) -> str:
+        async def deliver(outcome: Outcome) -> None:
+            await self._outputs.deliver(outcome, record)
+
+        async with self._scratch.hold() as scratch, AsyncExitStack() as stack:
+            context = await build_contexts.prepare(self._parts, options, request, scratch, stack)
+            build = Build(self._parts, options, context, scratch, send, record.id, listeners)
+            return await build.run(deliver, await self._caches(options))
+
+    async def _caches(self, options: BuildOptions) -> list[CacheSource]:
+        """The caches of ``--cache-from type=registry``."""
+        refs = [parse(fields["ref"]).with_default_tag() for fields in map(_fields, options.cache_from) if fields]
+        return await self._registries.open(refs, options.platform or platforms.host(), options.credentials)
+
+    def output(self, token: str) -> AsyncIterator[bytes]:
+        """An archive that a build has announced to its client."""
+        return self._offers.take(token)
+
+    async def history(self) -> list[BuildRecord]:
+        return await self._history.all()
+
+    async def past(self, ref: str) -> BuildRecord:
+        return await self._history.get(ref)
+
+    async def log(self, ref: str) -> list[tuple[int, int, str]]:
+        return await self._history.log(await self._history.get(ref))
+
+    async def forget(self, ref: str) -> None:
+        await self._history.remove(await self._history.get(ref))
+
+    async def check(self, options: BuildOptions, request: Request) -> tuple[str, bool]:
         """Look for what is likely to be wrong, and build nothing: docker's report, and whether anything was found.
 
         Raises DockerfileError for what cannot be built at all.
         """
         async with self._scratch.hold() as scratch, AsyncExitStack() as stack:
             lease = await stack.enter_async_context(self._parts.leases.hold("check"))
-            context = await self._context(options, body, scratch, stack)
+            context = await build_contexts.prepare(self._parts, options, request, scratch, stack)
             dockerfile = parse_dockerfile(context.dockerfile)
-            ignore = context.read(contexts.IGNORE_FILE) or b""
+            ignore = context.read(IGNORE_FILE) or b""
             host = platforms.host()
             known: dict[str, frozenset[str]] = {}
             for stage in dockerfile.stages:
@@ -142,105 +186,24 @@ class BuildService:
         except InvalidReference:
             return None  # a variable, or nonsense
 
-    async def _context(self, options: BuildOptions, body: AsyncIterator[bytes], scratch: str,
-                       stack: AsyncExitStack) -> BuildContext:
-        directory = os.path.join(scratch, "context")
-        os.mkdir(directory, 0o755)
-        if not options.remote:
-            implicit = await contexts.unpack(self._parts.workers, body, directory)
-            context = contexts.locate(_opened(directory, stack), options.dockerfile)
-            context.implicit = implicit
-            return context
-        if is_git(options.remote):
-            address = parse_git(options.remote)
-            root = await self._parts.fetcher.clone(address, scratch, keep_git_dir=False)
-            top = _opened(root, stack)
-            try:
-                fd = open_in_root(top, address.subdirectory or ".", _DIRECTORY)
-            except OSError as error:
-                raise InvalidArgument(f"unable to prepare context: {address.subdirectory}: "
-                                      f"{os.strerror(error.errno or 0).lower()}") from None
-            stack.callback(os.close, fd)
-            await asyncio.to_thread(contexts.apply_ignore_file, fd, options.dockerfile)
-            return contexts.locate(fd, options.dockerfile)
-        return await self._from_address(options, scratch, directory, stack)
 
-    async def _from_address(self, options: BuildOptions, scratch: str, directory: str,
-                            stack: AsyncExitStack) -> BuildContext:
-        if not options.remote.startswith(("http://", "https://")):
-            raise InvalidArgument(f"remote URL ({options.remote}) could not be used as a build context")
-        download = await self._parts.fetcher.download(options.remote, scratch)
-        path = os.path.join(download.directory, download.name or "__unnamed__")
-        if download.content_type in _ARCHIVES:
-            with open(path, "rb") as file:  # noqa: ASYNC230 - a local file; its content is read in threads
-                await contexts.unpack(self._parts.workers, _blocks(file.fileno()), directory)
-            fd = _opened(directory, stack)
-            await asyncio.to_thread(contexts.apply_ignore_file, fd, options.dockerfile)
-            return contexts.locate(fd, options.dockerfile)
-        text = BuildContext(_opened(download.directory, stack), "").read(os.path.basename(path))
-        if not text:
-            raise contexts.EmptyDockerfile(name=options.remote)
-        return BuildContext(None, text.decode("utf-8", "replace"))
-
-    async def prune(self, *, everything: bool, keep: int, until: str) -> dict[str, Any]:
-        """``POST /build/prune``: drop cached steps that no image needs (or all), the oldest first, down to ``keep``
-        bytes.
-        """
-        limit = None
-        if until:
-            limit = clock.parse_moment(until, time.time_ns())
-            if limit is None:
-                raise InvalidArgument(f"invalid value for 'until' filter: {until!r}")
-        entries = await self._parts.cache.all()
-        sizes = {entry.key: await self._size(entry) for entry in entries}
-        total = sum(sizes.values())
-        doomed: list[CacheEntry] = []
-        for entry in reversed(entries):
-            if keep and total <= keep:
-                break
-            if (limit is not None and entry.used > limit) or self._in_use(entry):
-                continue
-            if entry.kind == "mount" and not everything and not keep:
-                continue
-            doomed.append(entry)
-            total -= sizes[entry.key]
-        return await self._drop(doomed, sizes)
-
-    async def _drop(self, doomed: list[CacheEntry], sizes: dict[str, int]) -> dict[str, Any]:
-        await self._parts.cache.remove(entry.key for entry in doomed)
-        reclaimed = 0
-        for entry in doomed:
-            if entry.kind == "mount":
-                await self._parts.cache_mounts.remove(entry.key)
-                reclaimed += sizes[entry.key]
-        report = await self._collect()
-        reclaimed += report.bytes
-        self._emit("builder", "prune", "", {"reclaimed": str(reclaimed)})
-        return {"CachesDeleted": [entry.key for entry in doomed] or None, "SpaceReclaimed": reclaimed}
-
-    async def disk_usage(self) -> list[dict[str, Any]]:
-        """``BuildCache`` of ``GET /system/df``."""
-        return [{
-            "ID": entry.key, "Type": "exec.cachemount" if entry.kind == "mount" else "regular",
-            "Description": entry.description, "InUse": self._in_use(entry), "Shared": False,
-            "Size": await self._size(entry), "CreatedAt": rfc3339(entry.created), "LastUsedAt": rfc3339(entry.used),
-            "UsageCount": entry.uses} for entry in await self._parts.cache.all()]
-
-    def _in_use(self, entry: CacheEntry) -> bool:
-        return self._parts.cache_mounts.in_use(entry.key) or self._parts.cache.in_use(entry.key)
-
-    async def _size(self, entry: CacheEntry) -> int:
-        return await self._parts.cache_mounts.size(entry.key) if entry.kind == "mount" else entry.size
+def _traced(event: Event) -> dict[str, Any]:
+    return {"id": TRACE, "aux": event}
 
 
-def _opened(directory: str, stack: AsyncExitStack) -> int:
-    fd = os.open(directory, _DIRECTORY)
-    stack.callback(os.close, fd)
-    return fd
+def _record(options: BuildOptions) -> BuildRecord:
+    return BuildRecord(
+        id=secrets.token_hex(12), started=time.time_ns(), dockerfile=options.dockerfile, context=options.remote,
+        target=options.target, platform=str(options.platform or platforms.host()),
+        tags=tuple(tag.with_default_tag().familiar for tag in options.tags),
+        arguments={name: value or "" for name, value in options.arguments.items()})
 
 
-async def _blocks(fd: int) -> AsyncIterator[bytes]:
-    while block := await asyncio.to_thread(os.read, fd, 1 << 20):
-        yield block
-
-
+def _fields(text: str) -> dict[str, str]:
+    """``type=registry,ref=...``; {} for the name of an image. Raises InvalidArgument."""
+    if "=" not in text:
+        return {}
+    fields = dict(part.partition("=")[::2] for part in text.split(","))
+    if fields.get("type") != "registry" or not fields.get("ref"):
+        raise InvalidArgument(f"invalid cache source {text}: it is an image's name, or type=registry,ref=NAME")
+    return fields

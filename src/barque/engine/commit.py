@@ -24,6 +24,7 @@ from barque.engine.containers.options import ContainerConfig, words
 from barque.engine.containers.registry import Live
 from barque.errors import Conflict, InvalidArgument, NotFound
 from barque.image.resolve import Images
+from barque.oci import go_json
 from barque.oci.image import Healthcheck, RunConfig
 from barque.oci.platform import Platform
 from barque.oci.reference import Reference
@@ -63,7 +64,8 @@ class Committer:
         if live.facts.status in (machine.Status.REMOVING, machine.Status.DEAD):
             raise Conflict(f"You cannot commit container {live.id} which is {live.facts.status}")
         config = changed(live.container.config, options)
-        return await self._ctx.tasks.shielded(self._commit(live, config, options), f"commit {live.id[:12]}")
+        with self._ctx.metrics.timed("container", "commit"):
+            return await self._ctx.tasks.shielded(self._commit(live, config, options), f"commit {live.id[:12]}")
 
     async def _commit(self, live: Live, config: RunConfig, options: CommitOptions) -> str:
         container = live.container
@@ -78,7 +80,7 @@ class Committer:
         async with self._leases.hold(f"commit {live.id}") as lease, self._frozen(live, options.pause):
             layer = await self._layers.copy(lease, self._ctx.supervisor, live.id, container.chain_id)
             state = state.stepped(clock.now(), " ".join(words(container.config.cmd)), layer, options.comment)
-            await self._exporter.export(lease, state, [options.name] if options.name else [])
+            await self._exporter.export(lease, state, [options.name] if options.name else [], image.id)
         named = options.name.with_default_tag().familiar if options.name else ""
         self._ctx.event(live, "commit", comment=options.comment, imageID=state.image_id, imageRef=named)
         return state.image_id
@@ -144,9 +146,9 @@ def _completed(config: RunConfig, own: RunConfig) -> RunConfig:
     command = (config.entrypoint, config.cmd) if config.entrypoint or config.cmd else (own.entrypoint, own.cmd)
     return msgspec.structs.replace(
         own, user=config.user or own.user, env=tuple(env.values()) or None, entrypoint=command[0], cmd=command[1],
-        exposed_ports={**(own.exposed_ports or {}), **(config.exposed_ports or {})} or None,
-        volumes={**(own.volumes or {}), **(config.volumes or {})} or None,
-        labels={**(own.labels or {}), **(config.labels or {})} or None,
+        exposed_ports=go_json.merged(own.exposed_ports, config.exposed_ports) or None,
+        volumes=go_json.merged(own.volumes, config.volumes) or None,
+        labels=go_json.merged(own.labels, config.labels) or None,
         working_dir=config.working_dir or own.working_dir, stop_signal=config.stop_signal or own.stop_signal,
         healthcheck=config.healthcheck or own.healthcheck, on_build=config.on_build or own.on_build,
         shell=config.shell or own.shell)

@@ -6,10 +6,11 @@ import asyncio
 import json
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from typing import Any
 
 from barque.engine.filters import Filters
+from barque.oci import go_json
 from barque.sys.fsync import atomic_write
 
 #: dockerd remembers as many.
@@ -26,6 +27,10 @@ class EventBus:
     def __init__(self) -> None:
         self._past: deque[Event] = deque(maxlen=HISTORY)
         self._queues: set[asyncio.Queue[Event | None]] = set()
+        #: Told of each event at once; they must not block.
+        self.observers: list[Callable[[Event], None]] = []
+        #: How many there were since the daemon began.
+        self.emitted = 0
 
     @property
     def listeners(self) -> int:
@@ -34,14 +39,18 @@ class EventBus:
     def emit(self, kind: str, action: str, actor_id: str, attributes: Mapping[str, str]) -> None:
         """Tell every listener; ``kind`` is container, image, volume, network or daemon."""
         nanoseconds = time.time_ns()
-        event: Event = {"Type": kind, "Action": action, "Actor": {"ID": actor_id, "Attributes": dict(attributes)},
-                        "scope": "local", "time": nanoseconds // 10**9, "timeNano": nanoseconds}
+        event: Event = {"Type": kind, "Action": action,
+                        "Actor": {"ID": actor_id, "Attributes": go_json.merged(attributes)}, "scope": "local",
+                        "time": nanoseconds // 10**9, "timeNano": nanoseconds}
         if kind in ("container", "image"):
             event |= {"status": action, "id": actor_id}
             origin = attributes.get("image") if kind == "container" else attributes.get("name")
             if origin:
                 event["from"] = origin
         self._past.append(event)
+        for observer in self.observers:
+            observer(event)
+        self.emitted += 1
         for queue in tuple(self._queues):
             if queue.qsize() >= BACKLOG:
                 self._queues.discard(queue)

@@ -27,8 +27,8 @@ def parse(text: str | None, known: Collection[str] | None = None) -> Filters:
         return {}
     try:
         tree = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise InvalidArgument(f"invalid filter: {error}") from None
+    except (ValueError, RecursionError):
+        raise InvalidArgument("invalid filter") from None
     if not isinstance(tree, dict):
         raise InvalidArgument("invalid filter")
     result: Filters = {}

@@ -15,6 +15,11 @@ from barque.oci.image import RunConfig
 from barque.oci.platform import Platform
 
 Version = tuple[int, int]
+#: The fields of a configuration in docker's order.
+_CONFIG_ORDER = ("Hostname", "Domainname", "User", "AttachStdin", "AttachStdout", "AttachStderr", "ExposedPorts", "Tty",
+                 "OpenStdin", "StdinOnce", "Env", "Cmd", "Healthcheck", "ArgsEscaped", "Image", "Volumes", "WorkingDir",
+                 "Entrypoint", "NetworkDisabled", "MacAddress", "OnBuild", "Labels", "StopSignal", "StopTimeout",
+                 "Shell")
 
 
 def created_ns(image: ResolvedImage) -> int:
@@ -43,30 +48,31 @@ def summary(image: ResolvedImage, version: Version, containers: int, shared_size
     return found
 
 
-def inspect(image: ResolvedImage, version: Version, lower: Sequence[str]) -> dict[str, Any]:
-    """``GET /images/{name}/json``; ``lower`` are the directories of the layers, topmost first."""
+def inspect(image: ResolvedImage, version: Version, lower: Sequence[str], last_used: int,
+            parent: str = "") -> dict[str, Any]:
+    """``GET /images/{name}/json``; ``lower`` are the directories of the layers, topmost first.
+
+    ``last_used`` (nanoseconds since 1970, 0 for never) is more than docker tells.
+    """
     config = image.config
     comment = config.history[-1].comment if config.history else ""
-    found: dict[str, Any] = {
-        "Id": image.id, "RepoTags": image.repo_tags, "RepoDigests": image.repo_digests, "Comment": comment,
-        "Created": config.created or (clock.ZERO if version < (1, 44) else ""), "Author": config.author,
-        "Config": _config(config.config or RunConfig(), version), "Architecture": config.architecture,
-        "Os": config.os, "Size": image.size, "GraphDriver": {"Name": "overlay2", "Data": _directories(lower)},
+    absent = object()
+    found = {
+        "Id": image.id, "RepoTags": image.repo_tags, "RepoDigests": image.repo_digests,
+        "Parent": parent if version < (1, 52) else absent, "Comment": comment,
+        "Created": config.created or (clock.ZERO if version < (1, 44) else ""),
+        "Container": "" if version < (1, 45) else absent,
+        # Gone from the API since 1.45, but docker-compose 1.29, which speaks the newest version, cannot do without.
+        "ContainerConfig": _config(RunConfig(), (1, 24)), "DockerVersion": "" if version < (1, 52) else absent,
+        "Author": config.author, "Config": _config(config.config or RunConfig(), version),
+        "Architecture": config.architecture, "Variant": config.variant or absent, "Os": config.os,
+        "OsVersion": config.os_version or absent, "Size": image.size,
+        "VirtualSize": image.size if version < (1, 44) else absent,
+        "GraphDriver": {"Data": _directories(lower), "Name": "overlay2"},
         "RootFS": {"Type": config.rootfs.type, "Layers": list(config.rootfs.diff_ids)},
-        "Metadata": {"LastTagTime": clock.render(image.updated)}}
-    if config.variant:
-        found["Variant"] = config.variant
-    if config.os_version:
-        found["OsVersion"] = config.os_version
-    if version < (1, 44):
-        found["VirtualSize"] = image.size
-    if version < (1, 45):
-        found["Container"] = ""
-    # Gone from the API since 1.45, but docker-compose 1.29, which speaks the newest version, cannot do without.
-    found["ContainerConfig"] = _config(RunConfig(), (1, 24))
-    if version < (1, 52):
-        found |= {"Parent": "", "DockerVersion": ""}
-    return found
+        "Metadata": {"LastTagTime": clock.render(image.updated),
+                     **({"LastUsedTime": clock.render(last_used)} if last_used else {})}}
+    return {key: value for key, value in found.items() if value is not absent}
 
 
 def _directories(lower: Sequence[str]) -> dict[str, str] | None:
@@ -87,7 +93,8 @@ def _config(config: RunConfig, version: Version) -> dict[str, Any]:
     if version < (1, 50):
         always |= {"Hostname": "", "Domainname": "", "AttachStdin": False, "AttachStdout": False, "AttachStderr": False,
                    "Tty": False, "OpenStdin": False, "StdinOnce": False, "Image": ""}
-    return {**always, **found}
+    both = {**always, **found}
+    return {key: both[key] for key in sorted(both, key=_CONFIG_ORDER.index)}
 
 
 def history(image: ResolvedImage) -> list[dict[str, Any]]:

@@ -14,7 +14,7 @@ from barque.engine import clock, filters, image_views
 from barque.engine.filters import Filters, match_labels
 from barque.engine.image_removal import ImageUser, check_use, decide, still_used
 from barque.engine.image_views import Version
-from barque.errors import Conflict, InvalidArgument
+from barque.errors import InvalidArgument
 from barque.image.client.auth import Credentials
 from barque.image.client.errors import RegistryRefused, RegistryUnreachable
 from barque.image.client.search import SearchResult
@@ -47,7 +47,8 @@ class Collector(Protocol):
 
 class ImageService:
     def __init__(self, images: Images, names: ImageNames, snapshots: Snapshots, puller: Puller, pusher: Pusher,
-                 users: ImageUsers, collect: Collector, emit: Emit) -> None:
+                 users: ImageUsers, collect: Collector, emit: Emit,
+                 last_used: Callable[[str], int] = lambda _: 0) -> None:
         self._images = images
         self._names = names
         self._snapshots = snapshots
@@ -56,6 +57,7 @@ class ImageService:
         self._users = users
         self._collect = collect
         self._emit = emit
+        self._last_used = last_used
 
     def _event(self, action: str, actor: str, name: str, image: ResolvedImage | None = None) -> None:
         labels = (image_views.labels_of(image) or {}) if image else {}
@@ -70,30 +72,32 @@ class ImageService:
         Sizes in these entries are of both, other than in :meth:`list`.
         """
         images = await self._images.all()
+        platforms = _Platforms(images)
         parts = {image.id: await self._images.parts(image) for image in images}
         uses = Counter(name for sizes in parts.values() for name in sizes)
         found = []
         for image in _listed(images):
-            together = {name: size for each in _platforms_of(image, images) for name, size in parts[each.id].items()}
+            together = {name: size for each in platforms.of(image) for name, size in parts[each.id].items()}
             shared = sum(size for name, size in parts[image.id].items() if uses[name] > 1)
-            entry = image_views.summary(image, (1, 51), len(self._containers_of(image, images)), shared)
+            entry = image_views.summary(image, (1, 51), len(self._containers_of(platforms.of(image))), shared)
             found.append({**entry, "Size": sum(together.values())})
         return found, sum({name: size for sizes in parts.values() for name, size in sizes.items()}.values())
 
-    def _containers_of(self, image: ResolvedImage, images: Sequence[ResolvedImage]) -> builtins.list[str]:
-        return [user.container_id for each in _platforms_of(image, images)
-                for user in self._users.users_of_image(each.id)]
+    def _containers_of(self, images: Sequence[ResolvedImage]) -> builtins.list[str]:
+        return [user.container_id for each in images for user in self._users.users_of_image(each.id)]
 
     async def list(self, version: Version, wanted: Filters, *, shared_size: bool = False,
-                   manifests: bool = False) -> builtins.list[dict[str, Any]]:
+                   manifests: bool = False, identity: bool = False) -> builtins.list[dict[str, Any]]:
         """``GET /images/json``, newest first. Raises InvalidArgument, NoSuchImage (before, since)."""
         images = await self._images.all()
+        platforms = _Platforms(images)
         shared = _shared_sizes(images) if shared_size else {}
         chosen = await self._filtered(_listed(images), wanted)
         chosen.sort(key=image_views.created_ns, reverse=True)
-        return [image_views.summary(image, version, len(self._containers_of(image, images)),
+        return [image_views.summary(image, version, len(self._containers_of(platforms.of(image))),
                                     shared.get(image.id, -1))
-                | (await self._manifests_of(image, _platforms_of(image, images)) if manifests else {})
+                | (await self._manifests_of(image, platforms.of(image)) if manifests else {})
+                | (await self._identity(image) if identity else {})
                 for image in chosen]
 
     async def _manifests_of(self, image: ResolvedImage, platforms: Sequence[ResolvedImage]) -> dict[str, Any]:
@@ -103,15 +107,18 @@ class ImageService:
                 "Manifests": image_views.manifests(users, await self._images.manifests.listed(image.target))}
 
     async def _filtered(self, images: builtins.list[ResolvedImage], wanted: Filters) -> builtins.list[ResolvedImage]:
-        before = [image_views.created_ns(await self._images.resolve(text)) for text in wanted.get("before", [])]
+        async def created(text: str) -> int:
+            return image_views.created_ns(await self._images.resolve(text, artifacts=True))
+
+        before = [await created(text) for text in wanted.get("before", [])]
         before += [_moment(text) for text in wanted.get("until", [])]
-        since = [image_views.created_ns(await self._images.resolve(text)) for text in wanted.get("since", [])]
+        since = [await created(text) for text in wanted.get("since", [])]
         dangling = filters.flag(wanted, "dangling")
         patterns = [_go_pattern(text) for text in wanted.get("reference", [])]
         found = []
         for image in images:
-            created = image_views.created_ns(image)
-            if any(created >= limit for limit in before) or any(created <= limit for limit in since):
+            moment = image_views.created_ns(image)
+            if any(moment >= limit for limit in before) or any(moment <= limit for limit in since):
                 continue
             if dangling is not None and dangling == bool(image.repo_tags):
                 continue
@@ -131,7 +138,14 @@ class ImageService:
         image = await self._images.resolve(text, platform, artifacts=True)
         lower = await self._snapshots.image_lower(image.chain_id)
         extra = await self._manifests_of(image, await self._images.platforms(image)) if manifests else {}
-        return image_views.inspect(image, version, lower) | extra
+        extra |= await self._identity(image)
+        parent = await self._images.parent(image)
+        return image_views.inspect(image, version, lower, self._last_used(image.id), parent) | extra
+
+    async def _identity(self, image: ResolvedImage) -> dict[str, Any]:
+        """Which signatures were verified when the image was pulled."""
+        signatures = await self._images.signatures(image)
+        return {"Identity": {"Signature": signatures}} if signatures else {}
 
     async def history(self, text: str, platform: Platform | None = None) -> builtins.list[dict[str, Any]]:
         return image_views.history(await self._images.resolve(text, platform, artifacts=True))
@@ -162,6 +176,10 @@ class ImageService:
         for image in chosen:
             await self._names.remove_image(image.id, {str(ref) for ref in decide(image, text, (), force=True)})
         return await self._deleted(chosen)
+
+    async def discard(self, image: ResolvedImage) -> None:
+        """Remove an image that nobody uses, whatever it is called. Raises Conflict where somebody does."""
+        await self._remove([image], image.id, force=True)
 
     async def _remove(self, images: Sequence[ResolvedImage], text: str,
                       force: bool) -> builtins.list[dict[str, str]]:
@@ -200,26 +218,27 @@ class ImageService:
         if len(wanted.get("until", [])) > 1:
             raise InvalidArgument("more than one until filter specified")
         until = [_moment(text) for text in wanted.get("until", [])]
-        records: builtins.list[dict[str, str]] = []
-        reclaimed = 0
-        for image in await self._images.all():
-            labels = image_views.labels_of(image)
-            if self._users.users_of_image(image.id) or (dangling_only and image.repo_tags):
-                continue
-            if any(image_views.created_ns(image) >= limit for limit in until) \
-                    or not match_labels(wanted.get("label", []), labels) \
-                    or any(match_labels([text], labels) for text in wanted.get("label!", [])):
-                continue
-            try:
-                gone = await self._remove([image], image.id, force=True)
-            except Conflict:
-                continue  # a container was made from it meanwhile
-            deleted = {record["Deleted"] for record in gone if "Deleted" in record}
-            reclaimed += sum(size for chain_id, size in zip(image.chain, image.layer_sizes, strict=True)
-                             if chain_id in deleted)
-            records += gone
+        images = [image for image in await self._images.all()
+                  if not self._users.users_of_image(image.id) and not (dangling_only and image.repo_tags)
+                  and not any(image_views.created_ns(image) >= limit for limit in until)
+                  and _labels_fit(wanted, image_views.labels_of(image))]
+        records = [{"Untagged": ref.familiar} for image in images for ref in self._untagged(image)]
+        await self._names.remove_images({image.id for image in images})
+        gone = await self._deleted(images)
+        deleted = {record["Deleted"] for record in gone}
+        sizes = {chain_id: size for image in images
+                 for chain_id, size in zip(image.chain, image.layer_sizes, strict=True)}
+        reclaimed = sum(size for chain_id, size in sizes.items() if chain_id in deleted)
         self._emit("image", "prune", "", {"reclaimed": str(reclaimed)})
-        return {"ImagesDeleted": records or None, "SpaceReclaimed": reclaimed}
+        return {"ImagesDeleted": [*records, *gone] or None, "SpaceReclaimed": reclaimed}
+
+    def _untagged(self, image: ResolvedImage) -> builtins.list[Reference]:
+        """Tell that an image loses all its names; which those are."""
+        references = [row.reference for row in image.names if row.reference is not None]
+        for ref in references:
+            if ref.tag:
+                self._event("untag", image.id, image.id, image)
+        return references
 
     async def pull(self, ref: Reference, platform: Platform | None, credentials: Credentials | None,
                    report: Report) -> None:
@@ -267,10 +286,18 @@ class ImageService:
                 and official in (None, found.is_official) and automated in (None, found.is_automated)]
 
 
-def _platforms_of(image: ResolvedImage, images: Sequence[ResolvedImage]) -> builtins.list[ResolvedImage]:
-    """The images that share a name with ``image``, itself included."""
-    names = {row.name for row in image.names}
-    return [each for each in images if any(row.name in names for row in each.names)]
+class _Platforms:
+    """Which images share names: those of one name for several platforms."""
+
+    def __init__(self, images: Sequence[ResolvedImage]) -> None:
+        self._by_name: dict[str, builtins.list[ResolvedImage]] = {}
+        for image in images:
+            for row in image.names:
+                self._by_name.setdefault(row.name, []).append(image)
+
+    def of(self, image: ResolvedImage) -> builtins.list[ResolvedImage]:
+        """``image`` itself and those that share a name with it."""
+        return list({each.id: each for row in image.names for each in self._by_name[row.name]}.values())
 
 
 def _listed(images: Sequence[ResolvedImage]) -> builtins.list[ResolvedImage]:
@@ -284,6 +311,11 @@ def _for_platform(images: Sequence[ResolvedImage], platform: Platform, text: str
     if found is None:
         raise NoSuchPlatform(ref=text, found=", ".join(str(image.platform) for image in images), wanted=platform)
     return found
+
+
+def _labels_fit(wanted: Filters, labels: dict[str, str] | None) -> bool:
+    return match_labels(wanted.get("label", []), labels) \
+        and not any(match_labels([text], labels) for text in wanted.get("label!", []))
 
 
 def _bad_stars(text: str) -> int:

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from barque.network.model import NetworkInfo, NetworkSpec, Sandbox, Subnet
+from barque.oci import go_json
 
 _MODES = {"host": "host", "none": "none"}
 
@@ -68,7 +69,7 @@ def _containers(info: NetworkInfo, sandboxes: Iterable[tuple[str, Sandbox]]) -> 
             found[sandbox.container_id] = {
                 "Name": name, "EndpointID": _bare_endpoint_id(info.id, sandbox.container_id), "MacAddress": "",
                 "IPv4Address": "", "IPv6Address": ""}
-    return found
+    return go_json.merged(found)
 
 
 def _bare_endpoint_id(network_id: str, container_id: str) -> str:

@@ -10,7 +10,7 @@ from typing import Any, Protocol
 
 import msgspec
 
-from barque.config import VERSION, Config
+from barque.config import BUILTIN_RUNTIMES, VERSION, Config
 from barque.engine import clock
 from barque.engine.containers import listing
 from barque.engine.containers.context import Context
@@ -18,6 +18,7 @@ from barque.engine.containers.machine import Status
 from barque.engine.events import EventBus
 from barque.engine.filters import Filters
 from barque.engine.logging.drivers import DRIVERS
+from barque.engine.metrics import host_lines, process_lines, series_lines
 from barque.engine.volumes import Volume, VolumeUsers
 from barque.image.client.proxies import without_password
 
@@ -87,7 +88,7 @@ def _count(ctx: Context) -> dict[str, int]:
 
 async def info(ctx: Context, engine_id: str, images: Images, bus: EventBus) -> dict[str, Any]:
     config, host = ctx.config, ctx.host
-    runtimes: dict[str, Any] = {"barque": {"path": "barque-runtime"}}
+    runtimes: dict[str, Any] = {name: {"path": "barque-runtime"} for name in BUILTIN_RUNTIMES}
     runtimes |= {name: {"path": item.path, **({"runtimeArgs": list(item.args)} if item.args else {})}
                  for name, item in config.runtimes.items()}
     return {
@@ -116,6 +117,20 @@ async def info(ctx: Context, engine_id: str, images: Images, bus: EventBus) -> d
         "FirewallBackend": {"Driver": "nftables"},
         "DefaultAddressPools": [{"Base": pool.base, "Size": pool.size} for pool in config.default_address_pools],
         "Warnings": _warnings(ctx)}
+
+
+def metrics(ctx: Context, engine_id: str, bus: EventBus) -> str:
+    """All series that Prometheus reads."""
+    count = _count(ctx)
+    states = {f'state="{state.lower()}"': count[f"Containers{state}"] for state in ("Paused", "Running", "Stopped")}
+    return "\n".join([
+        *ctx.metrics.lines(),
+        *series_lines("engine_daemon_container_states_containers", "The count of containers in various states", "gauge",
+                      states),
+        *series_lines("engine_daemon_events_subscribers_total", "The number of current subscribers to events", "gauge",
+                      {"": bus.listeners}),
+        *series_lines("engine_daemon_events_total", "The number of events logged", "counter", {"": bus.emitted}),
+        *host_lines(ctx.host, engine_id, VERSION), *process_lines()]) + "\n"
 
 
 def _filesystem(path: str) -> str:

@@ -29,9 +29,12 @@ from barque.image.layers import Download, UnpackSlots, unpack
 from barque.image.names import ImageNames, with_id
 from barque.image.plain import PlainFetcher
 from barque.image.progress import Bar, Progress, Report, short
-from barque.image.remote import Remote, choose
+from barque.image.remote import Remote, choose, stored
 from barque.image.sources import remember
 from barque.image.tasks import stop
+from barque.image.trust.check import TrustCheck
+from barque.image.trust.check import remember as note_signatures
+from barque.image.turns import Turns
 from barque.oci import go_json
 from barque.oci import media_types as mt
 from barque.oci.descriptor import Descriptor
@@ -77,7 +80,8 @@ class Pulled:
 
 class Puller:
     def __init__(self, content: ContentStore, snapshots: Snapshots, leases: Leases, names: ImageNames,
-                 workers: Workers, transport: Transport, limits: Limits | None = None) -> None:
+                 workers: Workers, transport: Transport, limits: Limits | None = None,
+                 trust: TrustCheck | None = None) -> None:
         self._content = content
         self._snapshots = snapshots
         self._leases = leases
@@ -85,8 +89,9 @@ class Puller:
         self._workers = workers
         self._registry = Registry(transport)
         self._limits = limits or Limits()
-        self._downloads = asyncio.Semaphore(self._limits.downloads)
-        self._plain = PlainFetcher(content, self._downloads, self._limits.attempts, self._limits.pause)
+        self._trust = trust
+        self.downloads = Turns(self._limits.downloads)
+        self._plain = PlainFetcher(content, self.downloads, self._limits.attempts, self._limits.pause)
         self._unpacks = UnpackSlots()
 
     def close(self) -> None:
@@ -142,6 +147,8 @@ class Puller:
         top = received[2]
         report(Progress(status=f"Pulling from {ref.path}", id=str(ref.digest or ref.tag)))
         remote = await choose(repository, self._content, received, platform or host())
+        signatures = await self._trust.verified(
+            repository, ref, [top, remote.descriptor.checked_digest]) if self._trust else []
         names = _names_of(ref, top)
         target = await self._current(names, remote)
         updated = False
@@ -150,6 +157,8 @@ class Puller:
                 target = await self._fetch(repository, lease, remote, report)
                 await remember(self._content, [layer.digest for layer in remote.manifest.layers], ref)
                 updated = await self._names.point(names, target)
+        if self._trust:
+            await note_signatures(self._content, target.digest, signatures)
         report(Progress(status=f"Digest: {top}"))
         status = "Downloaded newer image for" if updated else "Image is up to date for"
         report(Progress(status=f"Status: {status} {ref.familiar}"))
@@ -160,9 +169,11 @@ class Puller:
         if remote.manifest.config.media_type not in mt.CONFIGS:
             return await self._artifact(repository, lease, remote, report)
         image_id = remote.manifest.config.checked_digest
-        config = await self._config(repository, lease, remote.manifest.config)
+        data = await self._config(repository, remote.manifest.config)
+        config = go_json.decode(data, ImageConfig)
         known = any(row.id == image_id for row in await self._names.list())
-        documents = asyncio.create_task(self._documents(lease, remote))  # their syncs take place meanwhile
+        # Their syncs take place meanwhile.
+        documents = asyncio.create_task(self._documents(lease, remote, data))
         try:
             await self._layers(repository, lease, remote.manifest, config, report, quiet=known)
             kept = [*await documents, *await self._attestations(repository, lease, remote, report)]
@@ -181,10 +192,23 @@ class Puller:
             bar.step("Pull complete")
         return with_id(remote.descriptor, remote.descriptor.digest, *await self._documents(lease, remote))
 
-    async def _documents(self, lease: Lease, remote: Remote) -> list[str]:
-        """Store manifest and indexes; returns the digests of the indexes."""
-        await self._content.put(lease, remote.descriptor.media_type, remote.body)
-        return [(await self._content.put(lease, media_type, body)).digest for media_type, body in remote.indexes]
+    async def _documents(self, lease: Lease, remote: Remote, config: bytes | None = None) -> list[str]:
+        """Store manifest, config and indexes; returns the digests of the indexes."""
+        pending = [self._content.put(lease, remote.descriptor.media_type, remote.body)]
+        if config is not None:
+            pending.append(self._put(lease, remote.manifest.config, config))
+        pending += [self._content.put(lease, media_type, body) for media_type, body in remote.indexes]
+        stored = await asyncio.gather(*pending, return_exceptions=True)
+        for outcome in stored:
+            if isinstance(outcome, BaseException):
+                raise outcome
+        return [str(Digest.of(body)) for _, body in remote.indexes]
+
+    async def _put(self, lease: Lease, descriptor: Descriptor, data: bytes) -> Descriptor:
+        async with await self._content.ingest(lease, descriptor) as ingest:
+            if not ingest.exists:
+                await ingest.write(data[ingest.offset:])
+            return await ingest.commit()
 
     async def _attestations(self, repository: Repository, lease: Lease, remote: Remote, report: Report) -> list[str]:
         """Keep what is said about the image. It runs without, so that nothing there fails the pull."""
@@ -213,20 +237,20 @@ class Puller:
         whole = all([await self._content.info(layer.digest) for layer in remote.manifest.layers])
         return target if whole and all(map(os.path.isdir, directories)) else None
 
-    async def _config(self, repository: Repository, lease: Lease, descriptor: Descriptor) -> ImageConfig:
+    async def _config(self, repository: Repository, descriptor: Descriptor) -> bytes:
+        """From here if it was pulled before, and else from the registry; verified either way."""
         if descriptor.size > MAX_CONFIG:
             raise ConfigPullFailed(cause=f"{descriptor.size} bytes are too many")
-        async with await self._content.ingest(lease, descriptor) as ingest:
-            if not ingest.exists:
-                try:
-                    data = await repository.small_blob(descriptor.checked_digest)
-                except RegistryRefused as error:
-                    raise ConfigPullFailed(cause=error.message) from error
-                if Digest.of(data, descriptor.checked_digest.algorithm) != descriptor.digest:
-                    raise ConfigPullFailed(cause=f"image config verification failed for digest {descriptor.digest}")
-                await ingest.write(data[ingest.offset:])
-            await ingest.commit()
-        return go_json.decode(await self._content.read(descriptor.digest, MAX_CONFIG), ImageConfig)
+        digest = descriptor.checked_digest
+        data = await stored(self._content, digest)
+        if data is None:
+            try:
+                data = await repository.small_blob(digest)
+            except RegistryRefused as error:
+                raise ConfigPullFailed(cause=error.message) from error
+            if Digest.of(data, digest.algorithm) != digest:
+                raise ConfigPullFailed(cause=f"image config verification failed for digest {digest}")
+        return data
 
     async def _layers(self, repository: Repository, lease: Lease, manifest: Manifest, config: ImageConfig,
                       report: Report, quiet: bool) -> None:
@@ -263,9 +287,9 @@ class Puller:
             unpacking = asyncio.create_task(
                 unpack(self._workers, self._unpacks, source, layer, slot, bar, download))
             try:
-                if self._downloads.locked():
+                if self.downloads.locked():
                     bar.step("Waiting")
-                async with self._downloads:
+                async with self.downloads:
                     await download.run(repository)
                 bar.step("Verifying Checksum")
                 try:

@@ -126,13 +126,11 @@ class ImageNames:
 
         Names that have other platforms go on without this one.
         """
-        def drop(connection: sqlite3.Connection) -> None:
-            rows = _rows(connection)
-            for each in {row.name for row in rows if row.id == image_id and (names is None or row.name in names)}:
-                held = [row for row in rows if row.name == each]
-                _write(connection, each, held, [row.target for row in held if row.id != image_id])
+        await self._db.write(lambda connection: _drop_images(connection, {image_id}, names))
 
-        await self._db.write(drop)
+    async def remove_images(self, image_ids: Collection[str]) -> None:
+        """Take several images away from every name in one step."""
+        await self._db.write(lambda connection: _drop_images(connection, image_ids, None))
 
 
 def _rows(connection: sqlite3.Connection) -> list[NamedImage]:
@@ -172,6 +170,13 @@ def _write(connection: sqlite3.Connection, name: str, held: Sequence[NamedImage]
         if before.get(key) != target:
             _insert(connection, key, target)
     return before != after
+
+
+def _drop_images(connection: sqlite3.Connection, image_ids: Collection[str], names: Collection[str] | None) -> None:
+    rows = _rows(connection)
+    for name in {row.name for row in rows if row.id in image_ids and (names is None or row.name in names)}:
+        held = [row for row in rows if row.name == name]
+        _write(connection, name, held, [row.target for row in held if row.id not in image_ids])
 
 
 def _platform(target: Descriptor) -> str:

@@ -10,6 +10,7 @@ from barque.image.layers import Download
 from barque.image.progress import Bar
 from barque.image.remote import manifest as manifest_bytes
 from barque.image.tasks import results, stop
+from barque.image.turns import Turns
 from barque.oci.descriptor import Descriptor
 from barque.oci.manifest import Manifest, parse
 from barque.store.content import ContentStore
@@ -20,7 +21,7 @@ from barque.store.leases import Lease
 class PlainFetcher:
     """``turns``: how many downloads run at once; ``attempts`` and ``pause`` as in fetch.Limits."""
 
-    def __init__(self, content: ContentStore, turns: asyncio.Semaphore, attempts: int, pause: float) -> None:
+    def __init__(self, content: ContentStore, turns: Turns, attempts: int, pause: float) -> None:
         self._content = content
         self._turns = turns
         self._attempts = attempts

@@ -19,6 +19,7 @@ from barque.image.progress import Bar, Progress, Report, short
 from barque.image.resolve import NoSuchPlatform
 from barque.image.sources import neighbours, remember
 from barque.image.tasks import results, stop
+from barque.image.turns import Turns
 from barque.oci import go_json
 from barque.oci import media_types as mt
 from barque.oci.descriptor import Descriptor
@@ -91,11 +92,11 @@ async def push_image(transport: Transport, ref: Reference, media_type: str, mani
         return manifest
 
     return await _push(Registry(transport), ref, PushPlan(top, tuple(items)), given, credentials, report,
-                       asyncio.Semaphore(UPLOADS))
+                       Turns(UPLOADS))
 
 
 async def _push(registry: Registry, ref: Reference, plan: PushPlan, read: Callable[[Descriptor], Awaitable[bytes]],
-                credentials: Credentials | None, report: Report, turns: asyncio.Semaphore) -> Digest:
+                credentials: Credentials | None, report: Report, turns: Turns) -> Digest:
     """``read``: the bytes of a manifest."""
     async def use(repository: Repository) -> Digest:
         sender = _Sender(repository, report, turns)
@@ -122,7 +123,7 @@ async def _push(registry: Registry, ref: Reference, plan: PushPlan, read: Callab
 class _Sender:
     """Each layer waits for one of the ``turns``."""
 
-    def __init__(self, repository: Repository, report: Report, turns: asyncio.Semaphore) -> None:
+    def __init__(self, repository: Repository, report: Report, turns: Turns) -> None:
         self._repository = repository
         self._report = report
         self._turns = turns
@@ -174,7 +175,7 @@ class Pusher:
         self._names = names
         self._manifests = Manifests(content)
         self._registry = Registry(transport)
-        self._turns = asyncio.Semaphore(uploads)
+        self.uploads = Turns(uploads)
 
     async def push(self, ref: Reference, credentials: Credentials | None, report: Report,
                    platform: Platform | None = None) -> None:
@@ -231,7 +232,7 @@ class Pusher:
                         (*layers, await self._item(manifest.config, "", ref)))
 
     async def _push(self, ref: Reference, plan: PushPlan, credentials: Credentials | None, report: Report) -> None:
-        await _push(self._registry, ref, plan, self._bytes, credentials, report, self._turns)
+        await _push(self._registry, ref, plan, self._bytes, credentials, report, self.uploads)
         if plan.instead_of is not None:
             report(Progress(progress_detail={}, aux={"manifestPushedInsteadOfIndex": True,
                                                      "originalIndex": plan.instead_of, "selectedManifest": plan.top}))

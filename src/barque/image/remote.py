@@ -6,12 +6,12 @@ from dataclasses import dataclass
 
 from barque.errors import DataLoss, NotFound
 from barque.image.client.errors import ManifestVerificationFailed
-from barque.image.client.repository import Repository
+from barque.image.client.repository import MAX_CONFIG, Repository
 from barque.image.manifests import about, is_attestation
 from barque.oci import media_types as mt
 from barque.oci.descriptor import Descriptor
 from barque.oci.digest import Digest
-from barque.oci.manifest import MAX_MANIFEST_SIZE, Index, Manifest, media_type_of, parse
+from barque.oci.manifest import Index, Manifest, media_type_of, parse
 from barque.oci.platform import Platform
 from barque.store.content import ContentStore
 
@@ -64,7 +64,7 @@ async def choose(repository: Repository, content: ContentStore, received: tuple[
 
 async def manifest(repository: Repository, content: ContentStore, entry: Descriptor) -> bytes:
     """The bytes of an index's entry: from here if it was pulled before, and else from the registry."""
-    body = await _stored(content, entry.checked_digest)
+    body = await stored(content, entry.checked_digest)
     if body is None:
         body = (await repository.manifest(entry.checked_digest))[0]
     if len(body) != entry.size:
@@ -72,13 +72,14 @@ async def manifest(repository: Repository, content: ContentStore, entry: Descrip
     return body
 
 
-async def _stored(content: ContentStore, digest: Digest) -> bytes | None:
+async def stored(content: ContentStore, digest: Digest) -> bytes | None:
+    """A document that is here, verified; None for one that is lost, or corrupt and therefore dropped."""
     if await content.info(digest) is None:
         return None
     try:
-        return await content.read(digest, MAX_MANIFEST_SIZE)
+        return await content.read(digest, MAX_CONFIG)
     except (NotFound, DataLoss):
-        return None  # lost, or corrupt and dropped
+        return None
 
 
 def _matching(index: Index, wanted: Platform) -> Descriptor:

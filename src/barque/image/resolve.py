@@ -11,6 +11,7 @@ from barque.errors import DataLoss, InvalidArgument, NotFound
 from barque.image.client.repository import MAX_CONFIG
 from barque.image.manifests import Manifests
 from barque.image.names import ImageNames, NamedImage
+from barque.image.trust.check import remembered
 from barque.oci import go_json
 from barque.oci import media_types as mt
 from barque.oci.descriptor import Descriptor
@@ -44,11 +45,16 @@ class IsArtifact(InvalidArgument):
     text = "{ref} is an artifact ({kind}), not an image: containers cannot be made from it"
 
 
+#: Label of a configuration's blob: the id of the image that it came from by a commit.
+PARENT = "parent"
+
+
 @dataclass(frozen=True)
 class ResolvedImage:
     """An image for one platform, or an artifact: then ``config`` is empty and there is no chain of layers.
 
-    ``size``: bytes of file contents of all layers. ``names`` are rows, sorted. ``updated``: ns since 1970.
+    ``size``: bytes of file contents of all layers, or of an artifact's blobs. ``names`` are rows, sorted.
+    ``updated``: ns since 1970.
     """
 
     id: str
@@ -80,6 +86,8 @@ class ResolvedImage:
 
     @property
     def size(self) -> int:
+        if self.artifact:
+            return sum(layer.size for layer in self.manifest.layers)
         return sum(self.layer_sizes)
 
     @property
@@ -112,9 +120,18 @@ class Images:
         found = [await self._load_if_whole(rows) for rows in grouped.values()]
         return [image for image in found if image is not None]
 
+    async def signatures(self, image: ResolvedImage) -> list[dict[str, object]]:
+        """Those that were verified at the last pull, in docker's JSON."""
+        return await remembered(self._content, image.target.digest)
+
+    async def parent(self, image: ResolvedImage) -> str:
+        """The image that the container was made from whose commit this is; "" for others."""
+        info = await self._content.info(image.id)
+        return info.labels.get(PARENT, "") if info else ""
+
     async def parts(self, image: ResolvedImage) -> dict[str, int]:
         """All that is on the disk of an image: its unpacked layers and its blobs, with their bytes."""
-        found = dict(zip(image.chain, image.layer_sizes, strict=True)) if image.chain else {}
+        found = dict(zip(image.chain, image.layer_sizes, strict=True))
         names = [image.target.digest, image.manifest.config.digest, *(layer.digest for layer in image.manifest.layers),
                  *await self.manifests.beside(image.target)]
         for digest in names:
@@ -170,8 +187,7 @@ class Images:
             self._known[target.digest] = await self._read(target)
         manifest, config = self._known[target.digest]
         if manifest.config.media_type not in mt.CONFIGS:
-            return ResolvedImage(str(rows[0].id), config, manifest, target, (), tuple(rows),
-                                 tuple(layer.size for layer in manifest.layers))
+            return ResolvedImage(str(rows[0].id), config, manifest, target, (), tuple(rows), ())
         chain = tuple(str(chain_id) for chain_id in chain_ids(config.rootfs.diff_ids))
         sizes = []
         for chain_id in chain:

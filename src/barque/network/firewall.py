@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from barque.network.model import Endpoint, PublishedPort, Sandbox, by_way_out
 
 ANY4, ANY6 = "0.0.0.0", "::"
+#: Protocols have numbers here: nft would look names up in /etc/protocols, which small systems lack.
+_PROTOCOLS = {"tcp": 6, "udp": 17, "sctp": 132}
 
 # The order in "publish" is that of precedence: a port on one address beats the same port on all.
 # "prerouting": what comes off a wire for 127.0.0.1 is translated to nobody, or whoever can send this host a frame would
@@ -46,11 +48,11 @@ table inet {table} {{
     map published6_any {{ type inet_proto . inet_service : ipv6_addr . inet_service; }}
 
     chain publish {{
-        meta l4proto {{ tcp, udp, sctp }} dnat ip to ip daddr . meta l4proto . th dport map @published4
-        meta l4proto {{ tcp, udp, sctp }} dnat ip to meta l4proto . th dport map @published4_any
+        meta l4proto {{ 6, 17, 132 }} dnat ip to ip daddr . meta l4proto . th dport map @published4
+        meta l4proto {{ 6, 17, 132 }} dnat ip to meta l4proto . th dport map @published4_any
         ip6 daddr ::1 return
-        meta l4proto {{ tcp, udp, sctp }} dnat ip6 to ip6 daddr . meta l4proto . th dport map @published6
-        meta l4proto {{ tcp, udp, sctp }} dnat ip6 to meta l4proto . th dport map @published6_any
+        meta l4proto {{ 6, 17, 132 }} dnat ip6 to ip6 daddr . meta l4proto . th dport map @published6
+        meta l4proto {{ 6, 17, 132 }} dnat ip6 to meta l4proto . th dport map @published6_any
     }}
     chain prerouting {{
         type nat hook prerouting priority dstnat; policy accept;
@@ -116,7 +118,7 @@ table bridge {table} {{
         type filter hook prerouting priority -300; policy accept;
         iifname != @ports accept
         iifname . ether saddr . ip saddr @senders4 accept
-        iifname . ether saddr . ip6 saddr @senders6 meta l4proto != ipv6-icmp accept
+        iifname . ether saddr . ip6 saddr @senders6 meta l4proto != 58 accept
         iifname . ether saddr != @macs drop
         ether type {{ 8021q, 8021ad }} drop
         ether type ip ip saddr != 0.0.0.0 drop
@@ -230,7 +232,7 @@ def port_elements(verb: str, table: str, endpoints: Sequence[Endpoint], ports: I
         if target is None:
             continue
         version = ipaddress.ip_address(port.host_ip).version
-        key = f"{port.protocol} . {port.host_port}"
+        key = f"{_PROTOCOLS[port.protocol]} . {port.host_port}"
         if port.host_ip in (ANY4, ANY6):
             name = f"published{version}_any"
         else:

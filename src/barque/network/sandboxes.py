@@ -99,13 +99,13 @@ class Sandboxes:
 
     def teardown(self, container_ids: Iterable[str]) -> None:
         """Unmake them; does not wait for the namespaces to die. Unknown containers are no error."""
-        gone = []
+        container_ids = list(container_ids)
+        gone = [self._live.pop(container_id) for container_id in container_ids if container_id in self._live]
+        self._sever(gone)
         for container_id in container_ids:
             netns.unpin(self._pin(container_id))
-            sandbox = self._live.pop(container_id, None)
-            if sandbox is not None:
-                gone.append(sandbox)
-                self.names.drop(sandbox)
+        for sandbox in gone:
+            self.names.drop(sandbox)
         try:
             self.rules.drop(gone)
         finally:
@@ -114,6 +114,18 @@ class Sandboxes:
                 for endpoint in sandbox.endpoints:
                     # TCP ends with the container; what has no end goes on to the address for as long as packets come.
                     self._release(endpoint, used=any(port.protocol != "tcp" for port in sandbox.ports))
+
+    def _sever(self, gone: Iterable[Sandbox]) -> None:
+        """Cut containers off. A namespace lives on as long as it has a process (of a container that shares it) or a
+        connection with unsent data: what is in there must not go on with addresses that are another's soon, nor without
+        the rules against forged ones."""
+        endpoints = [(sandbox, endpoint) for sandbox in gone for endpoint in sandbox.endpoints]
+        with contextlib.suppress(OSError):  # some are gone: the others are down
+            self._netlink.request(*(rtnetlink.set_down(endpoint.port) for _, endpoint in endpoints if endpoint.port))
+        for sandbox, endpoint in endpoints:
+            if not endpoint.port:
+                with contextlib.suppress(OSError), self._opened(sandbox) as slot:
+                    slot.netlink.request(rtnetlink.set_down(endpoint.interface))
 
     def connect(self, container_id: str, attachment: Attachment) -> Sandbox:
         """Put a running container on one more network; all or nothing. Returns its sandbox as it is then."""
@@ -369,7 +381,7 @@ class Sandboxes:
         undo.callback(self.rules.swap, after, before)
         for udp_port in {port.host_port for port, _ in reserved if port.protocol == "udp"}:
             # A client that was sending before the port was published is known as one of the host itself.
-            conntrack.forget_port(socket.IPPROTO_UDP, udp_port)
+            _forget_port(socket.IPPROTO_UDP, udp_port)
         undo.callback(self._ports.release, [port for port, _ in reserved])
         self._ports.hand_over(reserved, after.endpoints)
 
@@ -411,8 +423,19 @@ class Sandboxes:
 
 
 def _forget_connections(endpoint: Endpoint) -> None:
-    for address in endpoint.addresses:
-        conntrack.forget_answers_from(ipaddress.ip_address(address))
+    """Connections to an endpoint are no more its own. Without ctnetlink in the kernel they go on until they end."""
+    try:
+        for address in endpoint.addresses:
+            conntrack.forget_answers_from(ipaddress.ip_address(address))
+    except OSError as error:
+        log.warning("connections to %s are not forgotten: %s", ", ".join(endpoint.addresses), error)
+
+
+def _forget_port(protocol: int, port: int) -> None:
+    try:
+        conntrack.forget_port(protocol, port)
+    except OSError as error:
+        log.warning("connections to port %d are not forgotten: %s", port, error)
 
 
 def _is_loopback(text: str) -> bool:

@@ -1,7 +1,8 @@
 """JSON with the habits of Go's encoding/json, which every docker client and image builder relies on.
 
-Decoding: keys match case-insensitively (an exact match wins), ``null`` means absent, unknown keys are ignored; NaN and
-Infinity are refused, as Go does. Encoding: absent and empty fields are left out where the type says ``omit_defaults``.
+Decoding: keys match case-insensitively (an exact match wins), ``null`` means absent, unknown keys are ignored, maps get
+their keys in order; NaN and Infinity are refused, as Go does. Encoding: absent and empty fields are left out where the
+type says ``omit_defaults``.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from msgspec import inspect as mi
 from barque.errors import InvalidArgument
 
 T = TypeVar("T")
+V = TypeVar("V")
 #: Deeper documents are refused before they can exhaust the interpreter's stack.
 MAX_DEPTH = 100
 
@@ -45,6 +47,14 @@ def convert(tree: Any, kind: type[T], spelled: Mapping[str, str] | None = None) 
         return msgspec.convert(tree, kind)
     except (msgspec.ValidationError, RecursionError) as error:
         raise InvalidJSON(str(error)) from None
+
+
+def merged(*maps: Mapping[str, V] | None) -> dict[str, V]:
+    """One map of several, the later ones first in rank, with its keys in Go's order."""
+    result: dict[str, V] = {}
+    for each in maps:
+        result.update(each or {})
+    return {key: result[key] for key in sorted(result)}
 
 
 def encode(value: Any) -> bytes:
@@ -91,7 +101,8 @@ def _fold(tree: Any, info: mi.Type, depth: int) -> Any:
         if isinstance(info, mi.StructType):
             return _fold_struct(tree, info, depth)
         if isinstance(info, mi.DictType):
-            return {key: _fold(value, info.value_type, depth - 1) for key, value in tree.items()}
+            # Go writes maps with their keys in order: kept so from here on, they need no sorting when written.
+            return {key: _fold(tree[key], info.value_type, depth - 1) for key in sorted(tree)}
     elif isinstance(tree, list) and isinstance(info, (mi.ListType, mi.VarTupleType, mi.SetType, mi.FrozenSetType)):
         return [_fold(item, info.item_type, depth - 1) for item in tree]
     elif type(tree) is int and not -1 << 63 <= tree < 1 << 64:

@@ -22,6 +22,10 @@ class InvalidPlatform(InvalidArgument):
     text = '"{value}": unknown operating system or architecture: invalid argument'
 
 
+class UnreadablePlatform(InvalidPlatform):
+    text = '"{value}": cannot parse platform specifier: invalid argument'
+
+
 class Platform(msgspec.Struct, frozen=True, omit_defaults=True):
     """An image's platform. Field names are the JSON names; ``os_version`` is ``os.version`` on the wire."""
 
@@ -58,7 +62,9 @@ def normalize(platform: Platform) -> Platform:
 def parse(text: str) -> Platform:
     """Read ``linux``, ``amd64``, ``linux/arm64`` or ``linux/arm/v7``; raises :class:`InvalidPlatform`."""
     parts = text.split("/")
-    if not 1 <= len(parts) <= 3 or not all(part and part.replace("_", "").replace("-", "").isalnum() for part in parts):
+    if len(parts) > 3:
+        raise UnreadablePlatform(value=text)
+    if not all(part and part.replace("_", "").replace("-", "").isalnum() for part in parts):
         raise InvalidPlatform(value=text)
     if len(parts) == 1:
         if parts[0].lower() in _ARCHITECTURES:

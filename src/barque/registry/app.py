@@ -136,7 +136,7 @@ def make_app(storage: Storage, settings: Settings | None = None, *, authenticato
     """``authenticator`` and ``read_only`` stand for settings that have nothing else."""
     settings = settings or Settings(authenticator=authenticator, read_only=read_only)
     quotas = Quotas(storage, settings.quotas)
-    notifier = Notifier(settings.receivers)
+    notifier = Notifier(settings.receivers, settings.metrics)
 
     async def notifications(_app: web.Application) -> AsyncIterator[None]:
         notifier.start()

@@ -15,12 +15,15 @@ import msgspec
 from aiohttp import web
 
 from barque import __version__
+from barque.registry.metrics import Metrics
 from barque.registry.names import USER
 
 log = logging.getLogger("barque.registry.events")
 CONTENT_TYPE = "application/vnd.docker.distribution.events.v1+json"
 #: Events that wait for one receiver; further ones are dropped and counted.
 QUEUE = 10_000
+#: At the end receivers have so many seconds to take what waits for them.
+GRACE = 5.0
 
 
 class Target(msgspec.Struct, rename="camel", omit_defaults=True, kw_only=True):
@@ -65,20 +68,19 @@ class Receiver:
 class Notifier:
     """Sends every event to every receiver, in order, again until it is taken; a slow receiver delays no request."""
 
-    def __init__(self, receivers: tuple[Receiver, ...]) -> None:
+    def __init__(self, receivers: tuple[Receiver, ...], metrics: Metrics) -> None:
+        self._metrics = metrics
         self._queues = [(receiver, asyncio.Queue[msgspec.Raw](QUEUE)) for receiver in receivers]
         self._tasks: list[asyncio.Task[None]] = []
-        self.sent = 0
-        self.dropped = 0
 
     def start(self) -> None:
         self._tasks = [asyncio.create_task(self._serve(receiver, queue)) for receiver, queue in self._queues]
 
-    async def close(self, grace: float = 5.0) -> None:
-        """Give the receivers ``grace`` seconds to take what is waiting."""
+    async def close(self) -> None:
+        """Give the receivers some seconds to take what is waiting."""
         waiting = [asyncio.create_task(queue.join()) for _, queue in self._queues]
         if waiting:
-            await asyncio.wait(waiting, timeout=grace)
+            await asyncio.wait(waiting, timeout=GRACE)
         for task in [*waiting, *self._tasks]:
             task.cancel()
         await asyncio.gather(*waiting, *self._tasks, return_exceptions=True)
@@ -92,7 +94,7 @@ class Notifier:
                 try:
                     queue.put_nowait(event)
                 except asyncio.QueueFull:
-                    self.dropped += 1
+                    self._metrics.add("dropped_events")
 
     async def _serve(self, receiver: Receiver, queue: asyncio.Queue[msgspec.Raw]) -> None:
         timeout = aiohttp.ClientTimeout(total=receiver.timeout)
@@ -102,7 +104,7 @@ class Notifier:
                 while not queue.empty() and len(batch) < 100:
                     batch.append(queue.get_nowait())
                 await self._deliver(session, receiver, msgspec.json.encode({"events": batch}))
-                self.sent += len(batch)
+                self._metrics.add("delivered_events", len(batch))
                 for _ in batch:
                     queue.task_done()
 

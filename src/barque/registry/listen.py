@@ -36,7 +36,7 @@ async def serving_on(app: web.Application, sockets: Sequence[socket.socket],
                      tls: ssl.SSLContext | None = None) -> AsyncIterator[None]:
     """Serve ``app`` on listening sockets inside the context."""
     # Blobs travel as they are: a body with Content-Encoding must keep the bytes that its digest names.
-    runner = web.AppRunner(app, access_log=None, auto_decompress=False, read_bufsize=1 << 19)
+    runner = web.AppRunner(app, access_log=None, auto_decompress=False, read_bufsize=1 << 17)
     await runner.setup()
     try:
         for sock in sockets:

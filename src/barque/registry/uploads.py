@@ -18,32 +18,45 @@ from barque.registry.names import checked_name, digest_of, repository_of
 from barque.registry.quotas import Quotas
 from barque.registry.storage.base import BlobStorage, Upload, WrongDigest
 
-#: Bytes handed to the storage at a time: hashing and writing them takes longer than the trip to a thread.
-_BATCH = 1 << 20
+#: Bytes that wait to be hashed and written, of all uploads together. The fewer there are, the more each hands over at a
+#: time: from 64 KiB up to 1 MiB, with which the trip to a thread is short beside the work there.
+_BUFFERED = 8 << 20
+_MOST, _LEAST = 1 << 20, 64 << 10
 #: How long the status of an upload waits for a transfer that is under way, in seconds.
 _SETTLE = 2.0
 _CONTENT_RANGE = re.compile(r"(?:bytes[ =])?([0-9]+)-([0-9]+)(?:/[0-9*]+)?\Z", re.ASCII)
 
 
-async def receive(request: web.Request, upload: Upload) -> None:
-    """Append the body of ``request``: the next batch is received while the last one is hashed and written."""
-    batch: list[bytes] = []
-    size = 0
-    writing: asyncio.Task[None] | None = None
-    try:
-        while data := await request.content.readany():
-            batch.append(data)
-            size += len(data)
-            if size >= _BATCH:
-                if writing is not None:
-                    await writing
-                writing = asyncio.create_task(upload.write(batch))
-                batch, size = [], 0
-    finally:
-        if writing is not None:
-            await writing
-        if batch:
-            await upload.write(batch)
+class Intake:
+    """Takes the bodies of uploads, within a memory that does not grow with their number."""
+
+    def __init__(self) -> None:
+        self._active = 0
+
+    async def receive(self, request: web.Request, upload: Upload) -> None:
+        """Append the body of ``request``: the next batch is received while the last one is hashed and written."""
+        batch: list[bytes] = []
+        size = 0
+        writing: asyncio.Task[None] | None = None
+        self._active += 1
+        try:
+            while data := await request.content.readany():
+                batch.append(data)
+                size += len(data)
+                if size >= self._batch():
+                    if writing is not None:
+                        await writing
+                    writing = asyncio.create_task(upload.write(batch))
+                    batch, size = [], 0
+        finally:
+            self._active -= 1
+            if writing is not None:
+                await writing
+            if batch:
+                await upload.write(batch)
+
+    def _batch(self) -> int:
+        return max(_LEAST, min(_MOST, _BUFFERED // (2 * self._active)))
 
 
 def _expected_range(request: web.Request) -> tuple[int, int] | None:
@@ -63,6 +76,7 @@ class UploadRoutes:
         self._blobs = blobs
         self._quotas = quotas
         self._mount_any = mount_any
+        self._intake = Intake()
 
     def routes(self) -> list[web.RouteDef]:
         session = "/v2/{name:.+}/blobs/uploads/{id:[^/]+}"
@@ -101,10 +115,9 @@ class UploadRoutes:
             return False
         return await self._blobs.mount(repository, digest, checked_name(source) if source else None)
 
-    @staticmethod
-    async def _receive(request: web.Request, upload: Upload) -> None:
+    async def _receive(self, request: web.Request, upload: Upload) -> None:
         try:
-            await receive(request, upload)
+            await self._intake.receive(request, upload)
         except BaseException:
             await asyncio.shield(upload.pause())  # a broken transfer keeps what arrived
             raise

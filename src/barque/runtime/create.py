@@ -113,7 +113,7 @@ def create(request: CreateRequest) -> Created:
         with _stage("cgroup"):
             undo.callback(request.cgroup.destroy)
             request.cgroup.create()
-            payload.warnings += request.cgroup.apply(_resources(linux))
+            payload.warnings += request.cgroup.apply(_resources(linux, rootless))
         steps, leaving = plan.build(spec, _root_path(request), request.rootfs, request.cgroup, known_layout(),
                                     make_cwd=spec.annotations.get(CWD_ANNOTATION) != "false",
                                     no_pivot=request.no_pivot)
@@ -161,12 +161,15 @@ def _reaches_the_host(linux: Linux) -> bool:
     return "user" not in paths and not paths.get("mount")
 
 
-def _resources(linux: Linux) -> Resources:
+def _resources(linux: Linux, rootless: bool) -> Resources:
     """The document's limits, with the devices that every container may use: config-linux.md#allowed-device-list.
 
-    As runc has it they come after the document's own rules, and where it has none everything else is denied.
+    As runc has it they come after the document's own rules, and where it has none everything else is denied. An
+    ordinary user makes no devices, and may not set rules for them.
     """
     wanted = linux.resources or Resources()
+    if rootless:
+        return msgspec.structs.replace(wanted, devices=[])
     deny, *default = security.default_device_rules()
     own = wanted.devices or [deny]
     return msgspec.structs.replace(wanted, devices=own + [rule for rule in default if rule not in own])

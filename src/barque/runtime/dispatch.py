@@ -97,9 +97,11 @@ def _dispatch(general: Parsed, log: _Log) -> int:
         print(_usage())
         return 0
     name = general.rest[0]
+    if name in ("checkpoint", "restore"):
+        raise UsageError(f"{name} is not supported: this runtime does not drive criu")
     if name not in COMMANDS:
-        raise UsageError(f"No help topic for '{name}'" if name not in ("checkpoint", "restore") else
-                         f"{name} is not supported")
+        raise UsageError(f"No help topic for '{name}'")
+    _check_rootless(general.text("rootless"))
     command = COMMANDS[name]
     if "-h" in general.rest[1:2] or "--help" in general.rest[1:2]:
         print(f"usage: barque-runtime {name} [flags] {command.arguments}")
@@ -116,6 +118,15 @@ def _dispatch(general: Parsed, log: _Log) -> int:
     except (BarqueError, OSError) as error:
         log.error(f"{_prefix(name)}{error}" if name in ("create", "run", "exec") else str(error))
     return 255 if name == "exec" else 1
+
+
+def _check_rootless(wanted: str) -> None:
+    """What runc would do about cgroups that it may not make; here it goes by who runs it, as runc's ``auto`` does."""
+    if wanted not in ("", "auto", "true", "false"):
+        raise UsageError(f"invalid rootless: {wanted}")
+    ordinary = os.geteuid() != 0
+    if wanted in ("true", "false") and (wanted == "true") != ordinary:
+        raise UsageError(f"--rootless {wanted} is not supported for {'an ordinary user' if ordinary else 'root'}")
 
 
 def default_root() -> str:

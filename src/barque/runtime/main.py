@@ -13,7 +13,7 @@ import sys
 from barque.runtime import interpreter
 
 #: Commands whose process joins a container, or becomes one.
-ENTERING = frozenset(("create", "exec", "restore", "run"))
+ENTERING = frozenset(("create", "exec", "run"))
 
 
 def main(argv: list[str] | None = None) -> int:

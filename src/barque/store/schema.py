@@ -50,6 +50,16 @@ MIGRATIONS: tuple[str, ...] = (
         created INTEGER NOT NULL, used INTEGER NOT NULL, uses INTEGER NOT NULL DEFAULT 0
     ) WITHOUT ROWID;
     """,
+    """
+    -- state, text and parts say what the key of a step was made of, so that a build can tell why it missed another one.
+    ALTER TABLE build_cache ADD COLUMN state TEXT NOT NULL DEFAULT '';
+    ALTER TABLE build_cache ADD COLUMN text TEXT NOT NULL DEFAULT '';
+    ALTER TABLE build_cache ADD COLUMN parts TEXT NOT NULL DEFAULT '';
+    -- The builds of the past, oldest first. log: the output of the steps, packed.
+    CREATE TABLE builds (
+        number INTEGER PRIMARY KEY, id TEXT NOT NULL UNIQUE, document BLOB NOT NULL, log BLOB NOT NULL
+    );
+    """,
 )
 
 

@@ -10,7 +10,7 @@ import errno
 import os
 import secrets
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -27,16 +27,18 @@ class _Level:
     subdirectories: list[bytes]
 
 
-def walk(root_fd: int) -> Iterator[tuple[int, tuple[bytes, ...], list[bytes], list[bytes]]]:
+def walk(root_fd: int, keep: Callable[[bytes], bool] | None = None
+         ) -> Iterator[tuple[int, tuple[bytes, ...], list[bytes], list[bytes]]]:
     """Yield ``(fd, path, directories, others)`` for ``root_fd`` and each directory below, parents first.
 
     ``fd`` is good until the next step and ``path`` are the components below the root; names are sorted. What vanishes
     meanwhile is passed over; a tree that is moved about meanwhile raises OSError(ESTALE) rather than leave the root.
+    ``keep`` is asked for each path below the root; what it does not want is as if it were not there.
     """
     levels = [_level(os.open(".", _DIRECTORY, dir_fd=root_fd))]
     path: list[bytes] = []
     try:
-        yield levels[0].fd, (), *_list(levels[0])
+        yield levels[0].fd, (), *_list(levels[0], path, keep)
         while levels:
             level = levels[-1]
             if not level.subdirectories:
@@ -55,7 +57,7 @@ def walk(root_fd: int) -> Iterator[tuple[int, tuple[bytes, ...], list[bytes], li
             path.append(name)
             if len(levels) > _KEPT_LEVELS:
                 _close(levels[-_KEPT_LEVELS - 1])
-            yield child.fd, tuple(path), *_list(child)
+            yield child.fd, tuple(path), *_list(child, path, keep)
     finally:
         for level in levels:
             _close(level)
@@ -72,12 +74,17 @@ def _close(level: _Level) -> None:
         level.fd = -1
 
 
-def _list(level: _Level) -> tuple[list[bytes], list[bytes]]:
+def _list(level: _Level, path: list[bytes],
+          keep: Callable[[bytes], bool] | None) -> tuple[list[bytes], list[bytes]]:
     directories: list[bytes] = []
     others: list[bytes] = []
     with os.scandir(level.fd) as entries:
         for entry in entries:
             (directories if entry.is_dir(follow_symlinks=False) else others).append(os.fsencode(entry.name))
+    if keep is not None:
+        prefix = b"".join(part + b"/" for part in path)
+        directories = [name for name in directories if keep(prefix + name)]
+        others = [name for name in others if keep(prefix + name)]
     directories.sort()
     others.sort()
     level.subdirectories = directories[::-1]

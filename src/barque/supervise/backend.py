@@ -7,11 +7,12 @@ RuntimeFailure or OSError.
 from __future__ import annotations
 
 import errno
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from barque.errors import BarqueError
 from barque.runtime.failure import RuntimeFailure
 from barque.supervise.messages import CreateOrder, ExecOrder, Failure
+from barque.supervise.rest import Luggage
 
 #: Errors that are an answer to a request; any other one is a bug.
 REFUSALS = (RuntimeFailure, BarqueError, OSError, ValueError)
@@ -33,6 +34,12 @@ class Process(Protocol):
     def console(self) -> int | None: ...
 
 
+class Child(NamedTuple):
+    pid: int
+    pidfd: int
+    console: int | None = None
+
+
 class Backend(Protocol):
     """One container. ``create`` comes first; ``kill_all`` and ``cleanup`` may come at any time, and more than once."""
 
@@ -52,6 +59,12 @@ class Backend(Protocol):
 
     def cgroup(self) -> dict[str, str]:
         """Controller -> directory, enough for ``cgroups.load``."""
+
+    def pack(self, luggage: Luggage) -> list[int]:
+        """The places of what :meth:`unpack` needs beyond the process. The container runs."""
+
+    def unpack(self, order: CreateOrder, child: Process, cgroup: dict[str, str], fds: list[int]) -> None:
+        """Instead of ``create`` and ``start``: go on with a container that another process has started."""
 
     def cleanup(self) -> None:
         """Remove what the container leaves in the system (cgroup), run the poststop hooks."""

@@ -20,7 +20,7 @@ import os
 import signal
 import socket
 import traceback
-from typing import NamedTuple, NoReturn
+from typing import NoReturn
 
 import msgspec
 
@@ -30,7 +30,8 @@ from barque.runtime.create import Created, CreateRequest, Stdio, create, state_d
 from barque.runtime.failure import RuntimeFailure
 from barque.runtime.process import Target, exec_process
 from barque.supervise import messages as m
-from barque.supervise.backend import REFUSALS, Fds, Process, as_error, as_failure
+from barque.supervise.backend import REFUSALS, Child, Fds, Process, as_error, as_failure
+from barque.supervise.rest import Luggage
 from barque.supervise.wire import ANSWERS, REQUESTS, receive_packet, send_packet
 
 MAX_CONFIG = 16 << 20
@@ -39,18 +40,12 @@ MAX_CONFIG = 16 << 20
 _spec_decoder = msgspec.json.Decoder(runtime_spec.Spec)
 
 
-class Child(NamedTuple):
-    pid: int
-    pidfd: int
-    console: int | None
-
-
 class BuiltinBackend:
     """See :class:`barque.supervise.backend.Backend`."""
 
     def __init__(self) -> None:
         self._order: m.CreateOrder | None = None
-        self._child: Child | None = None
+        self._child: Process | None = None
         self._cgroup: cgroups.CgroupManager | None = None
         self._helper: tuple[int, socket.socket] | None = None
 
@@ -95,6 +90,12 @@ class BuiltinBackend:
 
     def cgroup(self) -> dict[str, str]:
         return self._cgroup.paths() if self._cgroup is not None else {}
+
+    def pack(self, luggage: Luggage) -> list[int]:
+        return []
+
+    def unpack(self, order: m.CreateOrder, child: Process, cgroup: dict[str, str], fds: list[int]) -> None:
+        self._order, self._child, self._cgroup = order, child, cgroups.load(cgroup)
 
     def cleanup(self) -> None:
         self._dismiss()

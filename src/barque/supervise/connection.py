@@ -27,6 +27,14 @@ class Connection:
         self._open = True
         loop.watch(connection.fileno(), IN, self._ready)
 
+    @property
+    def idle(self) -> bool:
+        """Whether nothing is half read or half sent."""
+        return not self._backlog and not self._decoder.pending
+
+    def fileno(self) -> int:
+        return self._socket.fileno()
+
     def answer(self, serial: int, message: m.Answer) -> None:
         if not self._open:
             return

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from typing import NamedTuple
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 #: What dockerd reads a line into; longer ones become partial entries.
 LONGEST_LINE = 16 << 10
@@ -32,6 +33,16 @@ class Cutter:
         self._unfinished = b""
         #: Id and time of the line that is being cut, and how many pieces of it there were.
         self._cut: tuple[str, int, int] | None = None
+
+    @property
+    def state(self) -> tuple[bytes, Sequence[Any] | None]:
+        """What a further cutter needs to go on."""
+        return self._unfinished, self._cut
+
+    @state.setter
+    def state(self, state: tuple[bytes, Sequence[Any] | None]) -> None:
+        self._unfinished, cut = state
+        self._cut = None if cut is None else (cut[0], cut[1], cut[2])
 
     def feed(self, data: bytes, time: int) -> list[Entry]:
         """The entries that ``data`` completes; the rest is kept."""

@@ -11,7 +11,7 @@ import os
 import signal
 import socket
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import msgspec
 
@@ -20,23 +20,21 @@ from barque.oci.mount import Mount
 from barque.runtime import cgroups, rootfs, targets, users
 from barque.runtime.failure import RuntimeFailure
 from barque.runtime.payload import CWD_ANNOTATION, GROUPS_ANNOTATION, USER_ANNOTATION
-from barque.supervise.backend import Fds, Process
+from barque.supervise.backend import Child, Fds, Process
+from barque.supervise.builtin import decode_spec
 from barque.supervise.messages import CreateOrder, ExecOrder
+from barque.supervise.rest import Luggage
 from barque.sys import fds as sys_fds
 from barque.sys import mounts, namespaces, process
 
 #: What runtimes say, and the errno that it stands for; docker derives its exit codes 126 and 127 from these.
 _REASONS = (("executable file not found", 2), ("no such file or directory", 2), ("permission denied", 13),
             ("is a directory", 21), ("exec format error", 8))
+#: What is of later versions is optional in a document, but crun 1.8 refuses their number.
+_OCI_VERSION = "1.0.2"
 _MAX_TEXT = 1 << 20
 #: How long a runtime may keep us waiting for the terminal after it has returned (seconds).
 _CONSOLE_TIMEOUT = 5.0
-
-
-class Child(NamedTuple):
-    pid: int
-    pidfd: int
-    console: int | None
 
 
 class ForeignBackend:
@@ -50,24 +48,24 @@ class ForeignBackend:
         self._directory = os.path.dirname(self._bundle)
         self._cgroup: cgroups.CgroupManager | None = None
         self._root = ""
-        #: The host's mount namespace, once we have one of our own.
-        self._home = -1
+        #: The host's mount namespace, once we have one of our own, and ours.
+        self._home = self._away = -1
         self._created = False
         self._execs = 0
 
     def create(self, order: CreateOrder, fds: Fds) -> Process:
         text = read(f"{self._bundle}/config.json")
-        spec = runtime_spec.decode(text.encode())
-        self._root = os.path.join(self._bundle, spec.root.path if spec.root else "rootfs")
+        spec = decode_spec(text.encode())
+        self._root = self._root_of(spec)
         if order.rootfs:
-            self._home = namespaces.open_namespace("/proc/self/ns/mnt", "mount")
+            self._home = _own_namespace()
             namespaces.unshare(namespaces.CLONE_NEWNS)
+            self._away = _own_namespace()
             mounts.set_propagation_of_all(mounts.PROPAGATION_SLAVE)
             for mount in order.rootfs:
                 _mount(mount, self._root)
         self._settle(text, spec)
-        if spec.linux is not None and spec.linux.cgroups_path:
-            self._cgroup = cgroups.manager(spec.linux.cgroups_path, driver=order.cgroup_driver)
+        self._cgroup = _cgroup_of(spec, order)
         self._created = True    # even of a create that fails there may be something to delete
         return self._launch(["create", "--bundle", self._bundle], [self._id], fds)
 
@@ -102,6 +100,19 @@ class ForeignBackend:
     def cgroup(self) -> dict[str, str]:
         return self._cgroup.paths() if self._cgroup is not None else {}
 
+    def pack(self, luggage: Luggage) -> list[int]:
+        """Our mount namespace, which nobody is in while the container's keeper is alone with it."""
+        return [luggage.silent(self._away)] if self._away >= 0 else []
+
+    def unpack(self, order: CreateOrder, child: Process, cgroup: dict[str, str], fds: list[int]) -> None:
+        for fd in fds:
+            self._home, self._away = _own_namespace(), fd
+            namespaces.setns(fd, namespaces.CLONE_NEWNS)
+        spec = decode_spec(read(f"{self._bundle}/config.json").encode())
+        self._root = self._root_of(spec)
+        self._cgroup = _cgroup_of(spec, order)
+        self._created = True
+
     def cleanup(self) -> None:
         if self._created:
             self._run(["delete", "--force", self._id], None)
@@ -111,7 +122,11 @@ class ForeignBackend:
             # Nobody is left in the other one, and it takes its mounts along.
             namespaces.setns(self._home, namespaces.CLONE_NEWNS)
             os.close(self._home)
-            self._home = -1
+            os.close(self._away)
+            self._home = self._away = -1
+
+    def _root_of(self, spec: runtime_spec.Spec) -> str:
+        return os.path.join(self._bundle, spec.root.path if spec.root else "rootfs")
 
     def _settle(self, text: str, spec: runtime_spec.Spec) -> None:
         """Complete the document, and do what our annotations ask for, of which other runtimes know nothing: find
@@ -120,6 +135,7 @@ class ForeignBackend:
         if spec.process is None:
             return
         document = json.loads(text)
+        document["ociVersion"] = _OCI_VERSION
         document["process"] = _complete(document["process"])
         user, groups = (spec.annotations.get(name, "") for name in (USER_ANNOTATION, GROUPS_ANNOTATION))
         if spec.annotations.get(CWD_ANNOTATION) == "true":
@@ -187,6 +203,16 @@ class ForeignBackend:
                 raise _failure(arguments[0], read(log))
         finally:
             _unlink(log)
+
+
+def _cgroup_of(spec: runtime_spec.Spec, order: CreateOrder) -> cgroups.CgroupManager | None:
+    if spec.linux is None or not spec.linux.cgroups_path:
+        return None
+    return cgroups.manager(spec.linux.cgroups_path, driver=order.cgroup_driver)
+
+
+def _own_namespace() -> int:
+    return namespaces.open_namespace("/proc/self/ns/mnt", "mount")
 
 
 def _complete(process: dict[str, Any]) -> dict[str, Any]:

@@ -26,7 +26,14 @@ from typing import NoReturn
 from barque.runtime import interpreter
 from barque.supervise import messages as m
 from barque.supervise.backend import as_failure
-from barque.supervise.wire import ZYGOTE_REQUESTS, ProtocolError, receive_packet, send_packet
+from barque.supervise.wire import (
+    SERIAL,
+    ZYGOTE_REQUESTS,
+    ProtocolError,
+    encode_packet,
+    receive_packet,
+    send_packet,
+)
 from barque.sys import prctl, signalfd
 
 CONTROL_FD = 3
@@ -35,6 +42,13 @@ ZYGOTE = ("-m", "barque.supervise.zygote")
 
 #: What a child does: gets its channel and its further descriptors, returns the exit status.
 Kind = Callable[[socket.socket, list[int]], int]
+#: The kind of which one child lives as long as a container does. All pages that the zygote writes to between two forks
+#: are copies that stay behind in the elder child, so for these it does nothing but fork: the child gets the control
+#: socket, on which the request still waits, and a pipe, and calls :func:`take`, itself or in a child of its own.
+LASTING = "monitor"
+Lasting = Callable[[list[int]], int]
+_LASTING_REQUEST = encode_packet(m.Fork(LASTING))
+_PEEK = int(socket.MSG_PEEK)
 
 
 class ZygoteHandle:
@@ -102,9 +116,10 @@ def _open_fence() -> Iterator[None]:
 class Zygote:
     """Serves one daemon until it goes away."""
 
-    def __init__(self, control: socket.socket, kinds: Mapping[str, Kind],
+    def __init__(self, control: socket.socket, lasting: Lasting, kinds: Mapping[str, Kind],
                  more: Callable[[], Mapping[str, Kind]] | None) -> None:
         self._control = control
+        self._lasting = lasting
         self._kinds = dict(kinds)
         self._more = more
         self._children: set[int] = set()
@@ -114,12 +129,13 @@ class Zygote:
         poller = select.poll()
         poller.register(self._control, select.POLLIN)
         poller.register(self._signals, select.POLLIN)
+        poll, control = poller.poll, self._control.fileno()
         while True:
-            ready = [fd for fd, _ in poller.poll()]
-            if self._signals in ready:
-                self._reap()
-            if self._control.fileno() in ready and not self._read():
-                return
+            for fd, _ in poll():
+                if fd != control:
+                    self._reap()
+                elif not self._fork_lasting() and not self._read():
+                    return
 
     def _read(self) -> bool:
         try:
@@ -142,6 +158,21 @@ class Zygote:
             return False
         return True
 
+    def _fork_lasting(self) -> bool:
+        """False if it is another request that waits, or the child ended before it took it."""
+        if not self._control.recv(SERIAL.size + len(_LASTING_REQUEST), _PEEK).endswith(_LASTING_REQUEST):
+            return False
+        reading, writing = os.pipe2(os.O_CLOEXEC)
+        pid = os.fork()
+        if pid == 0:
+            os.close(reading)
+            self._be(self._lasting, [self._control.detach(), writing])
+        self._children.add(pid)
+        os.close(writing)
+        taken = os.read(reading, 1)
+        os.close(reading)
+        return bool(taken)
+
     def _fork(self, kind: str, fds: list[int]) -> m.ZygoteAnswer:
         if kind not in self._kinds and self._more is not None:
             with _open_fence():
@@ -151,16 +182,16 @@ class Zygote:
             raise ValueError(f"cannot fork a {kind!r} with {len(fds)} descriptors")
         pid = os.fork()
         if pid == 0:
-            self._be(kind, fds)
+            self._control.close()
+            self._be(lambda fds: self._kinds[kind](socket.socket(fileno=fds[0]), fds[1:]), fds)
         self._children.add(pid)
         return m.Forked(pid)
 
-    def _be(self, kind: str, fds: list[int]) -> NoReturn:
+    def _be(self, what: Callable[[list[int]], int], fds: list[int]) -> NoReturn:
         status = 1
         try:
-            self._control.close()
             os.close(self._signals)
-            status = self._kinds[kind](socket.socket(fileno=fds[0]), fds[1:])
+            status = what(fds)
         except BaseException:    # the boundary of the child: nothing may run on in the zygote's code
             traceback.print_exc()
         finally:
@@ -185,8 +216,9 @@ class Zygote:
             self._children.discard(pid)
 
 
-def serve(kinds: Mapping[str, Kind], more: Callable[[], Mapping[str, Kind]] | None = None) -> None:
-    """Be the zygote of whoever holds the other end of descriptor 3, offering ``kinds``.
+def serve(lasting: Lasting, kinds: Mapping[str, Kind],
+          more: Callable[[], Mapping[str, Kind]] | None = None) -> None:
+    """Be the zygote of whoever holds the other end of descriptor 3, offering LASTING and ``kinds``.
 
     ``more`` imports and gives further ones; it is called when one is asked for that is not among ``kinds``.
     """
@@ -196,7 +228,19 @@ def serve(kinds: Mapping[str, Kind], more: Callable[[], Mapping[str, Kind]] | No
     sys.meta_path.insert(0, Fence())
     gc.collect()
     gc.freeze()    # a collection in a child would otherwise write to, and so copy, every page that holds an object
-    Zygote(control, kinds, more).serve()
+    Zygote(control, lasting, kinds, more).serve()
+
+
+def take(fds: list[int], pid: int) -> socket.socket:
+    """For the kind LASTING: take the request from the descriptors that came, answer it with ``pid``; its channel."""
+    with socket.socket(fileno=fds[0]) as control:
+        packet = receive_packet(control, ZYGOTE_REQUESTS)
+        assert packet is not None    # the zygote saw it
+        serial, _, (channel, *_) = packet
+        os.write(fds[1], b"x")
+        os.close(fds[1])
+        send_packet(control, serial, m.Forked(pid))
+    return socket.socket(fileno=channel)
 
 
 def worker(run: Callable[[bytes, list[int]], bytes]) -> Kind:

@@ -17,6 +17,7 @@ import os
 import time
 from collections.abc import Callable
 from struct import Struct
+from typing import Any
 
 from barque.supervise.entries import Cutter, Entry
 from barque.supervise.messages import STDERR, STDOUT, LogConfig
@@ -66,12 +67,12 @@ def whole(records: bytes, at: int) -> int:
 class LocalFile(RotatedFile):
     """One container's log. Never raises after it was opened: what cannot be written is counted in ``dropped``."""
 
-    def __init__(self, config: LogConfig, want_work: Callable[[], None] = lambda: None) -> None:
-        """Raises OSError."""
+    def __init__(self, config: LogConfig, want_work: Callable[[], None] = lambda: None, fd: int = -1) -> None:
+        """As :class:`RotatedFile`."""
         self._cutters = {STDOUT: Cutter(), STDERR: Cutter()}
         self._attrs = b"".join(_field(6, _field(1, key.encode()) + _field(2, value.encode()))
                                for key, value in sorted(config.attrs.items()))
-        super().__init__(config, want_work)
+        super().__init__(config, want_work, fd)
 
     def write(self, stream: int, data: bytes) -> None:
         entries = self._cutters[stream].feed(data, time.time_ns())
@@ -84,6 +85,13 @@ class LocalFile(RotatedFile):
             for stream, cutter in self._cutters.items():
                 self._store(self._encode(stream, cutter.end(time.time_ns())))
         super().close()
+
+    def _pack_lines(self) -> object:
+        return {stream: cutter.state for stream, cutter in self._cutters.items()}
+
+    def _unpack_lines(self, lines: Any) -> None:
+        for stream, state in lines.items():
+            self._cutters[stream].state = state
 
     def _encode(self, stream: int, entries: list[Entry]) -> bytes:
         """Whole lines of one batch differ in their text alone, so what is around it is made once for each length."""

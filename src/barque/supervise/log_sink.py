@@ -17,6 +17,7 @@ from barque.supervise.local_log import LocalFile
 from barque.supervise.logfile import JsonFile
 from barque.supervise.loop import OUT, Loop
 from barque.supervise.messages import LogConfig, Shipping
+from barque.supervise.rest import LogRest, Luggage
 from barque.supervise.rundir import by_short_name
 
 PIECE = Struct("!BIQ")
@@ -36,25 +37,53 @@ class Log(Protocol):
     def work(self) -> bool: ...
     def abandon_work(self) -> None: ...
 
+    @property
+    def idle(self) -> bool: ...
+    def pack(self, luggage: Luggage) -> LogRest: ...
+
 
 def open_log(config: LogConfig, loop: Loop, want_work: Callable[[], None], throttle: Callable[[bool], None]) -> Log:
     """``throttle(True)`` asks for no further output until ``throttle(False)``. Raises OSError."""
     file = open_file(config, want_work) if config.path else None
     if config.shipping is not None:
-        return Shipped(config.shipping, loop, throttle, file)
+        return Shipped(config.shipping, loop, throttle, file, _connect(config.shipping))
     if file is None:
         raise ValueError("a log needs a file or a shipper")
     return file
 
 
-def open_file(config: LogConfig, want_work: Callable[[], None] = lambda: None) -> JsonFile | LocalFile:
-    return (LocalFile if config.format == "local" else JsonFile)(config, want_work)
+def reopen_log(config: LogConfig, loop: Loop, want_work: Callable[[], None], throttle: Callable[[bool], None],
+               left: LogRest, fds: list[int]) -> Log:
+    """The log that was packed as ``left``."""
+    file = None
+    if left.file is not None:
+        file = open_file(config, want_work, fds[left.file.place])
+        file.unpack(left)
+    if config.shipping is None:
+        assert file is not None
+        return file
+    connection = socket.socket(fileno=fds[left.shipper]) if left.shipper is not None else None
+    log = Shipped(config.shipping, loop, throttle, file, connection)
+    log.unpack(left)
+    return log
+
+
+def open_file(config: LogConfig, want_work: Callable[[], None] = lambda: None, fd: int = -1) -> JsonFile | LocalFile:
+    return (LocalFile if config.format == "local" else JsonFile)(config, want_work, fd)
+
+
+def _connect(shipping: Shipping) -> socket.socket:
+    connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
+    by_short_name(shipping.socket, connection.connect)
+    return connection
 
 
 class Shipped:
     """Passes output to a shipper, and to ``file``, which is there to be read. A dead shipper never holds anybody up."""
 
-    def __init__(self, shipping: Shipping, loop: Loop, throttle: Callable[[bool], None], file: Log | None) -> None:
+    def __init__(self, shipping: Shipping, loop: Loop, throttle: Callable[[bool], None], file: Log | None,
+                 connection: socket.socket | None) -> None:
+        """``connection`` leads to the shipper, None to one that has died."""
         self._shipping = shipping
         self._loop = loop
         self._throttle = throttle
@@ -66,9 +95,9 @@ class Shipped:
         #: Streams in the middle of a line that is passed on, and of one that is dropped.
         self._within: set[int] = set()
         self._dropping: set[int] = set()
-        self._socket: socket.socket | None = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
-        by_short_name(shipping.socket, self._socket.connect)
-        self._socket.setblocking(False)
+        self._socket = connection
+        if connection is not None:
+            connection.setblocking(False)
 
     @property
     def dropped(self) -> int:
@@ -96,6 +125,19 @@ class Shipped:
             self._part()
         if self._file is not None:
             self._file.close()
+
+    @property
+    def idle(self) -> bool:
+        return not self._waiting and (self._file is None or self._file.idle)
+
+    def pack(self, luggage: Luggage) -> LogRest:
+        file = self._file.pack(luggage) if self._file is not None else LogRest(0)
+        shipper = luggage.silent(self._socket.fileno()) if self._socket is not None else None
+        return LogRest(self._lost + file.dropped, file.file, shipper, [*self._within], [*self._dropping])
+
+    def unpack(self, left: LogRest) -> None:
+        self._lost = left.dropped if self._file is None else 0    # the file has taken them over
+        self._within, self._dropping = set(left.within), set(left.dropping)
 
     def work(self) -> bool:
         return self._file is not None and self._file.work()

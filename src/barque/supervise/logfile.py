@@ -15,6 +15,7 @@ import json
 import os
 import time
 from collections.abc import Callable
+from typing import Any
 
 from barque.supervise.entries import LONGEST_LINE
 from barque.supervise.messages import STDERR, STDOUT, LogConfig
@@ -80,8 +81,8 @@ class Clock:
 class JsonFile(RotatedFile):
     """One container's log. Never raises after it was opened: what cannot be written is counted in ``dropped``."""
 
-    def __init__(self, config: LogConfig, want_work: Callable[[], None] = lambda: None) -> None:
-        """``want_work`` is called when :meth:`work` has something to do. Raises OSError."""
+    def __init__(self, config: LogConfig, want_work: Callable[[], None] = lambda: None, fd: int = -1) -> None:
+        """As :class:`RotatedFile`."""
         self._clock = Clock()
         self._unfinished: dict[int, bytes] = {STDOUT: b"", STDERR: b""}
         #: Time of the first entry of a line that was cut, until its last one.
@@ -89,7 +90,7 @@ class JsonFile(RotatedFile):
         # "<" and the like in attrs are spelled by the same encoder.
         attrs = json.dumps(config.attrs, separators=(",", ":"), ensure_ascii=False).encode() if config.attrs else b""
         self._attrs = b',"attrs":' + attrs if attrs else b""
-        super().__init__(config, want_work)
+        super().__init__(config, want_work, fd)
 
     def write(self, stream: int, data: bytes) -> None:
         """Log what came out of ``stream``; an unfinished line is kept until its end, 16 KiB, or :meth:`close`."""
@@ -157,6 +158,12 @@ class JsonFile(RotatedFile):
     def _partial(self, stream: int, data: bytes) -> bytes:
         time = self._cut.setdefault(stream, self._now())
         return b'{"log":"' + escape(data) + self._tail(stream, time)
+
+    def _pack_lines(self) -> object:
+        return self._unfinished, self._cut
+
+    def _unpack_lines(self, lines: Any) -> None:
+        self._unfinished, self._cut = lines
 
     def _end_from(self, records: bytes, at: int) -> int:
         return records.find(b"\n", max(0, at - 1)) + 1

@@ -46,6 +46,8 @@ class Loop:
         self._running = False
         #: Does one piece of background work and says whether there is more; called when nothing else is to be done.
         self.idle: Callable[[], bool] | None = None
+        self._patience = -1.0
+        self._quiet: Callable[[], None] | None = None
 
     def watch(self, fd: int, events: int, callback: Callback) -> None:
         """Call ``callback`` on ``events`` of ``fd``; replaces what was said about ``fd`` before."""
@@ -67,20 +69,31 @@ class Loop:
         heapq.heappush(self._timers, timer)
         return timer
 
+    def call_when_quiet(self, seconds: float, call: Callable[[], None]) -> None:
+        """Call ``call`` when nothing has happened for ``seconds`` and no timer is set; again after the next event."""
+        self._patience, self._quiet = seconds, call
+
     def stop(self) -> None:
         self._running = False
 
     def run(self) -> None:
         """Serve until :meth:`stop`."""
         self._running = True
+        quiet = False
         while self._running:
-            for fd, events in self._epoll.poll(self._timeout()):
+            timeout = self._timeout()
+            waits = timeout < 0 and not quiet and self._quiet is not None
+            ready = self._epoll.poll(self._patience if waits else timeout)
+            for fd, events in ready:
                 callback = self._callbacks.get(fd)
                 if callback is not None:
                     callback(events)
             self._run_timers()
             if self.idle is not None and not self.idle():
                 self.idle = None
+            quiet = waits and not ready
+            if quiet and self._quiet is not None:
+                self._quiet()
 
     def _timeout(self) -> float:
         if self.idle is not None:

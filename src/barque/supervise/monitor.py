@@ -7,6 +7,9 @@ One thread, one event loop. The life of it::
                    \\_ Failed: the same
 
 The exit is reported only after the container's output was passed on and ``exit.json`` is durable.
+
+A monitor of a running container that has nothing to do ends, and the container's keeper forks another one when that
+changes: see :mod:`barque.supervise.keeper`. ``_rest`` and ``wake`` are the two ends of it.
 """
 
 from __future__ import annotations
@@ -18,23 +21,27 @@ import traceback
 from collections.abc import Callable
 from typing import Any
 
+from msgspec.structs import replace
+
 from barque.runtime.failure import RuntimeFailure
+from barque.supervise import forkserver, keeper, rest
 from barque.supervise import messages as m
 from barque.supervise.attach import Attacher
-from barque.supervise.backend import REFUSALS, Backend, Process, as_failure
+from barque.supervise.backend import REFUSALS, Backend, Child, Process, as_failure
 from barque.supervise.connection import Connection
-from barque.supervise.log_sink import Log, open_log
+from barque.supervise.log_sink import Log, open_log, reopen_log
 from barque.supervise.logfile import Clock
-from barque.supervise.loop import IN, PRI, Loop
+from barque.supervise.loop import IN, Loop
+from barque.supervise.oom import OomWatch
+from barque.supervise.remains import bury_all
 from barque.supervise.rundir import RunDir
 from barque.supervise.stdio import Ends, Streams
 from barque.sys import prctl, process, signalfd, tty
 
 #: How long a killed process may take to die (seconds): it may hang in the kernel.
 KILL_TIMEOUT = 10
-#: How often, and after how many seconds each, the count of kills is looked at after the kernel told of a shortage.
-OOM_LOOKS = 20
-OOM_LOOK_AFTER = 0.05
+#: After how long without anything to do a monitor leaves the container to its keeper (seconds).
+REST_AFTER = 2.0
 #: Exit codes of processes whose WaitExec may still come.
 REMEMBERED_EXITS = 1024
 #: Clients that wait for a process are only taken up to this many clients in all.
@@ -59,8 +66,10 @@ class Running:
 class Monitor:
     """Holds the state; each method named after a message handles that message."""
 
-    def __init__(self, loop: Loop, exec_root: str, backend: Callable[[m.CreateOrder], Backend]) -> None:
+    def __init__(self, loop: Loop, exec_root: str, backend: Callable[[m.CreateOrder], Backend],
+                 keeper_link: socket.socket) -> None:
         self._loop = loop
+        self._keeper = keeper_link
         self._exec_root = exec_root
         self._make_backend = backend
         self._clock = Clock()
@@ -78,8 +87,7 @@ class Monitor:
         self._early: dict[str, list[Attacher]] = {}
         self._connections: set[Connection] = set()
         self._creator: Connection | None = None
-        self._oom_fd = -1
-        self._oom_waiters: list[tuple[Connection, int, int]] = []
+        self._oom = OomWatch(loop)
         self._wait_status: tuple[int, int] | None = None
         self._ended_at = ""
         self._record: m.ExitRecord | None = None
@@ -87,14 +95,19 @@ class Monitor:
         self._released = False
         self._children = signalfd.open_for([signal.SIGCHLD])
         loop.watch(self._children, IN, lambda _: self._reap())
+        loop.watch(keeper_link.fileno(), IN, lambda _: self._reaped_by_keeper())
+        #: Of the process, once the loop has ended.
+        self.status = 0
 
     # Connections
 
-    def serve(self, connection: socket.socket) -> None:
+    def serve(self, connection: socket.socket) -> Connection:
         """Take requests from a connection, which is the monitor's from now on; the first one is the creator's."""
+        connection.setblocking(False)
         accepted = Connection(self._loop, connection, self._handle, self._gone)
         self._creator = self._creator or accepted
         self._connections.add(accepted)
+        return accepted
 
     def _accept(self) -> None:
         assert self._listener is not None
@@ -102,7 +115,6 @@ class Monitor:
             connection, _ = self._listener.accept()
         except OSError:
             return    # the client has given up, or there are no descriptors left: the next one may be luckier
-        connection.setblocking(False)
         self.serve(connection)
 
     def _gone(self, connection: Connection) -> None:
@@ -111,7 +123,7 @@ class Monitor:
             # Whoever made it is gone before it ran: nobody would ever start it.
             self._undo()
             self._loop.stop()
-        self._oom_waiters = [waiter for waiter in self._oom_waiters if waiter[0] is not connection]
+        self._oom.forget(connection)
         for running in [*self._execs.values(), *filter(None, [self._init])]:
             running.waiters = [waiter for waiter in running.waiters if waiter[0] is not connection]
 
@@ -162,7 +174,7 @@ class Monitor:
             connection.answer(serial, m.Failed(as_failure("create", error)))
             return None
         self._state = "created"
-        self._loop.watch(self._listener.fileno(), IN, lambda _: self._accept())
+        self._listen()
         return m.Created(self._init.pid, self._backend.cgroup())
 
     def start(self, connection: Connection, serial: int, request: m.Start) -> m.Answer | None:
@@ -174,7 +186,7 @@ class Monitor:
             self._started_at = self._clock.now()
             self._state = "running"
             self._remember()
-            self._watch_memory()
+            self._oom.watch(self._backend, self._backend.oom_fd())
         except REFUSALS as error:
             failed = m.Failed(as_failure("start", error))
             self._undo()
@@ -252,8 +264,7 @@ class Monitor:
         return None
 
     def wait_oom(self, connection: Connection, serial: int, request: m.WaitOom) -> m.Answer | None:
-        self._oom_waiters.append((connection, serial, request.seen))
-        self._answer_oom()
+        self._oom.wait(connection, serial, request.seen)
         return None
 
     def release(self, connection: Connection, serial: int, request: m.Release) -> m.Answer | None:
@@ -287,6 +298,14 @@ class Monitor:
                 if running.pid == info.si_pid:
                     self._exec_ended(exec_id, running, code)
 
+    def _reaped_by_keeper(self) -> None:
+        packet = self._keeper.recv(keeper.STATUS.size)
+        if not packet:
+            raise ConnectionError("the keeper has died")
+        (status,) = keeper.STATUS.unpack(packet)
+        code = os.waitstatus_to_exitcode(status)
+        self._init_ended(128 - code if code < 0 else code, max(0, -code))
+
     def _init_ended(self, code: int, number: int) -> None:
         assert self._init is not None and self._backend is not None
         if self._wait_status is not None or self._released:
@@ -312,7 +331,7 @@ class Monitor:
         for connection, serial in self._init.waiters:
             connection.answer(serial, self._record)
         self._init.waiters.clear()
-        self._answer_oom()
+        self._oom.end()
         try:
             self._clean_up()
         except REFUSALS:
@@ -331,39 +350,6 @@ class Monitor:
 
         running.pid = 0
         running.streams.process_ended(report)
-
-    def _watch_memory(self) -> None:
-        assert self._backend is not None
-        fd = self._backend.oom_fd()
-        if fd is not None:
-            self._oom_fd = fd
-            os.set_blocking(fd, False)
-            self._loop.watch(fd, IN | PRI, lambda _: self._out_of_memory())
-
-    def _out_of_memory(self) -> None:
-        try:
-            if not os.read(self._oom_fd, 4096):
-                self._close_oom()
-        except BlockingIOError:
-            pass
-        except OSError:
-            self._close_oom()
-        self._look_for_kills(OOM_LOOKS)
-
-    def _look_for_kills(self, looks: int) -> None:
-        """Version 1 tells of the shortage before it has chosen whom to kill, and counts the kill without telling."""
-        self._answer_oom()
-        if self._oom_waiters and looks:
-            self._loop.call_later(OOM_LOOK_AFTER, lambda: self._look_for_kills(looks - 1))
-
-    def _answer_oom(self) -> None:
-        count = self._backend.oom_kills() if self._backend is not None and not self._clean else 0
-        waiting, self._oom_waiters = self._oom_waiters, []
-        for connection, serial, seen in waiting:
-            if count > seen or self._record is not None:
-                connection.answer(serial, m.OomCount(count))
-            else:
-                self._oom_waiters.append((connection, serial, seen))
 
     # Parts of the above
 
@@ -388,13 +374,70 @@ class Monitor:
             if size is not None and all(size):
                 tty.set_size(child.console, *size)
         log = self._log if self._init is None else None
-        return Streams(self._loop, ends, log=log, close_on_eof=close_on_eof, gate=gate)
+        return Streams(self._loop, ends.give_away(), terminal=ends.terminal, log=log, close_on_eof=close_on_eof,
+                       gate=gate)
 
     def _remember(self) -> None:
         assert self._init is not None and self._backend is not None and self._run_dir is not None
         self._run_dir.write_monitor(m.MonitorRecord(
-            proto=m.PROTOCOL, monitor_pid=os.getpid(), pid=self._init.pid,
+            proto=m.PROTOCOL, monitor_pid=os.getppid(), pid=self._init.pid,
             start_time=process.start_time(self._init.pid), cgroup=self._backend.cgroup(), started_at=self._started_at))
+
+    def rest_when_quiet(self, seconds: float) -> None:
+        """Leave the container to the keeper, and end the loop, once there was nothing to do for ``seconds``."""
+        self._loop.call_when_quiet(seconds, self._rest)
+
+    def _rest(self) -> None:
+        if self._state != "running" or self._execs or self._attachers \
+                or not all(connection.idle for connection in self._connections):
+            return
+        assert self._init is not None and self._order is not None and self._backend is not None
+        assert self._listener is not None
+        if not self._init.streams.idle or (self._log is not None and not self._log.idle):
+            return
+        luggage = rest.Luggage()
+        value = rest.encoder.encode(rest.Rest(
+            order=replace(self._order, rootfs=()), pid=self._init.pid, pidfd=luggage.silent(self._init.pidfd),
+            started_at=self._started_at, cgroup=self._backend.cgroup(), exec_exits=self._exec_exits,
+            listener=luggage.waking(self._listener.fileno()),
+            callers=[self._pack_caller(connection, luggage) for connection in self._connections],
+            streams=self._init.streams.pack(luggage), oom=luggage.waking(self._oom.fd) if self._oom.fd >= 0 else None,
+            log=self._log.pack(luggage) if self._log is not None else None, backend=self._backend.pack(luggage)))
+        if keeper.leave(self._keeper, self._init.pid, value, luggage):
+            self.status = keeper.RESTS
+            self._loop.stop()
+
+    def _pack_caller(self, connection: Connection, luggage: rest.Luggage) -> rest.Caller:
+        assert self._init is not None
+        return rest.Caller(luggage.waking(connection.fileno()),
+                           [serial for waiter, serial in self._init.waiters if waiter is connection],
+                           [(serial, seen) for waiter, serial, seen in self._oom.waiters if waiter is connection])
+
+    def wake(self, value: bytes, fds: list[int]) -> None:
+        """Go on where an earlier monitor rested."""
+        left = rest.decoder.decode(value)
+        order = self._order = left.order
+        self._state, self._started_at, self._exec_exits = "running", left.started_at, left.exec_exits
+        self._run_dir = RunDir(self._exec_root, order.id)
+        child = Child(left.pid, fds[left.pidfd])
+        self._backend = self._make_backend(order)
+        self._backend.unpack(order, child, left.cgroup, [fds[place] for place in left.backend])
+        if order.log is not None and left.log is not None:
+            self._log = reopen_log(order.log, self._loop, self._want_log_work, self._throttle, left.log, fds)
+        ends = {number: -1 if place is None else fds[place] for number, place in left.streams.items()}
+        self._init = Running(child, Streams(self._loop, ends, terminal=order.terminal, log=self._log,
+                                            close_on_eof=order.stdin_once))
+        for caller in left.callers:
+            connection = self.serve(socket.socket(fileno=fds[caller.place]))
+            self._init.waiters += [(connection, serial) for serial in caller.waits]
+            self._oom.waiters += [(connection, serial, seen) for serial, seen in caller.oom_waits]
+        self._listener = socket.socket(fileno=fds[left.listener])
+        self._listen()
+        self._oom.watch(self._backend, None if left.oom is None else fds[left.oom])
+
+    def _listen(self) -> None:
+        assert self._listener is not None
+        self._loop.watch(self._listener.fileno(), IN, lambda _: self._accept())
 
     def _want_log_work(self) -> None:
         self._loop.idle = lambda: self._log is not None and self._log.work()
@@ -436,15 +479,9 @@ class Monitor:
 
     def _clean_up(self) -> None:
         if self._backend is not None and not self._clean:
-            self._close_oom()
+            self._oom.close()
             self._backend.cleanup()
             self._clean = True
-
-    def _close_oom(self) -> None:
-        if self._oom_fd >= 0:
-            self._loop.forget(self._oom_fd)
-            os.close(self._oom_fd)
-            self._oom_fd = -1
 
     def _remove_traces(self) -> None:
         if self._listener is not None:
@@ -491,20 +528,32 @@ _HANDLERS = {m.Hello: "hello", m.Create: "create", m.Start: "start", m.Exec: "ex
              m.Release: "release"}
 
 
-def run(channel: socket.socket, exec_root: str, backend: Callable[[m.CreateOrder], Backend]) -> int:
-    """Be a monitor, told what to do over ``channel`` first; returns the exit status for the process."""
-    os.setsid()
-    os.dup2(0, 2)    # /dev/null: the daemon's standard error would be held open for the life of the container
-    os.chdir("/")
-    os.umask(0o022)
+def kind(exec_root: str, backend: Callable[[m.CreateOrder], Backend],
+         rest_after: float = REST_AFTER) -> forkserver.Lasting:
+    """What a zygote forks for each container: its keeper, which forks the monitors."""
+    children = signalfd.open_for([signal.SIGCHLD])
+
+    def serve(link: socket.socket, value: bytes, fds: list[int]) -> int:
+        return run(link, value, fds, exec_root, backend, rest_after)
+
+    return lambda fds: keeper.keep(fds, children, serve, lambda: bury_all(exec_root, os.getpid()))
+
+
+def run(keeper_link: socket.socket, value: bytes, fds: list[int], exec_root: str,
+        backend: Callable[[m.CreateOrder], Backend], rest_after: float) -> int:
+    """Be a monitor for :func:`barque.supervise.keeper.keep`; ``fds`` of the first one are what the zygote gave."""
+    prctl.set_death_signal(signal.SIGKILL)
     prctl.set_subreaper()
     loop = Loop()
-    monitor = Monitor(loop, exec_root, backend)
-    channel.setblocking(False)
-    monitor.serve(channel)
+    monitor = Monitor(loop, exec_root, backend, keeper_link)
+    monitor.rest_when_quiet(rest_after)
     try:
+        if value:
+            monitor.wake(value, fds)
+        else:
+            monitor.serve(forkserver.take(fds, os.getppid()))
         loop.run()
     except Exception as error:    # the boundary of this process: whatever it is, the container must not outlive it
         monitor.panic("".join(traceback.format_exception_only(error)).strip())
         return 1
-    return 0
+    return monitor.status

@@ -1,6 +1,7 @@
 """What is to be done about a container whose monitor died: end it, and make sure that there is a record of the end.
 
-Blocking; the daemon calls these in a thread.
+Blocking; the daemon calls these in a thread, and a keeper whose monitor died calls ``bury_all``: the lock on the run
+directory is between the two.
 """
 
 from __future__ import annotations
@@ -21,26 +22,37 @@ KILL_TIMEOUT = 10
 
 def bury(run_dir: RunDir) -> ExitRecord:
     """Kill what is left, remove the cgroup and the socket; returns the record, written now if the monitor had not."""
-    left = run_dir.read_monitor()
-    if left is not None:
-        _kill(left)
-    run_dir.remove_socket()
-    record = run_dir.read_exit()
-    if record is None:
-        record = ExitRecord(exit_code=LOST, started_at=left.started_at if left else "",
-                            finished_at=datetime.now(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z"),
-                            error="the container's supervisor died")
-        if run_dir.exists:
-            run_dir.write_exit(record)
-    return record
+    with run_dir.locked():
+        left = run_dir.read_monitor()
+        if left is not None:
+            _kill(left)
+        run_dir.remove_socket()
+        record = run_dir.read_exit()
+        if record is None:
+            now = datetime.now(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
+            record = ExitRecord(exit_code=LOST, started_at=left.started_at if left else "", finished_at=now,
+                                error="the container's supervisor died")
+            if run_dir.exists:
+                run_dir.write_exit(record)
+        return record
+
+
+def bury_all(exec_root: str, monitor_pid: int) -> None:
+    """Bury what the monitor, or keeper, of this number had in its care: one container, or none."""
+    for name in os.listdir(f"{exec_root}/containers"):
+        run_dir = RunDir(exec_root, name)
+        left = run_dir.read_monitor()
+        if left is not None and left.monitor_pid == monitor_pid:
+            bury(run_dir)
 
 
 def sweep(run_dir: RunDir) -> None:
     """Remove all that is left of a container without a monitor. Idempotent."""
-    left = run_dir.read_monitor()
-    if left is not None:
-        _kill(left)
-    run_dir.remove()
+    with run_dir.locked():
+        left = run_dir.read_monitor()
+        if left is not None:
+            _kill(left)
+        run_dir.remove()
 
 
 def _kill(left: MonitorRecord) -> None:

@@ -9,8 +9,10 @@ from __future__ import annotations
 import os
 import zlib
 from collections.abc import Callable
+from typing import Any
 
 from barque.supervise.messages import LogConfig
+from barque.supervise.rest import FileRest, LogRest, Luggage
 
 #: Piece of a rotated file that is compressed between two looks at the descriptors, about 5 ms of work.
 COMPRESS_STEP = 256 << 10
@@ -22,17 +24,37 @@ class RotatedFile:
     How records are told apart is up to the subclass: :meth:`_end_from`, :meth:`_end_before` and :meth:`_mend`.
     """
 
-    def __init__(self, config: LogConfig, want_work: Callable[[], None] = lambda: None) -> None:
-        """``want_work`` is called when :meth:`work` has something to do. Raises OSError."""
+    def __init__(self, config: LogConfig, want_work: Callable[[], None] = lambda: None, fd: int = -1) -> None:
+        """``want_work`` is called when :meth:`work` has something to do; ``fd`` is the file where it is open already.
+
+        Raises OSError.
+        """
         self._config = config
         self._want_work = want_work
         self._gzip: _Gzip | None = None
         self.dropped = 0
-        self._fd = -1
+        self._fd = fd
         self._size = 0
+        if fd >= 0:
+            self._size = os.fstat(fd).st_size
+            return
         self._open(os.O_APPEND)
         if config.compress and os.path.exists(f"{config.path}.1"):
             self._compress()    # was not finished by whoever rotated it
+
+    @property
+    def idle(self) -> bool:
+        return self._gzip is None
+
+    def pack(self, luggage: Luggage) -> LogRest:
+        """For :meth:`unpack` of another object, in another process; while ``idle``."""
+        return LogRest(self.dropped, FileRest(luggage.silent(self._fd), self._pack_lines()))
+
+    def unpack(self, left: LogRest) -> None:
+        """Go on with what the one had not finished whose file this was given."""
+        assert left.file is not None
+        self.dropped = left.dropped
+        self._unpack_lines(left.file.lines)
 
     def close(self) -> None:
         if self._fd >= 0:
@@ -57,6 +79,13 @@ class RotatedFile:
             self._gzip.abandon()
         self._gzip = None
         return False
+
+    def _pack_lines(self) -> object:
+        """What is known of unfinished lines, made of what msgpack knows."""
+        raise NotImplementedError
+
+    def _unpack_lines(self, lines: Any) -> None:
+        raise NotImplementedError
 
     def _end_from(self, records: bytes, at: int) -> int:
         """The end of the first record that ends at ``at`` or behind it; 0 where none does."""

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import re
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import TypeVar
 
 import msgspec
@@ -49,6 +51,20 @@ class RunDir:
     @property
     def exists(self) -> bool:
         return os.path.isdir(self.path)
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Alone with what a dead monitor has left; where there is no directory there is nothing to be alone with."""
+        try:
+            fd = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        except FileNotFoundError:
+            yield
+            return
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX)
+            yield
+        finally:
+            os.close(fd)
 
     def listen(self) -> socket.socket:
         """Listen on the monitor's socket; the caller closes it."""

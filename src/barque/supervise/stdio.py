@@ -10,12 +10,13 @@ import fcntl
 import os
 import termios
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Protocol
 
 from barque.supervise import mux
 from barque.supervise.loop import IN, OUT, Loop, Timer
 from barque.supervise.messages import STDERR, STDOUT
+from barque.supervise.rest import Luggage
 from barque.sys import tty
 
 #: Pipes for output hold this much where the kernel lets them: fewer switches under load, no memory while empty.
@@ -77,6 +78,11 @@ class Ends:
             os.close(fd)
         self.ours.clear()
 
+    def give_away(self) -> dict[int, int]:
+        """Our ends, by number: the caller's from now on."""
+        ours, self.ours = self.ours, {}
+        return ours
+
     def take_console(self, master: int) -> None:
         """Use the master of the terminal for both directions; two descriptors, since epoll knows each only once."""
         os.set_blocking(master, False)
@@ -99,6 +105,14 @@ class Input:
     @property
     def open(self) -> bool:
         return self._fd >= 0
+
+    @property
+    def idle(self) -> bool:
+        return not self._waiting
+
+    def fileno(self) -> int:
+        """-1 once it is closed."""
+        return self._fd
 
     def write(self, data: bytes, done: Callable[[], None]) -> None:
         """Pass ``data`` on and call ``done`` when that has happened, or when the process reads no more."""
@@ -153,28 +167,42 @@ class Streams:
     ``gate``: output is left in the pipes until the first client has come, or ``GATE`` seconds have passed.
     """
 
-    def __init__(self, loop: Loop, ends: Ends, *, log: Sink | None, close_on_eof: bool, gate: bool = False) -> None:
+    def __init__(self, loop: Loop, fds: Mapping[int, int], *, terminal: bool, log: Sink | None, close_on_eof: bool,
+                 gate: bool = False) -> None:
+        """``fds`` are our ends by number, which are the object's from now on; -1 is an input that was closed."""
         self._loop = loop
-        self.terminal = ends.terminal
+        self.terminal = terminal
         self._log = log
-        self._sources = {number: fd for number, fd in ends.ours.items() if number}
-        self.input = Input(loop, ends.ours[0], close_on_eof=close_on_eof and not ends.terminal) if 0 in ends.ours \
-            else None
-        ends.ours = {}
+        self._sources = {number: fd for number, fd in fds.items() if number}
+        self.input = Input(loop, fds[0], close_on_eof=close_on_eof and not terminal) if 0 in fds else None
         self.readers: list[Reader] = []
         self._holders: set[object] = set()
         self._drained: Callable[[], None] | None = None
         self._deadline: Timer | None = None
+        self._gate: Timer | None = None
         #: Nothing of the output counts any more; it is still read, for a closed pipe would kill who writes to it.
         self.finished = False
         if gate:
             self.hold(self)
-            loop.call_later(GATE, lambda: self.relax(self))
+            self._gate = loop.call_later(GATE, self._open_gate)
         self._listen()
 
     def attach(self, reader: Reader) -> None:
         self.readers.append(reader)
-        self.relax(self)
+        self._open_gate()
+
+    @property
+    def idle(self) -> bool:
+        """Whether the descriptors and the log are all there is to it."""
+        return not self.readers and not self._holders and self._drained is None \
+            and (self.input is None or self.input.idle)
+
+    def pack(self, luggage: Luggage) -> dict[int, int | None]:
+        """The places of the descriptors by number; None for an input that was closed."""
+        places: dict[int, int | None] = {number: luggage.waking(fd) for number, fd in self._sources.items()}
+        if self.input is not None:
+            places[0] = luggage.silent(self.input.fileno()) if self.input.open else None
+        return places
 
     def leave(self, reader: Reader) -> None:
         if reader in self.readers:
@@ -198,17 +226,16 @@ class Streams:
             self._holders.discard(holder)
             self._listen()
 
-    def process_ended(self, drained: Callable[[], None], deadline: float = DRAIN_DEADLINE) -> None:
-        """Call ``drained`` once all that the process wrote was passed on, at the latest after ``deadline`` seconds.
+    def process_ended(self, drained: Callable[[], None]) -> None:
+        """Call ``drained`` once all that the process wrote was passed on, at the latest after DRAIN_DEADLINE.
 
         Someone else may hold the pipes open without end (GHSA-7jxh-m36q-mrqv).
         """
         if self.input is not None:
             self.input.close()
         self._drained = drained
-        if self in self._holders:
-            deadline += GATE
-        self._deadline = self._loop.call_later(deadline, self._give_up)
+        if self._gate is None:
+            self._deadline = self._loop.call_later(DRAIN_DEADLINE, self._give_up)
         self._settle()
 
     def resize(self, height: int, width: int) -> None:
@@ -222,6 +249,15 @@ class Streams:
             self.input.close()
         for number in list(self._sources):
             self._drop(number)
+
+    def _open_gate(self) -> None:
+        if self._gate is None:
+            return
+        self._gate.cancel()
+        self._gate = None
+        self.relax(self)
+        if self._drained is not None:
+            self._deadline = self._loop.call_later(DRAIN_DEADLINE, self._give_up)
 
     def _listen(self) -> None:
         if not self._holders:

@@ -17,11 +17,13 @@ from barque.oci.runtime_spec import OCI_VERSION, Capabilities, Linux, Mount, Nam
 from barque.runtime import capabilities, cgroups, plan, seccomp_profile, security, validate
 from barque.runtime.default_spec import default_mounts
 from barque.runtime.payload import Payload, compile_filter
+from barque.supervise import backend
 from barque.supervise import messages as m
-from barque.supervise.backend import Fds
-from barque.supervise.builtin import Child, decode_spec
+from barque.supervise.backend import Child, Fds
+from barque.supervise.builtin import decode_spec
 from barque.supervise.loop import IN, Loop
 from barque.supervise.monitor import Monitor
+from barque.supervise.rest import Luggage
 from barque.supervise.wire import ANSWERS, Decoder, encode
 from barque.sys import caps, process
 
@@ -58,8 +60,8 @@ class _Play:
         self._root = exec_root
         self._loop = Loop()
         self._client, theirs = socket.socketpair()
-        theirs.setblocking(False)
-        self._monitor = Monitor(self._loop, exec_root, lambda _: _Stand())
+        self._keeper = socket.socketpair()
+        self._monitor = Monitor(self._loop, exec_root, lambda _: _Stand(), self._keeper[0])
         self._monitor.serve(theirs)
         self._answers = Decoder(ANSWERS)
         order = m.CreateOrder(id="x", bundle=f"{exec_root}/containers/x/bundle", rootfs=(),
@@ -74,6 +76,8 @@ class _Play:
         self._loop.run()
         self._client.close()
         self._monitor.close()
+        for end in self._keeper:
+            end.close()
         os.unlink(f"{self._root}/log")
         for name in ("/containers", "/m", ""):
             os.rmdir(self._root + name)
@@ -104,7 +108,7 @@ class _Stand:
             os.write((fds or (0, 1, 2))[1], b"x\n")
             os._exit(0)
         os.close(reading)
-        return Child(pid, process.pidfd_open(pid), None)
+        return Child(pid, process.pidfd_open(pid))
 
     def start(self) -> None:
         os.close(self._gate)
@@ -123,6 +127,12 @@ class _Stand:
 
     def cgroup(self) -> dict[str, str]:
         return {}
+
+    def pack(self, luggage: Luggage) -> list[int]:
+        return []
+
+    def unpack(self, order: m.CreateOrder, child: backend.Process, cgroup: dict[str, str], fds: list[int]) -> None:
+        raise NotImplementedError
 
     def cleanup(self) -> None:
         """There is nothing."""

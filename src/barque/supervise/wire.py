@@ -34,6 +34,13 @@ MAX_MESSAGE = 16 << 20
 MAX_PACKET = 16 << 10
 MAX_FDS = 16
 
+#: Plain numbers: arithmetic with the enums of the socket module writes to twenty pages of whoever does it first after a
+#: fork, and the zygote's of one fork to the next are copies that each container pays for.
+_RIGHTS = (int(socket.SOL_SOCKET), int(socket.SCM_RIGHTS))
+_CUT_OFF = int(socket.MSG_TRUNC | socket.MSG_CTRUNC)
+_CLOEXEC = int(socket.MSG_CMSG_CLOEXEC)
+_NOSIGNAL = int(socket.MSG_NOSIGNAL)
+
 _encoder = msgspec.msgpack.Encoder()
 #: Built once, before the zygote forks: building a decoder allocates and inspects types.
 REQUESTS: msgspec.msgpack.Decoder[m.Request] = msgspec.msgpack.Decoder(m.Request)
@@ -75,6 +82,10 @@ class Decoder(Generic[T]):
         del self._buffer[:end]
         return serial, _decode(self._decoder, payload)
 
+    @property
+    def pending(self) -> bool:
+        return bool(self._buffer)
+
     def rest(self) -> bytes:
         """Take what follows the last message: the beginning of the byte stream that the connection became."""
         data = bytes(self._buffer)
@@ -89,25 +100,30 @@ def _decode(decoder: msgspec.msgpack.Decoder[T], payload: bytes) -> T:
         raise ProtocolError(str(error)) from None
 
 
+def encode_packet(message: msgspec.Struct) -> bytes:
+    """What follows the serial in a packet."""
+    return _encoder.encode(message)
+
+
 def send_packet(sock: socket.socket, serial: int, message: msgspec.Struct, fds: Sequence[int] = ()) -> None:
     """Send one packet on a SOCK_SEQPACKET socket; the descriptors are duplicated, the sender keeps its own."""
     ancillary: list[tuple[int, int, Any]] = []
     if fds:
-        ancillary.append((socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds)))
-    sock.sendmsg([SERIAL.pack(serial), _encoder.encode(message)], ancillary, socket.MSG_NOSIGNAL)
+        ancillary.append((*_RIGHTS, array.array("i", fds)))
+    sock.sendmsg([SERIAL.pack(serial), _encoder.encode(message)], ancillary, _NOSIGNAL)
 
 
 def receive_packet(sock: socket.socket, decoder: msgspec.msgpack.Decoder[T]) -> tuple[int, T, list[int]] | None:
     """One packet and the descriptors in it (now the caller's, close-on-exec); None at the end of the connection."""
-    data, ancillary, flags, _ = sock.recvmsg(MAX_PACKET, socket.CMSG_SPACE(MAX_FDS * 4), socket.MSG_CMSG_CLOEXEC)
+    data, ancillary, flags, _ = sock.recvmsg(MAX_PACKET, socket.CMSG_SPACE(MAX_FDS * 4), _CLOEXEC)
     fds = array.array("i")
     for level, kind, content in ancillary:
-        if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
+        if (level, kind) == _RIGHTS:
             fds.frombytes(content[:len(content) - len(content) % fds.itemsize])
     try:
         if not data:
             return None
-        if flags & (socket.MSG_TRUNC | socket.MSG_CTRUNC) or len(data) < SERIAL.size:
+        if flags & _CUT_OFF or len(data) < SERIAL.size:
             raise ProtocolError("a packet that is cut off")
         message = _decode(decoder, data[SERIAL.size:])
         return SERIAL.unpack_from(data)[0], message, fds.tolist()

@@ -9,7 +9,6 @@ import encodings.ascii
 import encodings.latin_1
 import encodings.utf_8
 import linecache
-import socket
 import sys
 import tokenize
 
@@ -31,12 +30,9 @@ def backend_for(order: m.CreateOrder) -> Backend:
     return foreign.ForeignBackend(order) if order.runtime.path else builtin.BuiltinBackend()
 
 
-def main(exec_root: str) -> None:
-    def be_monitor(channel: socket.socket, _fds: list[int]) -> int:
-        return monitor.run(channel, exec_root, backend_for)
-
+def main(exec_root: str, rest_after: float = monitor.REST_AFTER) -> None:
     warm.up(exec_root)
-    forkserver.serve({"monitor": be_monitor}, workers)
+    forkserver.serve(monitor.kind(exec_root, backend_for, rest_after), {}, workers)
 
 
 def workers() -> dict[str, forkserver.Kind]:

@@ -197,6 +197,10 @@ def set_port(name: str, master: int) -> Message:
                    + _u32(_IFLA_MASTER, master))
 
 
+def set_down(name: str) -> Message:
+    return Message(_NEWLINK, 0, _IFINFO.pack(0, 0, 0, 0, _IFF_UP) + _text(_IFLA_IFNAME, name))
+
+
 def set_hairpin(name: str) -> Message:
     """Let bridge port ``name`` send out again what came in through it."""
     return _set_bridge_port(name, _IFLA_BRPORT_MODE)

@@ -36,6 +36,7 @@ def routes(ctx: Context, *, experimental: bool) -> list[web.RouteDef]:
                                 ) if flag(request, "stream") else None
         try:
             if flag(request, "logs"):
+                await hijacked.head_read()
                 async for piece in logs.stream(live, logs.Query(stdout=stdout, stderr=stderr)):
                     hijacked.writer.write(piece)
                     await hijacked.writer.drain()

@@ -9,7 +9,7 @@ from barque.api.hijack import Hijacked, keep
 from barque.api.routes.attach import content_type
 from barque.api.routes.lifecycle import size
 from barque.api.schema.containers import ExecStartBody
-from barque.engine.containers.execs import Exec, ExecOptions, Execs
+from barque.engine.containers.execs import Exec, ExecOptions, Execs, ExecStarted
 from barque.engine.containers.start_errors import ExecRefused
 
 
@@ -22,7 +22,7 @@ def routes(execs: Execs, *, experimental: bool) -> list[web.RouteDef]:
 
     async def start_exec(request: web.Request) -> web.StreamResponse:
         body = await requests.optional_body(request, ExecStartBody) or ExecStartBody()
-        item = execs.check_start(request.match_info["id"])
+        item = execs.startable(request.match_info["id"])
         options = item.options
         attached = not body.detach and (options.attach_stdin or options.attach_stdout or options.attach_stderr)
         tty = options.tty
@@ -55,7 +55,7 @@ async def _run(execs: Execs, item: Exec, hijacked: Hijacked, console: tuple[int,
     keys = relay.parse_detach_keys(item.options.detach_keys or relay.DEFAULT_DETACH_KEYS)
     try:
         streams = await execs.start(item, attached=True, tty=tty, console_size=console)
-    except ExecRefused as error:
+    except (ExecRefused, ExecStarted) as error:
         # The answer has begun: docker says it on the stream, and clients take the code from inspect.
         text = error.message.encode() + b"\r\n"
         hijacked.writer.write(text if raw else relay.framed(text))

@@ -62,7 +62,7 @@ class _Handlers:
 
             await self._archives.load(request.content.iter_any(), wanted, told)
 
-        return await stream(request, work)
+        return await stream(request, work, always=True)    # clients look for errors there
 
 
 def _platforms(request: web.Request) -> list[Platform]:

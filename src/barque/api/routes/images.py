@@ -15,7 +15,7 @@ from barque.api.routes.image_archives import ArchivesBackend, bring_in
 from barque.engine import filters
 from barque.engine.filters import Filters
 from barque.engine.images import LIST_FILTERS, PRUNE_FILTERS, SEARCH_FILTERS
-from barque.errors import InvalidArgument, Unsupported
+from barque.errors import InvalidArgument
 from barque.image.client import auth
 from barque.image.client.auth import Credentials
 from barque.image.client.search import SearchResult
@@ -31,7 +31,7 @@ _SEARCH_LIMIT, _MAX_SEARCH = 25, 100
 
 class ImagesBackend(Protocol):
     async def list(self, version: Version, wanted: Filters, *, shared_size: bool = False,
-                   manifests: bool = False) -> list[dict[str, Any]]: ...
+                   manifests: bool = False, identity: bool = False) -> list[dict[str, Any]]: ...
     async def inspect(self, text: str, version: Version, platform: Platform | None = None, *,
                       manifests: bool = False) -> dict[str, Any]: ...
     async def history(self, text: str, platform: Platform | None = None) -> builtins.list[dict[str, Any]]: ...
@@ -82,11 +82,10 @@ class _Handlers:
         wanted = filters.parse(request.query.get("filters"), LIST_FILTERS)
         if version < (1, 25) and "reference" not in wanted and request.query.get("filter"):
             wanted["reference"] = [request.query["filter"]]
-        if version >= (1, 54) and flag(request, "identity"):
-            raise Unsupported("identity=1 is not supported: signatures are not verified")
         shared = version >= (1, 42) and flag(request, "shared-size")
         return json(await self._images.list(version, wanted, shared_size=shared,
-                                            manifests=version >= (1, 47) and flag(request, "manifests")))
+                                            manifests=version >= (1, 47) and flag(request, "manifests"),
+                                            identity=version >= (1, 54) and flag(request, "identity")))
 
     async def create(self, request: web.Request) -> web.StreamResponse:
         if request.query.get("fromSrc") and not request.query.get("fromImage"):

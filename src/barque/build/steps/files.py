@@ -10,6 +10,8 @@ import secrets
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
+from msgspec.structs import replace
+
 from barque.build.dockerfile.instructions import Add, Copy, InlineFile
 from barque.build.layers import Layer, LayerStore
 from barque.build.ports import Workers
@@ -31,6 +33,11 @@ from barque.store.place.messages import (
 )
 from barque.store.tar.messages import decode, encode
 
+#: Digests of clients' files that are kept, at some 300 bytes each.
+_MAX_DIGESTS = 4096
+#: A survey of so many sources at once is worth more than it costs.
+_WORTH_IT = 2
+
 
 class CopyFailed(InvalidArgument):
     text = "{name} failed: {reason}"
@@ -42,17 +49,28 @@ class PlaceFailed(Internal):
 
 @dataclass
 class Tree:
-    """Something to copy from: a directory by descriptor, or the layers of an image, topmost first."""
+    """Something to copy from: a directory by descriptor, or the layers of an image, topmost first.
+
+    ``ignore``: the patterns of ``.dockerignore`` for a client's own directory, None for one of the builder's.
+    ``surveyed``: what a look at the whole build has found in it.
+    """
 
     fd: int = -1
     lower: Sequence[str] = ()
     from_image: bool = False
     implicit: Sequence[bytes] = ()
+    ignore: Sequence[str] | None = None
+    surveyed: Surveyed | None = None
 
     def source(self, number: int) -> Source:
         if self.fd >= 0:
-            return Source(fd=number, implicit=list(self.implicit))
+            return Source(fd=number, implicit=list(self.implicit),
+                          ignore=None if self.ignore is None else list(self.ignore))
         return Source(lower=list(self.lower), named=True)
+
+
+#: What sources stand for, by how they were asked for; those that are not there are missing here too.
+Surveyed = asyncio.Future[dict[bytes, list[Found]]]
 
 
 @dataclass
@@ -85,11 +103,16 @@ class Selection:
     def count(self) -> int:
         return sum(map(len, self.found))
 
+    def parts(self) -> dict[str, str]:
+        """The digest of each source, by a name for people."""
+        return {f"{os.fsdecode(item.name) or '.'}": item.digest for items in self.found for item in items}
+
 
 class FileSteps:
     def __init__(self, workers: Workers, layers: LayerStore) -> None:
         self._workers = workers
         self._layers = layers
+        self._digests: dict[str, str] = {}
 
     async def select(self, step: Copy | Add, tree: Tree | None, fetched: Sequence[Fetched]) -> Selection:
         """Look at the sources in ``tree`` and at what was fetched. Raises :class:`CopyFailed` in docker's words."""
@@ -106,16 +129,14 @@ class FileSteps:
             trees.append(tree)
             if not tree.from_image:
                 _check_inside(local, name)
-            parents = isinstance(step, Copy) and step.parents
-            optional = isinstance(step, Copy) and step.if_exists
-            for source in local:
-                picks.append(Pick(0, source, has_wildcards(source), parents, optional, list(step.exclude)))
-                unpackable.append(isinstance(step, Add) and step.unpack is not False)
+            picks += _picks(step, local)
+            unpackable += [isinstance(step, Add) and step.unpack is not False] * len(local)
         for item in fetched:
             trees.append(Tree(fd=item.fd))
             picks.append(Pick(len(trees) - 1, "." if item.directory else item.name))
             unpackable.append(item.unpack)
-        selection = Selection(trees, picks, await self._survey(trees, picks, name), unpackable)
+        found = await _known(tree, picks) if tree is not None and not fetched else None
+        selection = Selection(trees, picks, found or await self._survey(trees, picks, name), unpackable)
         if not selection.count and not (isinstance(step, Copy) and step.if_exists):
             raise CopyFailed(name=name, reason="no source files were specified")
         if selection.count > 1 and not step.destination.endswith("/"):
@@ -123,11 +144,24 @@ class FileSteps:
                                   "directory and end with a /")
         return selection
 
+    async def look(self, tree: Tree, steps: Sequence[Copy | Add]) -> dict[bytes, list[Found]]:
+        """What the sources of ``steps`` are in ``tree``, in one go; what has variables in it is left for later."""
+        picks = [pick for step in steps for pick in _picks(step, [source for source in step.sources
+                                                                  if not _is_remote(source)])]
+        plain = {encode(pick): replace(pick, optional=True) for pick in picks
+                 if "$" not in pick.pattern + "".join(pick.exclude)}
+        if len(plain) < _WORTH_IT:
+            return {}
+        found = await self._survey([tree], list(plain.values()), "COPY")
+        return {key: items for key, items in zip(plain, found, strict=True) if items}
+
     async def _survey(self, trees: Sequence[Tree], picks: list[Pick], name: str) -> list[list[Found]]:
         fds = [tree.fd for tree in trees if tree.fd >= 0]
-        request = SurveyRequest(_sources(trees), picks)
+        direct = any(tree.ignore is not None for tree in trees)
+        request = SurveyRequest(_sources(trees), picks, self._digests if direct else {})
         result = decode(await self._workers.run("survey", encode(request), fds), SurveyResult)
         if result.error is None:
+            self._remember(result.known)
             return result.found
         message = result.error.message
         if result.error.errno == 2:
@@ -138,11 +172,16 @@ class FileSteps:
             raise CopyFailed(name=name, reason=reason)
         raise CopyFailed(name=name, reason=message)
 
-    async def place(self, lease: Lease, state: State, step: Copy | Add, selection: Selection,
+    def _remember(self, digests: dict[str, str]) -> None:
+        """The newest digests of clients' large files."""
+        self._digests |= digests
+        for key in list(self._digests)[:max(0, len(self._digests) - _MAX_DIGESTS)]:
+            del self._digests[key]
+
+    async def place(self, lease: Lease, state: State, step: Copy | Add, selection: Selection, owner: Owner,
                     epoch: int) -> Layer | None:
         """The layer of a COPY or ADD over ``state``. Raises :class:`PlaceFailed`, InvalidArgument."""
         lower = [] if step.link else await self._layers.snapshots.image_lower(state.chain_id)
-        owner = await self._owner(step, selection, state)
         destination = posixpath.join("/", state.config.working_dir or "/", step.destination)
         puts = [_put(step, pick, item, destination, owner, unpack)
                 for pick, items, unpack in zip(selection.picks, selection.found, selection.unpackable, strict=True)
@@ -178,12 +217,25 @@ class FileSteps:
         finally:
             await asyncio.shield(snapshots.remove_container(layer_id))
 
-    async def _owner(self, step: Copy | Add, selection: Selection, state: State) -> Owner:
+    async def owner(self, step: Copy | Add, selection: Selection, state: State) -> Owner:
+        """Whose the files become. Raises UnknownOwner."""
         if step.chown:
             return await asyncio.to_thread(
                 resolve, await self._layers.snapshots.image_lower(state.chain_id), step.chown)
         kept = any(tree.from_image for tree in selection.trees)
         return Owner(-1, -1) if kept else Owner(0, 0)
+
+
+def _picks(step: Copy | Add, sources: Sequence[str]) -> list[Pick]:
+    parents, optional = (step.parents, step.if_exists) if isinstance(step, Copy) else (False, False)
+    return [Pick(0, source, has_wildcards(source), parents, optional, list(step.exclude)) for source in sources]
+
+
+async def _known(tree: Tree, picks: Sequence[Pick]) -> list[list[Found]] | None:
+    """What is known of all of ``picks``, None where that is not all there is to know."""
+    surveyed = await asyncio.shield(tree.surveyed) if tree.surveyed is not None else {}
+    found = [surveyed.get(encode(pick)) for pick in picks]
+    return [items for items in found if items is not None] if all(found) else None
 
 
 def _check(step: Copy | Add, name: str) -> None:
@@ -239,7 +291,7 @@ def _put(step: Copy | Add, pick: Pick, item: Found, destination: str, owner: Own
     must = isinstance(step, Add) and step.unpack is True
     archived = owner if step.chown else Owner(-1, -1)
     return Put(pick.source, item.path, item.name, os.fsencode(destination), owner.uid, owner.gid, step.chmod,
-               unpack and not item.directory, must, under, pick.exclude, archived.uid, archived.gid)
+               unpack and not item.directory, must, under, pick.exclude, archived.uid, archived.gid, item.stamp)
 
 
 def write_inline(files: Sequence[InlineFile], directory: str) -> list[Fetched]:

@@ -2,29 +2,26 @@
 
 from __future__ import annotations
 
-import asyncio
-import hashlib
 import os
 import secrets
-from collections import defaultdict
 from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, replace
 
-from barque.build.cache import BuildCache, key_of
+from barque.build.cache import key_of
 from barque.build.dockerfile import run_mounts
 from barque.build.dockerfile.instructions import Copy
 from barque.build.dockerfile.run_mounts import RunMount
 from barque.build.layers import LayerStore
-from barque.build.options import BuildOptions
-from barque.build.ports import BindMount, TmpfsMount, Workers
+from barque.build.options import BindMount, BuildOptions
+from barque.build.ports import TmpfsMount, Workers
 from barque.build.state import State
+from barque.build.steps.cache_mounts import CacheMounts
 from barque.build.steps.files import FileSteps, Selection, Tree
 from barque.build.steps.run import Mounted
 from barque.errors import InvalidArgument
-from barque.store.place.messages import PlaceRequest, PlaceResult, Put, Source
+from barque.store.place.messages import PlaceRequest, PlaceResult, Put
 from barque.store.tar.messages import decode, encode
-from barque.store.tree import disk_usage, remove_tree
 
 _SECRETS = "/run/secrets"
 _AGENT = "/run/buildkit/ssh_agent.{number}"
@@ -47,79 +44,6 @@ class _Plan:
     mount: RunMount
     target: str
     selection: Selection | None = None
-
-
-class CacheMounts:
-    """Directories that steps of different builds share, by id, below ``root``."""
-
-    def __init__(self, root: str, cache: BuildCache) -> None:
-        self._root = root
-        self._cache = cache
-        self._locks: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
-        self._users: defaultdict[str, int] = defaultdict(int)
-
-    def path(self, key: str) -> str:
-        return os.path.join(self._root, key)
-
-    async def enter(self, stack: AsyncExitStack, mount: RunMount, target: str) -> tuple[str, bool]:
-        """The directory of a cache mount for as long as ``stack`` is open, and whether it is new."""
-        name = mount.id or target
-        key = hashlib.sha256(f"{name}\0{mount.source_stage}\0{mount.source}".encode()).hexdigest()
-        if mount.sharing == run_mounts.LOCKED:
-            await stack.enter_async_context(self._locks[key])
-        elif mount.sharing == run_mounts.PRIVATE and self._users[key]:
-            number = next(number for number in range(1, 1 << 20) if not self._users[f"{key}-{number}"])
-            key = f"{key}-{number}"
-        self._users[key] += 1
-        stack.callback(self._leave, key)
-        path = self.path(key)
-        fresh = not os.path.isdir(path)
-        if fresh:
-            os.makedirs(self._root, mode=0o700, exist_ok=True)
-            os.mkdir(path, 0o755)
-            os.chmod(path, 0o755 if mount.mode < 0 else mount.mode)
-            os.chown(path, max(mount.uid, 0), max(mount.gid, 0))
-        await self._cache.note_mount(key, f"cache mount {name}")
-        return path, fresh
-
-    async def clean(self) -> None:
-        """At boot: remove directories that no row names, of a daemon that died while it made them."""
-        known = {entry.key for entry in await self._cache.all() if entry.kind == "mount"}
-        for name in os.listdir(self._root) if os.path.isdir(self._root) else ():
-            if name not in known:
-                await self.remove(name)
-
-    def _leave(self, key: str) -> None:
-        self._users[key] -= 1
-
-    def in_use(self, key: str) -> bool:
-        return self._users.get(key, 0) > 0
-
-    async def size(self, key: str) -> int:
-        def measure() -> int:
-            try:
-                fd = os.open(self.path(key), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-            except FileNotFoundError:
-                return 0
-            try:
-                return disk_usage(fd)
-            finally:
-                os.close(fd)
-
-        return await asyncio.to_thread(measure)
-
-    async def remove(self, key: str) -> None:
-        def remove() -> None:
-            try:
-                fd = os.open(self._root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-            except FileNotFoundError:
-                return
-            try:
-                remove_tree(fd, key)
-            finally:
-                os.close(fd)
-
-        await asyncio.to_thread(remove)
 
 
 class Mounts:
@@ -199,9 +123,9 @@ class Mounts:
         os.mkdir(work, 0o700)
         tree = selection.trees[0]
         fds = [tree.fd] if tree.fd >= 0 else []
-        source = Source(fd=0) if fds else Source(lower=list(tree.lower), named=True)
-        put = Put(0, item.path, item.name, b"/", -1, -1) if item.directory else Put(
-            0, item.path, os.path.basename(item.path), b"/" + os.path.basename(item.path), -1, -1)
+        source = tree.source(0)
+        put = Put(0, item.path, item.name, b"/", -1, -1, stamp=item.stamp) if item.directory else Put(
+            0, item.path, os.path.basename(item.path), b"/" + os.path.basename(item.path), -1, -1, stamp=item.stamp)
         empty = os.path.join(self._layers.snapshots.root, "empty")
         result = decode(await self._workers.run("place", encode(PlaceRequest([empty], path, work, [source], [put])),
                                                 fds), PlaceResult)

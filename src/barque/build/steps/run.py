@@ -8,9 +8,9 @@ from dataclasses import dataclass
 
 from barque.build.dockerfile.heredoc import Heredoc
 from barque.build.dockerfile.instructions import Run
-from barque.build.options import BuildOptions
+from barque.build.options import BindMount, BuildOptions
 from barque.build.output import Channel
-from barque.build.ports import STDERR, STDOUT, BindMount, RunningStep, RunOrder, TmpfsMount
+from barque.build.ports import STDERR, STDOUT, RunningStep, RunOrder, TmpfsMount
 from barque.build.state import State
 from barque.errors import InvalidArgument, PermissionDenied
 
@@ -88,8 +88,8 @@ def order_for(state: State, step: Run, command: Command, arguments: Sequence[str
     return RunOrder(
         image_id=state.image_id, chain_id=state.chain_id, command=command.argv,
         env=(*(config.env or ()), *arguments, *mounted.env), user=config.user, working_dir=config.working_dir,
-        volumes=tuple(config.volumes or ()), binds=mounted.binds, tmpfs=mounted.tmpfs, network=network,
-        privileged=step.security == "insecure", extra_hosts=options.extra_hosts, limits=options.limits)
+        volumes=tuple(config.volumes or ()), binds=(*mounted.binds, *options.binds), tmpfs=mounted.tmpfs,
+        network=network, privileged=step.security == "insecure", extra_hosts=options.extra_hosts, limits=options.limits)
 
 
 async def follow(running: RunningStep, channel: Channel, command: Command) -> None:
@@ -98,15 +98,11 @@ async def follow(running: RunningStep, channel: Channel, command: Command) -> No
     decoders = {stream: codecs.getincrementaldecoder("utf-8")("replace") for stream in (STDOUT, STDERR)}
     async for stream, data in running.output():
         text = decoders[stream].decode(data)
-        if not text:
-            continue
-        if stream == STDERR:
-            channel.error_text(text)
-        else:
-            channel.text(text)
+        if text:
+            channel.output(stream, text)
     end = await running.wait()
     if end.oom_killed:
-        channel.error_text("the kernel killed a process of this step: it needs more memory than it may have\n")
+        channel.warning("the kernel killed a process of this step: it needs more memory than it may have\n")
     if end.code or end.error:
         if end.error:
             raise InvalidArgument(end.error)

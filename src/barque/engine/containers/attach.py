@@ -61,6 +61,6 @@ class Attachment:
 async def resize(ctx: Context, ref: str, height: int, width: int) -> None:
     live = ctx.registry.find(ref)
     if live.monitor is None or not live.facts.alive:
-        raise Conflict(f"cannot resize a stopped container: container {live.id} is not running")
+        raise Conflict(f"container {live.id} is not running")
     await live.monitor.resize(height, width)
     ctx.event(live, "resize", height=str(height), width=str(width))

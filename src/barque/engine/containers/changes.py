@@ -16,7 +16,8 @@ async def changes(ctx: Context, ref: str) -> list[dict[str, Any]] | None:
     container = ctx.registry.find(ref).container
     upper = await ctx.snapshots.container_upper(container.id)
     lower = await ctx.snapshots.container_lower(container.id)
-    found = await asyncio.to_thread(_changes, upper, lower)
+    with ctx.metrics.timed("container", "changes"):
+        found = await asyncio.to_thread(_changes, upper, lower)
     return [{"Path": path, "Kind": kind} for path, kind in found] or None
 
 

@@ -19,6 +19,7 @@ from barque.engine.containers.ports import (
 )
 from barque.engine.containers.registry import Live, Registry
 from barque.engine.host import Host
+from barque.engine.metrics import Metrics
 from barque.engine.volume_mounts import VolumeMounts
 
 T = TypeVar("T")
@@ -81,6 +82,7 @@ class Context:
     containers_dir: str
     tasks: Tasks = field(default_factory=Tasks)
     volume_mounts: VolumeMounts = field(default_factory=VolumeMounts)
+    metrics: Metrics = field(default_factory=Metrics)
 
     def state_dir(self, container_id: str) -> str:
         """Where hostname, hosts, resolv.conf and the log of a container are, in the data root."""

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 import msgspec
 
-from barque.config import DEFAULT_RUNTIME
+from barque.config import BUILTIN_RUNTIMES
 from barque.engine import clock, names
 from barque.engine.containers import (
     health,
@@ -41,8 +41,6 @@ from barque.oci import platform as platforms
 from barque.oci.image import ImageConfig
 from barque.oci.platform import Platform
 
-#: What clients that know only docker ask for; it means the built-in runtime here.
-RUNC_NAMES = ("runc", "io.containerd.runc.v2")
 ULIMITS = frozenset(["as", "core", "cpu", "data", "fsize", "locks", "memlock", "msgqueue", "nice", "nofile", "nproc",
                      "rss", "rtprio", "rttime", "sigpending", "stack"])
 
@@ -79,7 +77,8 @@ async def create(ctx: Context, name: str, config: ContainerConfig, host: HostCon
         endpoints=networking.asked(ctx, config, host, endpoints),
         log_path=plan.path(container_id, host.log_config.type, host.log_config.config or {},
                            ctx.state_dir(container_id)))
-    live = await ctx.tasks.shielded(_make(ctx, container, name.removeprefix("/")), f"create {container_id[:12]}")
+    with ctx.metrics.timed("container", "create"):
+        live = await ctx.tasks.shielded(_make(ctx, container, name.removeprefix("/")), f"create {container_id[:12]}")
     ctx.event(live, "create")
     return Created(container_id, [*warnings, *networking.firewall_warnings(ctx, container)])
 
@@ -111,7 +110,7 @@ async def _make(ctx: Context, container: Container, name: str) -> Live:
 
 def check_host(ctx: Context, host: HostConfig) -> list[str]:
     """What depends on this machine and its settings; returns warnings, raises as :func:`validate.check`."""
-    if host.runtime not in ("", DEFAULT_RUNTIME, *RUNC_NAMES, *ctx.config.runtimes):
+    if host.runtime not in ("", *BUILTIN_RUNTIMES, *ctx.config.runtimes):
         raise InvalidArgument(f"unknown or invalid runtime name: {host.runtime}")
     to_spec.capability_names(host, ctx.host.capabilities)
     check_security_options(host, apparmor=ctx.host.apparmor, selinux=ctx.host.selinux)

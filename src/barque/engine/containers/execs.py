@@ -31,6 +31,10 @@ class NoSuchExec(NotFound):
     text = "No such exec instance: {id}"
 
 
+class ExecStarted(Conflict):
+    """It was started before; a client that attaches hears of it on the stream."""
+
+
 class ExecOptions(msgspec.Struct, frozen=True, kw_only=True, rename="pascal"):
     """The body of ``POST /containers/{id}/exec``."""
 
@@ -77,11 +81,11 @@ class Execs:
 
     def create(self, ref: str, options: ExecOptions) -> str:
         """Register a command; raises Conflict where the container does not run."""
-        live = self._ctx.registry.find(ref)
-        machine.check_exec(live.facts, live.id)
         command = [options.cmd] if isinstance(options.cmd, str) else list(options.cmd or ())
         if not command:
             raise InvalidArgument("No exec command specified")
+        live = self._ctx.registry.find(ref)
+        machine.check_exec(live.facts, live.id)
         made = Exec(names.new_id(), live, options, command)
         self._by_id[made.id] = made
         live.exec_ids.append(made.id)
@@ -94,18 +98,16 @@ class Execs:
             raise NoSuchExec(id=exec_id)
         return found
 
-    def check_start(self, exec_id: str) -> Exec:
-        """The instance, if it may be started now; raises Conflict, NoSuchExec."""
+    def startable(self, exec_id: str) -> Exec:
+        """The instance, if its container can run it now; raises Conflict, NoSuchExec."""
         item = self.get(exec_id)
-        if item.started:
-            state = "is already running" if item.running else "has already run"
-            raise Conflict(f"Error: exec command {exec_id} {state}")
         machine.check_exec(item.live.facts, item.live.id)
         return item
 
     async def start(self, item: Exec, *, attached: bool, tty: bool,
                     console_size: tuple[int, int] | None) -> Streams | None:
-        """Run it; gives the streams where ``attached``. Raises ExecRefused where the command cannot be executed.
+        """Run it; gives the streams where ``attached``. Raises ExecRefused where the command cannot be
+        executed, ExecStarted the second time.
 
         A client that goes away meanwhile does not leave it half started.
         """
@@ -114,7 +116,10 @@ class Execs:
 
     async def _start(self, item: Exec, *, attached: bool, tty: bool,
                      console_size: tuple[int, int] | None) -> Streams | None:
-        self.check_start(item.id)
+        self.startable(item.id)
+        if item.started:
+            state = "is already running" if item.running else "has already run"
+            raise ExecStarted(f"exec command {item.id} {state}")
         monitor = item.live.monitor
         if monitor is None:
             raise machine.NotRunning(id=item.live.id)

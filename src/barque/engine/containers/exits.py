@@ -48,6 +48,9 @@ async def finish(ctx: Context, live: Live, record: ExitRecord, monitor: Monitor 
         if not live.facts.alive:
             return
         live.cancel("health")
+        if record.log_dropped:
+            ctx.metrics.count("log_bytes_lost", record.log_dropped)
+            log.warning("container %s: %d bytes of its log are lost", live.id[:12], record.log_dropped)
         backoff = _next(live, record)
         finished = record.finished_at or clock.now()
         facts = machine.exited(live.facts, record.exit_code, finished, oom_killed=record.oom_killed, error=record.error,
@@ -112,7 +115,8 @@ async def free(ctx: Context, live: Live) -> None:
     """Give back what it had on this host while it ran."""
     container = live.container
     if not container.network_mode.startswith("container:"):
-        await ctx.networks.teardown(container.id)
+        with ctx.metrics.timed("network", "release"):
+            await ctx.networks.teardown(container.id)
     await volume_use.release(ctx, container)
     if container.host_config.ipc_mode == "shareable":
         unmount_shm(shm_dir(ctx, container.id))

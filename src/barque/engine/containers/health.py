@@ -76,6 +76,8 @@ async def _loop(ctx: Context, live: Live, command: list[str]) -> None:
         result = await _probe(ctx, live, command, (asked.timeout or TIMEOUT) / SECOND)
         if result is None:
             return
+        ctx.metrics.count("health_checks")
+        ctx.metrics.count("health_checks_failed", result.exit_code != 0)
         in_start = time.monotonic_ns() - began < asked.start_period
         await _judge(ctx, live, result, asked.retries or RETRIES, in_start=in_start)
 

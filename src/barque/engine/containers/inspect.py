@@ -11,6 +11,7 @@ from barque.engine.containers.context import Context
 from barque.engine.containers.machine import Status
 from barque.engine.containers.model import Container, MountPoint
 from barque.engine.containers.options import EndpointSettings
+from barque.oci import go_json
 
 #: Since then the fields of NetworkSettings that speak of one network only are gone.
 _WITHOUT_LEGACY = (1, 52)
@@ -28,7 +29,7 @@ async def inspect(ctx: Context, ref: str, *, size: bool, version: tuple[int, int
         "HostnamePath": f"{directory}/hostname", "HostsPath": f"{directory}/hosts", "LogPath": _log_path(container),
         "Name": container.slashed, "RestartCount": live.facts.restart_count, "Driver": "overlay2", "Platform": "linux",
         "MountLabel": "", "ProcessLabel": "", "AppArmorProfile": "", "ExecIDs": list(live.exec_ids) or None,
-        "HostConfig": _host(container), "GraphDriver": {"Name": "overlay2", "Data": await _graph(ctx, container)},
+        "HostConfig": _host(container), "GraphDriver": {"Data": await _graph(ctx, container), "Name": "overlay2"},
         "Mounts": [mount_point(point) for point in container.mounts], "Config": _config(container, version),
         "NetworkSettings": network_settings(container, version)}
     if size:
@@ -110,7 +111,7 @@ def endpoint_settings(container: Container) -> dict[str, EndpointSettings]:
             ip_address=endpoint.ipv4, ip_prefix_len=endpoint.prefix_len, mac_address=endpoint.mac,
             ipv6_gateway=endpoint.ipv6_gateway or "", global_ipv6_address=endpoint.ipv6 or "",
             global_ipv6_prefix_len=endpoint.ipv6_prefix_len, dns_names=list(endpoint.names) or None)
-    return result
+    return go_json.merged(result)
 
 
 def network_settings(container: Container, version: tuple[int, int]) -> dict[str, Any]:
@@ -119,16 +120,15 @@ def network_settings(container: Container, version: tuple[int, int]) -> dict[str
     result: dict[str, Any] = {
         "SandboxID": container.id if sandbox and sandbox.netns_path else "",
         "SandboxKey": (sandbox.netns_path or "") if sandbox else "",
-        "Ports": publish.port_map(container.config, container.host_config, sandbox.ports) if sandbox else {},
-        "Networks": networks}
+        "Ports": publish.port_map(container.config, container.host_config, sandbox.ports) if sandbox else {}}
     if version < _WITHOUT_LEGACY:
         bridge = networks.get("bridge", EndpointSettings())
-        result |= {
-            "Bridge": "", "HairpinMode": False, "LinkLocalIPv6Address": "", "LinkLocalIPv6PrefixLen": 0,
+        result = {
+            "Bridge": "", **result, "HairpinMode": False, "LinkLocalIPv6Address": "", "LinkLocalIPv6PrefixLen": 0,
             "SecondaryIPAddresses": None, "SecondaryIPv6Addresses": None, "EndpointID": bridge.endpoint_id,
             "Gateway": bridge.gateway, "GlobalIPv6Address": bridge.global_ipv6_address,
             "GlobalIPv6PrefixLen": bridge.global_ipv6_prefix_len, "IPAddress": bridge.ip_address,
             "IPPrefixLen": bridge.ip_prefix_len, "IPv6Gateway": bridge.ipv6_gateway, "MacAddress": bridge.mac_address}
-    return result
+    return {**result, "Networks": networks}
 
 

@@ -8,6 +8,7 @@ from barque.config import Config
 from barque.engine.containers import defaults
 from barque.engine.containers.options import ContainerConfig, Healthcheck, HostConfig, LogConfig, RestartPolicy, words
 from barque.errors import InvalidArgument
+from barque.oci import go_json
 from barque.oci.image import ImageConfig, RunConfig
 
 
@@ -33,9 +34,9 @@ def merge_image(asked: ContainerConfig, image: ImageConfig) -> ContainerConfig:
     return msgspec.structs.replace(
         asked, entrypoint=entrypoint or None, cmd=command or None, user=asked.user or base.user,
         working_dir=asked.working_dir or base.working_dir, stop_signal=asked.stop_signal or base.stop_signal,
-        env=_env(base.env or (), asked.env or []), labels={**(base.labels or {}), **(asked.labels or {})},
-        exposed_ports={**(base.exposed_ports or {}), **(asked.exposed_ports or {})} or None,
-        volumes={**(base.volumes or {}), **(asked.volumes or {})} or None, healthcheck=_health(asked.healthcheck, base),
+        env=_env(base.env or (), asked.env or []), labels=go_json.merged(base.labels, asked.labels),
+        exposed_ports=go_json.merged(base.exposed_ports, asked.exposed_ports) or None,
+        volumes=go_json.merged(base.volumes, asked.volumes) or None, healthcheck=_health(asked.healthcheck, base),
         shell=asked.shell or (list(base.shell) if base.shell else None),
         stop_timeout=asked.stop_timeout if asked.stop_timeout is not None else base.stop_timeout,
         on_build=asked.on_build or (list(base.on_build) if base.on_build else None))
@@ -85,4 +86,4 @@ def _log(asked: LogConfig, config: Config) -> LogConfig:
     options = asked.config or {}
     defaults = {key: value for key, value in config.log_opts.items()
                 if kind == config.log_driver or key.startswith("cache-")}
-    return LogConfig(type=kind, config={**defaults, **options})
+    return LogConfig(type=kind, config=go_json.merged(defaults, options))

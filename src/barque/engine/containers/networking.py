@@ -125,6 +125,8 @@ def names_of(container: Container, settings: EndpointSettings) -> tuple[str, ...
 
 
 def _attachment(ctx: Context, container: Container, info: NetworkInfo, settings: EndpointSettings) -> Attachment:
+    # It may have been asked for before the network was there.
+    checked(info, settings)
     ipam, options = settings.ipam_config, driver_options(settings)
     return Attachment(
         network_id=info.id, interface=options.interface, sysctls=options.sysctls,

@@ -9,6 +9,7 @@ from barque.engine.containers.options import ContainerConfig, HostConfig
 from barque.errors import InvalidArgument
 from barque.network.model import PortBinding as Publication
 from barque.network.model import PublishedPort
+from barque.oci import go_json
 
 _PORT = re.compile(r"([0-9]{1,5})(?:/(tcp|udp|sctp))?\Z", re.IGNORECASE | re.ASCII)
 _RANGE = re.compile(r"([0-9]{1,5})(?:-([0-9]{1,5}))?\Z", re.ASCII)
@@ -79,7 +80,7 @@ def port_map(config: ContainerConfig, host: HostConfig, published: tuple[Publish
         bindings = result.get(key) or []
         bindings.append({"HostIp": item.host_ip, "HostPort": str(item.host_port)})
         result[key] = bindings
-    return result
+    return go_json.merged(result)
 
 
 def port_list(config: ContainerConfig, published: tuple[PublishedPort, ...]) -> list[dict[str, object]]:

@@ -31,7 +31,8 @@ async def remove_stopped(ctx: Context, live: Live, *, volumes: bool) -> None:
         code = live.facts.exit_code
         live.container.facts = machine.removing(live.facts)
         try:
-            await take_away(ctx, live, volumes=volumes)
+            with ctx.metrics.timed("container", "delete"):
+                await take_away(ctx, live, volumes=volumes)
         except BaseException as error:
             live.container.facts = machine.remove_failed(live.facts, str(error))
             raise

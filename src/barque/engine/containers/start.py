@@ -25,7 +25,7 @@ from barque.engine.containers.registry import Live, Outcome
 from barque.engine.containers.shm import mount_shm, unmount_shm
 from barque.engine.containers.start_errors import StartRefused, log_refused, start_refused
 from barque.engine.logging import plan
-from barque.errors import BarqueError
+from barque.errors import BarqueError, InvalidArgument
 from barque.failpoints import hit
 from barque.network.model import Sandbox
 from barque.oci.runtime_spec import Spec
@@ -54,7 +54,8 @@ async def _start_by_hand(ctx: Context, live: Live) -> None:
 async def run(ctx: Context, live: Live) -> None:
     """Bring the container up; the caller holds the lock and has checked that it may. On failure the facts say why."""
     try:
-        monitor, sandbox = await _bring_up(ctx, live)
+        with ctx.metrics.timed("container", "start"):
+            monitor, sandbox = await _bring_up(ctx, live)
     except Exception as error:  # a boundary: whatever failed is recorded before the client hears of it
         await _record_failure(ctx, live, error)
         raise
@@ -106,8 +107,6 @@ async def _bring_up(ctx: Context, live: Live) -> tuple[Monitor, Sandbox | None]:
             await monitor.start()
         except RuntimeFailure as failure:
             raise start_refused(failure, container.path) from failure
-        except LogTargetRefused as refusal:
-            raise log_refused(refusal.message) from None
         undo.pop_all()
         return monitor, sandbox
 
@@ -115,7 +114,8 @@ async def _bring_up(ctx: Context, live: Live) -> tuple[Monitor, Sandbox | None]:
 async def _setup_network(ctx: Context, container: Container, undo: AsyncExitStack) -> Sandbox | None:
     if container.network_mode.startswith("container:"):
         return None
-    sandbox = await ctx.networks.setup(networking.sandbox_request(ctx, container))
+    with ctx.metrics.timed("network", "allocate"):
+        sandbox = await ctx.networks.setup(networking.sandbox_request(ctx, container))
     undo.push_async_callback(ctx.networks.teardown, container.id)
     return sandbox
 
@@ -132,9 +132,12 @@ def _files(ctx: Context, container: Container, sandbox: Sandbox | None) -> to_sp
 
 async def _prepare_log(ctx: Context, container: Container, undo: AsyncExitStack) -> LogConfig | None:
     """What the monitor does with the output; where that goes elsewhere, its shipper is there then."""
-    config, order = plan.plan(container, f"{ctx.run_dir(container.id)}/log.sock")
-    if order is not None:
-        undo.callback(await ctx.supervisor.ship(container.id, order))
+    try:
+        config, order = plan.plan(container, f"{ctx.run_dir(container.id)}/log.sock")
+        if order is not None:
+            undo.callback(await ctx.supervisor.ship(container.id, order))
+    except (InvalidArgument, LogTargetRefused) as error:
+        raise log_refused(error.message) from None
     return config
 
 

@@ -187,7 +187,7 @@ def read_only(point: MountPoint) -> list[str]:
 def _linux(container: Container, around: Surroundings) -> oci.Linux:
     host = container.host_config
     sysctls = dict(host.sysctls or {})
-    if not host.privileged and "network" not in around.host_namespaces and "network" not in around.namespaces:
+    if not host.privileged and container.network_mode != "host" and not container.network_mode.startswith("container:"):
         sysctls.setdefault("net.ipv4.ip_unprivileged_port_start", "0")
         sysctls.setdefault("net.ipv4.ping_group_range", "0 2147483647")
     return oci.Linux(

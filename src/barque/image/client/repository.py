@@ -6,7 +6,7 @@ import re
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
-from urllib.parse import urljoin
+from urllib.parse import urlencode, urljoin
 
 import aiohttp
 import msgspec
@@ -24,8 +24,9 @@ from barque.image.client.token import Tokens
 from barque.image.client.transport import ERROR_BODY, Transport
 from barque.oci import go_json
 from barque.oci import media_types as mt
+from barque.oci.descriptor import Descriptor
 from barque.oci.digest import Digest
-from barque.oci.manifest import MAX_MANIFEST_SIZE
+from barque.oci.manifest import MAX_MANIFEST_SIZE, Index, parse
 
 ACCEPT = ", ".join((mt.OCI_INDEX, mt.OCI_MANIFEST, mt.DOCKER_MANIFEST_LIST, mt.DOCKER_MANIFEST))
 #: Image configurations are read whole into memory up to here, in bytes.
@@ -131,6 +132,34 @@ class Repository:
                 return None
             raise
         return Digest.parse(claimed) if claimed else None
+
+    async def referrers(self, digest: Digest, artifact_type: str) -> list[Descriptor]:
+        """The manifests of that type that refer to ``digest`` (distribution-spec, "Listing Referrers"); from the index
+        under the tag that stands for them where the registry does not know the question.
+        """
+        found: list[Descriptor] = []
+        url: str | None = self.url(f"referrers/{digest}?{urlencode({'artifactType': artifact_type})}")
+        try:
+            while url is not None:
+                async with self.request("GET", url) as response:
+                    page = go_json.decode(await _read(response, MAX_MANIFEST_SIZE, "referrers"), Index)
+                    found += page.manifests
+                    following = _NEXT.search(response.headers.get("Link", ""))
+                url = urljoin(url, following[1]) if following and page.manifests else None
+        except RegistryRefused as error:
+            if error.http_status != 404:
+                raise
+            found = await self._tagged_referrers(digest)
+        return [entry for entry in found if entry.artifact_type == artifact_type]
+
+    async def _tagged_referrers(self, digest: Digest) -> list[Descriptor]:
+        try:
+            document = parse(*(await self.manifest(f"{digest.algorithm}-{digest.hex}"))[:2])
+        except RegistryRefused as error:
+            if error.http_status != 404:
+                raise
+            return []
+        return list(document.manifests) if isinstance(document, Index) else []
 
     async def small_blob(self, digest: Digest) -> bytes:
         """A blob read whole, not verified (up to :data:`MAX_CONFIG`)."""

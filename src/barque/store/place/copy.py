@@ -18,12 +18,13 @@ from barque.store.place import modes
 from barque.store.place.messages import PlaceRequest, PlaceResult, Put
 from barque.store.place.survey import join
 from barque.store.place.trees import DIRECTORY, Location, Resolver, enter, writable
+from barque.store.place.view import View
 from barque.store.tar.apply import Extractor
 from barque.store.tar.compress import BadStream, open_stream
 from barque.store.tar.errors import TarError
 from barque.store.tar.messages import Limits, WorkerError, decode, encode
 from barque.store.tar.reader import Entry, Stream, entries
-from barque.store.tree import remove_tree, walk
+from barque.store.tree import remove_tree
 from barque.sys import xattr
 
 _READ = 1 << 20
@@ -45,8 +46,9 @@ def run_place(request: bytes, fds: list[int]) -> bytes:
         placer = _Placer(root, order)
         for directory in order.directories:
             os.close(placer.resolver(order.uid, order.gid).directory(directory))
+        views = [View(source, said) for source, said in zip(sources, order.sources, strict=True)]
         for put in order.puts:
-            placer.put(sources[put.source], put)
+            placer.put(sources[put.source], views[put.source], put)
     except (PlaceError, TarError, BadStream, modes.BadMode) as error:
         return encode(PlaceResult(error=WorkerError("invalid", str(error), "copy")))
     except OSError as error:
@@ -62,6 +64,8 @@ class _Placer:
     def __init__(self, root: int, order: PlaceRequest) -> None:
         self._root = root
         self._epoch = order.epoch * _SECOND if order.epoch >= 0 else None
+        self._view: View
+        self._stamp = 0
         self.copied = 0
 
     def resolver(self, uid: int, gid: int) -> Resolver:
@@ -71,7 +75,18 @@ class _Placer:
 
         return Resolver(self._root, make)
 
-    def put(self, source: int, put: Put) -> None:
+    def put(self, source: int, view: View, put: Put) -> None:
+        self._view = view
+        self._stamp = 0
+        self._put(source, put)
+        if self._stamp != put.stamp and view.direct:
+            raise PlaceError(f"{os.fsdecode(put.name) or 'the context'} was changed while it was copied")
+
+    def note(self, info: os.stat_result) -> None:
+        """A file as it is after it was copied."""
+        self._stamp += self._view.stamp(info)
+
+    def _put(self, source: int, put: Put) -> None:
         resolver = self.resolver(put.uid, put.gid)
         with Resolver(source).locate(put.path) as origin:
             if origin.info is None:
@@ -101,7 +116,7 @@ class _Placer:
         fd = os.open(origin.base, DIRECTORY, dir_fd=origin.parent)
         top = resolver.directory(target)
         try:
-            _TreeCopy(self, put).run(fd, top)
+            _TreeCopy(self, self._view, put).run(fd, top, origin.path)
         finally:
             os.close(top)
             os.close(fd)
@@ -109,10 +124,7 @@ class _Placer:
     def _single(self, origin: Location, resolver: Resolver, put: Put) -> None:
         target = join(put.target, put.under) if put.under else put.target
         with resolver.locate(target) as place:
-            if not place.is_directory and not put.target.endswith(b"/"):
-                self.entry(origin.parent, origin.base, place.parent, place.base, put)
-                return
-            if put.under and not place.is_directory:
+            if not place.is_directory and (put.under or not put.target.endswith(b"/")):
                 self.entry(origin.parent, origin.base, place.parent, place.base, put)
                 return
         directory = resolver.directory(target)
@@ -135,6 +147,7 @@ class _Placer:
             finally:
                 os.close(target)
             self.copied += extractor.count
+            self.note(os.fstat(fd))
             return True
         finally:
             os.close(fd)
@@ -161,6 +174,7 @@ class _Placer:
         else:
             os.mknod(new_name, info.st_mode, info.st_rdev, dir_fd=target)
         self.describe(info, source, name, target, new_name, put)
+        self.note(os.lstat(name, dir_fd=source))
 
     def _file(self, source: int, name: bytes, target: int, new_name: bytes, put: Put) -> None:
         reader = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=source)
@@ -176,16 +190,18 @@ class _Placer:
 
     def describe(self, info: os.stat_result, source: int, name: bytes, target: int, new_name: bytes, put: Put) -> None:
         """Owner, mode, attributes, time: in the order in which none undoes another."""
-        uid = info.st_uid if put.uid < 0 else put.uid
-        gid = info.st_gid if put.gid < 0 else put.gid
+        direct = self._view.direct
+        uid = (0 if direct else info.st_uid) if put.uid < 0 else put.uid
+        gid = (0 if direct else info.st_gid) if put.gid < 0 else put.gid
         os.chown(new_name, uid, gid, dir_fd=target, follow_symlinks=False)
         if not stat.S_ISLNK(info.st_mode):
             directory = stat.S_ISDIR(info.st_mode)
             mode = stat.S_IMODE(info.st_mode)
             os.chmod(new_name, modes.apply(put.chmod, mode, directory) if put.chmod else mode, dir_fd=target)
-        kept = {key: value for key, value in xattr.get_all(source, name).items() if key.startswith(_KEPT_ATTRIBUTES)}
-        for key, value in kept.items():
-            xattr.set_at(target, new_name, key, value)
+        attributes = {} if direct else xattr.get_all(source, name)
+        for key, value in attributes.items():
+            if key.startswith(_KEPT_ATTRIBUTES):
+                xattr.set_at(target, new_name, key, value)
         self.touch(target, new_name, info.st_mtime_ns)
 
     def touch(self, target: int, name: bytes, mtime: int) -> None:
@@ -198,17 +214,20 @@ class _Placer:
 class _TreeCopy:
     """The content of one directory into another; hard links within it stay what they are."""
 
-    def __init__(self, placer: _Placer, put: Put) -> None:
+    def __init__(self, placer: _Placer, view: View, put: Put) -> None:
         self._placer = placer
+        self._view = view
         self._put = put
         self._exclude = Patterns(put.exclude)
         self._links: dict[tuple[int, int], bytes] = {}
         self._times: list[tuple[bytes, int]] = []
 
-    def run(self, source: int, top: int) -> None:
+    def run(self, source: int, top: int, name: bytes) -> None:
+        """``name`` is the path of the source in its tree."""
+        self._name = name
         stack: list[int] = [os.dup(top)]
         try:
-            for level, path, _, others in walk(source):
+            for level, path, _, others in self._view.walk(source, name):
                 if path and not self._enter(stack, level, path, top):
                     continue
                 for name in others:
@@ -239,9 +258,12 @@ class _TreeCopy:
             if not stat.S_ISDIR(os.lstat(path[-1], dir_fd=current).st_mode):
                 os.unlink(path[-1], dir_fd=current)
                 os.mkdir(path[-1], 0o755, dir_fd=current)
-        info = os.fstat(source)
-        self._placer.describe(info, source, b".", current, path[-1], self._put)
-        self._times.append((whole, info.st_mtime_ns))
+        if join(self._name, whole) in self._view.implicit and self._view.direct:
+            os.chown(path[-1], max(self._put.uid, 0), max(self._put.gid, 0), dir_fd=current)
+        else:
+            info = os.fstat(source)
+            self._placer.describe(info, source, b".", current, path[-1], self._put)
+            self._times.append((whole, info.st_mtime_ns))
         self._open(stack, current, path[-1])
         return True
 
@@ -260,6 +282,7 @@ class _TreeCopy:
             first = self._links.setdefault((info.st_dev, info.st_ino), whole)
             if first != whole:
                 _replace_by_link(top, first, target, name)
+                self._placer.note(info)
                 return
         self._placer.entry(source, name, target, name, self._put)
 

@@ -11,16 +11,19 @@ import hashlib
 import os
 import posixpath
 import stat
+import time
 from collections.abc import Iterator
 
 from barque.oci.patterns import Patterns, go_match, unescaped
 from barque.store.place.messages import Found, Pick, Source, SurveyRequest, SurveyResult
 from barque.store.place.trees import DIRECTORY, Location, Resolver, empty_root, enter
+from barque.store.place.view import View
 from barque.store.tar.messages import WorkerError, decode, encode
-from barque.store.tree import walk
 from barque.sys import xattr
 
 _BLOCK = 1 << 20
+#: Files of so many bytes are worth a note, when they have not been changed for so many nanoseconds.
+_LARGE, _SETTLED = 1 << 16, 2_000_000_000
 _FLAGS = {stat.S_IFDIR: "5", stat.S_IFCHR: "3", stat.S_IFBLK: "4", stat.S_IFIFO: "6"}
 _NOT_HASHED = ("trusted.", "security.selinux", "system.")
 
@@ -30,13 +33,14 @@ def run_survey(request: bytes, fds: list[int]) -> bytes:
     order = decode(request, SurveyRequest)
     try:
         _, roots = enter(empty_root, order.sources, fds)
-        trees = [_Tree(root, source) for root, source in zip(roots, order.sources, strict=True)]
+        digests = _Digests(order.known)
+        trees = [_Tree(root, source, digests) for root, source in zip(roots, order.sources, strict=True)]
         found = [trees[pick.source].find(pick) for pick in order.picks]
     except OSError as error:
         path = os.fsdecode(error.filename) if isinstance(error.filename, str | bytes) else ""
         message = f"{path}: {os.strerror(error.errno or errno.EIO).lower()}" if path else str(error)
         return encode(SurveyResult(error=WorkerError("system", message, "survey", error.errno or 0)))
-    return encode(SurveyResult(found))
+    return encode(SurveyResult(found, digests.fresh))
 
 
 def relative(path: str) -> str:
@@ -44,11 +48,37 @@ def relative(path: str) -> str:
     return posixpath.normpath("/" + path).lstrip("/")
 
 
+class _Digests:
+    """What large files had for digests when they were read last: git's index does the same with its files.
+
+    A file that was changed in the last seconds is not noted: a further change might leave its times as they are.
+    """
+
+    def __init__(self, known: dict[str, str]) -> None:
+        self._known = known
+        self._limit = time.time_ns() - _SETTLED
+        self.fresh: dict[str, str] = {}
+
+    def of(self, state: hashlib._Hash, info: os.stat_result, parent: int, name: bytes) -> str:
+        """The digest of ``state`` and the content of the file."""
+        key = f"{info.st_dev}:{info.st_ino}:{info.st_size}:{info.st_mtime_ns}:{info.st_ctime_ns}:{state.hexdigest()}"
+        if (found := self._known.get(key)) is not None:
+            return found
+        _update(state, parent, name)
+        digest = state.hexdigest()
+        if max(info.st_mtime_ns, info.st_ctime_ns) < self._limit:
+            self.fresh[key] = digest
+        return digest
+
+
 class _Tree:
-    def __init__(self, root: int, source: Source) -> None:
+    def __init__(self, root: int, source: Source, digests: _Digests) -> None:
         self._root = root
+        self._digests = digests
         self._named = source.named
-        self._implicit = frozenset(source.implicit)
+        self._view = View(root, source)
+        self._implicit = self._view.implicit
+        self._stamp = 0
         self._resolver = Resolver(root)
         self._first_names: dict[tuple[int, int], bytes] | None = None
 
@@ -69,7 +99,7 @@ class _Tree:
         return results
 
     def _names(self) -> Iterator[bytes]:
-        for _, path, directories, others in walk(self._root):
+        for _, path, directories, others in self._view.walk(self._root):
             prefix = b"".join(part + b"/" for part in path)
             for name in (*directories, *others):
                 yield prefix + name
@@ -78,20 +108,30 @@ class _Tree:
         location = self._locate(name)
         if location is None:
             return None
+        self._stamp = 0
         with location:
             if location.is_directory:
-                return Found(location.path, name, True, self._directory(location, exclude, name if parents else b""))
+                digest = self._directory(location, exclude, name if parents else b"")
+                return Found(location.path, name, True, digest, self._stamp)
             if exclude and exclude.matches(os.fsdecode(name if parents else os.path.basename(name))):
                 return None
-            return Found(location.path, name, False, "file:" + self._sum(location.parent, location.base, location.path))
+            self._note(os.lstat(location.base, dir_fd=location.parent))
+            digest = "file:" + self._sum(location.parent, location.base, location.path)
+            return Found(location.path, name, False, digest, self._stamp)
+
+    def _note(self, info: os.stat_result) -> None:
+        """Before a file is read, so that a change while it is read is seen later."""
+        self._stamp += self._view.stamp(info)
 
     def _locate(self, name: bytes) -> Location | None:
-        """None where nothing is there."""
+        """None where nothing is there, or nothing to be seen."""
+        if self._view.hides(name):
+            return None
         try:
             location = self._resolver.locate(name)
         except (FileNotFoundError, NotADirectoryError):
             return None
-        if location.info is None:
+        if location.info is None or self._view.hides(location.path):
             os.close(location.parent)
             return None
         return location
@@ -100,23 +140,24 @@ class _Tree:
         top = os.open(location.base, DIRECTORY, dir_fd=location.parent)
         sums = []
         try:
-            for level, parts, _, others in walk(top):
+            for level, parts, _, others in self._view.walk(top, location.path):
                 inner = b"/".join(parts)
-                if exclude and inner and exclude.matches(os.fsdecode(join(prefix, inner))):
-                    continue
                 here = join(location.path, inner)
-                if here:
+                if here and not (exclude and inner and exclude.matches(os.fsdecode(join(prefix, inner)))):
                     sums.append(self._sum(level, b".", here))
                 for name in others:
                     if not exclude or not exclude.matches(os.fsdecode(join(prefix, join(inner, name)))):
-                        sums.append(self._member(level, name, join(here, name)))
+                        info = os.lstat(name, dir_fd=level)
+                        if not (self._view.direct and stat.S_ISSOCK(info.st_mode)):
+                            self._note(info)
+                            sums.append(self._member(level, name, join(here, name), info))
         finally:
             os.close(top)
         return "dir:" + hashlib.sha256(b",".join(sorted(map(os.fsencode, sums)))).hexdigest()
 
-    def _member(self, parent: int, name: bytes, path: bytes) -> str:
+    def _member(self, parent: int, name: bytes, path: bytes, info: os.stat_result) -> str:
         """docker hashes what a link leads to, and where that is nothing, its name."""
-        if not stat.S_ISLNK(os.lstat(name, dir_fd=parent).st_mode):
+        if not stat.S_ISLNK(info.st_mode):
             return self._sum(parent, name, path)
         location = self._locate(path)
         if location is None:
@@ -137,7 +178,7 @@ class _Tree:
 
     def _hard_links(self) -> dict[tuple[int, int], bytes]:
         firsts: dict[tuple[int, int], bytes] = {}
-        for level, parts, _, others in walk(self._root):
+        for level, parts, _, others in self._view.walk(self._root):
             for name in others:
                 info = os.lstat(name, dir_fd=level)
                 if info.st_nlink > 1:
@@ -155,18 +196,21 @@ class _Tree:
         link = self._link(info, path)
         has_content = kind == stat.S_IFREG and not link
         device = kind in (stat.S_IFCHR, stat.S_IFBLK)
-        owner, group = ("root" if self._named and not number else "" for number in (info.st_uid, info.st_gid))
+        uid, gid = (0, 0) if self._view.direct else (info.st_uid, info.st_gid)
+        owner, group = ("root" if self._named and not number else "" for number in (uid, gid))
         fields = (("name", os.fsdecode(path) + "/" * (kind == stat.S_IFDIR)),
-                  ("mode", info.st_mode if self._named else stat.S_IMODE(info.st_mode)), ("uid", info.st_uid),
-                  ("gid", info.st_gid), ("size", info.st_size if has_content else 0),
+                  ("mode", info.st_mode if self._named else stat.S_IMODE(info.st_mode)), ("uid", uid),
+                  ("gid", gid), ("size", info.st_size if has_content else 0),
                   ("typeflag", "1" if link else _FLAGS.get(kind, "0")), ("linkname", os.fsdecode(link)),
                   ("uname", owner), ("gname", group), ("devmajor", os.major(info.st_rdev) if device else 0),
                   ("devminor", os.minor(info.st_rdev) if device else 0))
         state = hashlib.sha256("".join(f"{key}{value}" for key, value in fields).encode("utf-8", "surrogateescape"))
-        for key, value in sorted(xattr.get_all(parent, name).items()):
+        for key, value in () if self._view.direct else sorted(xattr.get_all(parent, name).items()):
             if not key.startswith(_NOT_HASHED):
                 state.update(os.fsencode(key) + value)
         if has_content:
+            if self._view.direct and info.st_size >= _LARGE:
+                return self._digests.of(state, info, parent, name)
             _update(state, parent, name)
         return state.hexdigest()
 

@@ -18,6 +18,7 @@ from hashlib import sha256
 from barque.store.confine import confine
 from barque.store.copyup import run_copyup
 from barque.store.place.copy import run_place
+from barque.store.place.packages import run_packages
 from barque.store.place.survey import run_survey
 from barque.store.tar.ahead import ahead, hashed
 from barque.store.tar.apply import Extractor
@@ -136,7 +137,7 @@ def _system(error: OSError, stage: str) -> WorkerError:
 
 WORKERS: dict[str, Callable[[bytes, list[int]], bytes]] = {
     "unpack": run, "pack": run_pack, "copyup": run_copyup, "remove": run_remove, "survey": run_survey,
-    "place": run_place}
+    "place": run_place, "packages": run_packages}
 
 
 def main(arguments: list[str]) -> int:

@@ -41,8 +41,8 @@ def write_diff(upper: int, write: Callable[[bytes], object]) -> int:
     for fd, path, _, others in walk(upper):
         prefix = b"".join(part + b"/" for part in path)
         if path:
-            writer.add(_entry(os.fstat(fd), prefix, fd, b"."))
-        if _opaque(fd):
+            write_directory(writer, fd, prefix)
+        if is_opaque(fd):
             writer.add(Entry(prefix + b".wh..wh..opq", REGULAR))
         for name in others:
             size += write_member(writer, fd, prefix, name, links)
@@ -56,9 +56,14 @@ def write_tree(writer: Writer, directory: int, name: bytes) -> None:
     for fd, path, _, others in walk(directory):
         prefix = b"".join(part + b"/" for part in ((name, *path) if name else path))
         if prefix:
-            writer.add(_entry(os.fstat(fd), prefix, fd, b"."))
+            write_directory(writer, fd, prefix)
         for member in others:
             write_member(writer, fd, prefix, member, links)
+
+
+def write_directory(writer: Writer, fd: int, name: bytes) -> None:
+    """Write the directory behind ``fd`` itself, as ``name``, which ends with a slash."""
+    writer.add(_entry(os.fstat(fd), name, fd, b"."))
 
 
 def write_member(writer: Writer, fd: int, prefix: bytes, name: bytes, links: dict[tuple[int, int], bytes]) -> int:
@@ -103,7 +108,8 @@ def _entry(info: os.stat_result, name: bytes, dir_fd: int, own_name: bytes) -> E
     return entry
 
 
-def _opaque(fd: int) -> bool:
+def is_opaque(fd: int) -> bool:
+    """Whether a directory hides what the layers below have in it."""
     # "x" is what newer kernels write where a directory holds only whiteouts by attribute: not opaque.
     return get_all(fd, b".").get(OPAQUE) == b"y"
 

@@ -26,13 +26,14 @@ from barque.supervise.shippers.gelf import Gelf
 from barque.supervise.shippers.journald import Journald
 from barque.supervise.shippers.orders import FileOrder, FluentdOrder, GelfOrder, JournaldOrder, ShipOrder, SyslogOrder
 from barque.supervise.shippers.syslog import Syslog
+from barque.sys import caps
 
 #: Imported by Python itself when a name is resolved.
 PRELOADED = (encodings.idna, encodings.punycode)
 _orders: msgspec.msgpack.Decoder[ShipOrder] = msgspec.msgpack.Decoder(ShipOrder)
 
 
-#: A file or a target of lines may be told about what went wrong.
+#: Says in words what goes wrong.
 Complain = Callable[[str], None]
 
 
@@ -138,6 +139,7 @@ def be(channel: socket.socket, fds: list[int]) -> int:
         # The target is waited for as long as somebody waits for this answer.
         patience = Patience(channel, grace=0)
         try:
+            caps.set_sets(0, 0, 0)    # what it sends was written by a container, what it is answered comes from afar
             sink = open_sink(_orders.decode(request), patience, lambda text: _say(channel, text))
             channel.sendall(b"\n")
         except GivenUp:
