@@ -24,11 +24,11 @@ setup-test: $(VENV)/.ready-dev
 	@scripts/clients $(PY) $(VENV)/clients
 	@$(PY) -m tests.vm || echo "barque: no kernel for the virtual machine's tests: they will be skipped"
 
-$(VENV)/.ready: requirements.lock pyproject.toml
+$(VENV)/.ready: requirements.lock pyproject.toml bin/barque
 	@scripts/venv $(PYTHON) $(VENV) requirements.lock
 	@touch $@
 
-$(VENV)/.ready-dev: requirements-dev.lock requirements.lock pyproject.toml
+$(VENV)/.ready-dev: requirements-dev.lock requirements.lock pyproject.toml bin/barque
 	@scripts/venv $(PYTHON) $(VENV) requirements-dev.lock
 	@touch $@ $(VENV)/.ready
 

@@ -183,6 +183,7 @@ echo held
 read gone
 for try in 1 2 3; do
     if (exec 8>/proc/self/fd/9) 2>/tmp/why; then echo WRITABLE; else cat /tmp/why; fi
+    if echo x | dd of=/proc/self/fd/9 conv=notrunc 2>/tmp/why; then echo WRITABLE; else cat /tmp/why; fi
 done
 """
     bundle.save("sh", "-c", attack)
@@ -196,7 +197,19 @@ done
     answer, _ = container.communicate("gone\n", timeout=30)
     assert "held" in answer
     assert "WRITABLE" not in answer
-    assert answer.count("Read-only file system") == 3
+    # A read-only mount, or a sealed copy.
+    assert answer.count("Read-only file system") + answer.count("Operation not permitted") == 6
+
+
+@pytest.mark.parametrize(("small", "copied"), [(0, False), (1 << 40, True)])
+def test_interpreters_of_any_size_are_kept_from_writers(tmp_path, small, copied):
+    (tmp_path / "probe.py").write_text(
+        "import os, sys\nfrom barque.runtime import interpreter\nleave = sys.exit\n"
+        "def main(): print(os.readlink('/proc/self/exe').startswith('/memfd:'), interpreter.is_safe())\n")
+    script = (f"import sys; sys.path.append({str(tmp_path)!r}); from barque.runtime import interpreter; "
+              f"interpreter._SMALL = {small}; interpreter.reexec_readonly('probe', [])")
+    done = subprocess.run([sys.executable, "-I", "-c", script], capture_output=True, text=True, check=True, timeout=30)
+    assert done.stdout == f"{copied} True\n"
 
 
 def test_a_fifo_as_passwd_does_not_hang(barque, bundle):

@@ -203,3 +203,12 @@ def test_what_is_not_supported_is_refused(barque, bundle):
     assert "is not supported" in barque("--rootless", "true", "run", "--bundle", str(bundle.path), "refused").stderr
     assert "invalid rootless" in barque("--rootless", "maybe", "list").stderr
     assert Path(barque.root).exists() is False or os.listdir(barque.root) == []
+
+
+def test_it_may_stand_in_under_the_name_of_runc(barque, bundle, tmp_path):
+    program = tmp_path / "runc"
+    program.symlink_to(barque.base[0])
+    bundle.save("echo", "through")
+    done = subprocess.run([str(program), *barque.base[1:], "run", "--bundle", str(bundle.path), "link"], check=True,
+                          capture_output=True, text=True, timeout=30, stdin=subprocess.DEVNULL)
+    assert done.stdout == "through\n"

@@ -13,6 +13,7 @@ import pytest
 
 from tests.vm import PYTEST, ROOT, Guest, GuestUnavailable, Result
 
+#: Seconds for one machine, on a host that is busy with other things.
 BOOT = 900
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(BOOT + 60)]
 #: An initramfs is no mount that pivot_root could replace, so the tests get a mount on top of it as their root.
@@ -22,7 +23,9 @@ NEW_ROOT = ("mount --make-rprivate / && mkdir /top && mount --rbind / /top && cd
 #: command is dear under emulation.
 LEFT_OUT = ("hundreds_of_layers", "nothing_is_imported", "devices_of_the_host", "runc", "pause_stops", "forms_of_list",
             "no_paths", "errors_go_to", "no_bundle", "not_supported", "cannot_run", "exec_of_a_directory", "wrong_kind",
-            "need_a_mount_namespace", "does_not_exist", "that_is_none", "reach_the_log", "spec_writes")
+            "need_a_mount_namespace", "does_not_exist", "namespace_that_is_none", "reach_the_log", "spec_writes",
+            "of_a_created", "is_taken_once", "standard_input", "process_document", "needs_a_program", "by_name",
+            "users_that")
 #: Of this folder.
 COMMON = ("test_runtime_api.py", "test_runtime_commands.py", "test_runtime_namespaces.py",
           "guest_runtime_delegation.py")
@@ -84,7 +87,7 @@ def test_cgroup_version_2(plain: Result, files: tuple[str, ...]) -> None:
     assert names == methods(*files)
 
 
-@pytest.mark.parametrize(("name", "least"), [("api", 25), ("commands", 9), ("namespaces", 12)])
+@pytest.mark.parametrize(("name", "least"), [("api", 15), ("commands", 5), ("namespaces", 12)])
 def test_containers_on_version_2_and_an_older_kernel(plain: Result, name: str, least: int) -> None:
     assert len(passed(plain, f"tests/runtime/test_runtime_{name}.py")) > least
 

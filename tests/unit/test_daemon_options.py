@@ -52,6 +52,11 @@ def test_refused_flags_with_harmless_values_are_fine() -> None:
     config("--userland-proxy=false", "--iptables", "--storage-driver", "overlay2", "--ipv6=false")
 
 
+@pytest.mark.parametrize("name", ["barque", "runc", "io.containerd.runc.v2"])
+def test_the_default_runtime_by_the_names_that_dockerd_has(name: str) -> None:
+    assert config("--default-runtime", name).default_runtime == name
+
+
 @pytest.mark.parametrize(("argv", "text"), [
     (["--log-level", "loud"], "invalid logging level: loud"),
     (["--default-runtime", "x"], "specified default runtime 'x' does not exist"),

@@ -4,7 +4,10 @@ A process that joins a container shows its program as /proc/PID/exe there. A con
 of it past the process's end could reopen it for writing, and the next command on the host would run what it wrote. So
 whatever enters containers runs from a detached, read-only bind mount of the interpreter: the descriptor leads to that
 mount, and opening for writing fails with EROFS for good. The mount belongs to no namespace once it runs, so nobody can
-make it writable again. Libraries need no such care: /proc/PID/map_files is for CAP_SYS_ADMIN of the host alone.
+make it writable again. Or it runs from a sealed copy in memory (memfd_create(2)), which nobody can change either.
+Libraries need no such care: /proc/PID/map_files is for CAP_SYS_ADMIN of the host alone.
+
+The first start of a command imports nothing but this: ctypes, which mounting needs, is a third of what it takes.
 """
 
 from __future__ import annotations
@@ -13,15 +16,14 @@ import fcntl
 import os
 import sys
 
-from barque.sys import mounts, prctl
-
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from typing import NoReturn
 
 _CHUNK = 1 << 26
-_ATTRIBUTES = mounts.ATTR_RDONLY | mounts.ATTR_NOSUID | mounts.ATTR_NODEV
+#: Up to this size, in bytes, an interpreter is copied: one that keeps its code in a shared library.
+_SMALL = 1 << 20
 
 
 def is_safe() -> bool:
@@ -42,19 +44,21 @@ def is_safe() -> bool:
 
 
 def reexec_readonly(module: str, argv: Sequence[str]) -> NoReturn:
-    """Become a new interpreter on the read-only mount that runs ``leave(main())`` of ``module`` with ``argv``.
+    """Become an interpreter on a file that nobody can write to; it runs ``leave(main())`` of ``module`` with ``argv``.
 
     The same interpreter as far as Python can tell: ``sys.executable`` is found through ``argv[0]``, and the module path
     is handed over, which spares it the search for site-packages (-S). Descriptors that are inheritable stay open.
-    Without CAP_SYS_ADMIN, which a mount needs, it is a sealed copy in memory instead. Raises OSError.
+    Without CAP_SYS_ADMIN, which a mount needs, the file is always a copy. Raises OSError.
     """
     command = f"import sys; sys.path[:] = {sys.path!r}; from {module} import leave, main; leave(main())"
-    os.execve(_sealed_copy() if os.geteuid() else readonly_copy(),
-              [sys.executable, "-IS", "-c", command, *argv], os.environ)
+    copied = os.geteuid() != 0 or os.stat("/proc/self/exe").st_size <= _SMALL
+    os.execve(_sealed_copy() if copied else readonly_copy(), [sys.executable, "-IS", "-c", command, *argv], os.environ)
 
 
 def hide() -> None:
     """Keep processes of the same user out of /proc/PID of this one; to be called first thing, since exec undoes it."""
+    from barque.sys import prctl
+
     prctl.set_dumpable(False)
 
 
@@ -70,6 +74,9 @@ def _sealed_copy() -> int:
 
 def readonly_copy() -> int:
     """A detached read-only bind mount of the interpreter's file, which goes away with its last user. Raises OSError."""
+    from barque.sys import mounts
+
     copy = mounts.clone_tree(os.path.realpath(sys.executable))
-    mounts.set_attributes(copy, add=_ATTRIBUTES, propagation=mounts.PROPAGATION_PRIVATE)
+    mounts.set_attributes(copy, add=mounts.ATTR_RDONLY | mounts.ATTR_NOSUID | mounts.ATTR_NODEV,
+                          propagation=mounts.PROPAGATION_PRIVATE)
     return copy
