@@ -13,7 +13,7 @@ run: setup
 
 ## Run everything that this machine can run.
 test: setup-test
-	@scripts/as-root $(PY) -m pytest $(ARGS)
+	@scripts/as-root $(PY) -m tests $(ARGS)
 
 ## Prepare .venv and the system packages that the engine uses.
 setup: $(VENV)/.ready

@@ -66,8 +66,8 @@ class VolumeUsers:
         self._registry = registry
 
     def users_of(self, name: str) -> Sequence[str]:
-        return [live.id for live in self._registry
-                if any(point.type == "volume" and point.name == name for point in live.container.mounts)]
+        return [container.id for container in self._registry.holders()
+                if any(point.type == "volume" and point.name == name for point in container.mounts)]
 
 
 #: What a reload changes; everything else needs a restart.

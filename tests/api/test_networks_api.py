@@ -238,7 +238,7 @@ async def test_connect_and_disconnect_are_passed_on(client: TestClient, world: W
 
 @pytest.mark.parametrize(("filters", "names"), [
     ("", ["bridge", "host", "none", "mine"]), ('{"driver":["bridge"]}', ["bridge", "mine"]),
-    ('{"name":{"o":true}}', ["host", "none"]), ('{"id":["bd"]}', ["none"]), ('{"type":["custom"]}', ["mine"]),
+    ('{"name":{"o":true}}', ["host", "none"]), ('{"id":["bd00000000"]}', ["none"]), ('{"type":["custom"]}', ["mine"]),
     ('{"type":["builtin"],"name":["host"]}', ["host"]), ('{"label":["x"]}', []), ('{"label":["k=v"]}', ["mine"]),
     ('{"dangling":["true"]}', ["mine"]), ('{"dangling":["false"],"scope":["local"]}', ["bridge", "host", "none"]),
     ('{"scope":["swarm"]}', [])])

@@ -298,3 +298,25 @@ def misordered(theirs: Any, ours: Any, path: str = "") -> list[str]:
 def test_order(sockets: tuple[str, str], url: str) -> None:
     theirs, ours = (call(path, "GET", url)[1] for path in sockets)
     assert misordered(theirs, ours) == []
+
+
+def test_local_logs_are_read_by_the_other(sockets: tuple[str, str]) -> None:
+    """The files of the local driver, swapped."""
+    def docker(path: str, *arguments: str) -> str:
+        return subprocess.run(["docker", "-H", f"unix://{path}", *arguments], capture_output=True, check=True,
+                              text=True, timeout=PATIENCE).stdout
+
+    # No line longer than 16 KiB: dockerd 20.10 forgets the end of those.
+    text = "one\n\ntwo\nend"
+    files = []
+    for path in sockets:
+        said = docker(path, "run", "--name", "local", "--log-driver", "local", "busybox", "sh", "-c",
+                      "echo one; echo; echo two; printf end")
+        assert said == text
+        (file,) = Path(path).parent.glob("data/containers/*/local-logs/container.log")
+        files.append((file, file.read_bytes()))
+    for (file, _), (_, content) in zip(files, reversed(files), strict=True):
+        file.write_bytes(content)
+    assert [docker(path, "logs", "local") for path in sockets] == [text, text]
+    for path in sockets:
+        docker(path, "rm", "local")

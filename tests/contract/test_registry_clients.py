@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import os
 import shutil
 import subprocess
+import sys
 import tarfile
 import time
 from collections.abc import Iterator
@@ -50,15 +52,13 @@ def address(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
         yield found
 
 
-@pytest.fixture(scope="module")
-def dockerd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """A docker daemon without networks of its own; its address."""
-    root = tmp_path_factory.mktemp("dockerd")
+@contextlib.contextmanager
+def running_engine(root: Path, *command: str) -> Iterator[str]:
+    """Its address."""
     host = f"unix://{root}/docker.sock"
     with (root / "log").open("wb") as log, subprocess.Popen(
-            ["dockerd", "--data-root", f"{root}/data", "--exec-root", f"{root}/exec", "-H", host, "--pidfile",
-             f"{root}/pid", "--bridge", "none", "--iptables=false", "--storage-driver", "vfs"],
-            stdout=log, stderr=log) as process:
+            [*command, "--data-root", f"{root}/data", "--exec-root", f"{root}/exec", "-H", host, "--pidfile",
+             f"{root}/pid"], stdin=subprocess.DEVNULL, stdout=log, stderr=log) as process:
         try:
             deadline = time.monotonic() + 60
             while subprocess.run(["docker", "-H", host, "version"], capture_output=True, check=False).returncode:
@@ -70,12 +70,28 @@ def dockerd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
             process.wait(30)
 
 
+@pytest.fixture(scope="module")
+def dockerd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    with running_engine(tmp_path_factory.mktemp("dockerd"), "dockerd", "--storage-driver", "vfs", "--bridge", "none",
+                        "--iptables=false") as found:
+        yield found
+
+
+@pytest.fixture(scope="module")
+def barqued(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    with running_engine(tmp_path_factory.mktemp("barqued"), sys.executable, "-m", "barque.daemon",
+                        "--bip", "172.31.98.1/24") as found:
+        yield found
+
+
 @pytest.mark.skipif(shutil.which("dockerd") is None or shutil.which("docker") is None, reason="docker is not installed")
-def test_docker(address: str, dockerd: str, tmp_path: Path, request: pytest.FixtureRequest) -> None:
+@pytest.mark.parametrize("daemon", ["dockerd", "barqued"])
+def test_docker(address: str, daemon: str, tmp_path: Path, request: pytest.FixtureRequest) -> None:
+    engine = request.getfixturevalue(daemon)
     image = f"{address}/team/app:v1"
 
     def docker(*arguments: str, check: bool = True, stdin: bytes = b"") -> str:
-        return run("docker", "-H", dockerd, *arguments, check=check, stdin=stdin, DOCKER_CONFIG=str(tmp_path))
+        return run("docker", "-H", engine, *arguments, check=check, stdin=stdin, DOCKER_CONFIG=str(tmp_path))
 
     docker("import", "-", image, stdin=layer(("hello", os.urandom(50_000))))
     if "digest: " not in docker("push", image, check=False):

@@ -89,6 +89,18 @@ async def test_rate_is_one_for_all_workers(tmp_path: Path) -> None:
         assert statuses == [200] * 20 + [429] * 20
 
 
+async def test_quota_is_one_for_all_workers(tmp_path: Path) -> None:
+    (tmp_path / "config").write_text('[[quota]]\nrepositories = "*"\nsize = "10kB"\n')
+    with server(tmp_path, "--config", str(tmp_path / "config")) as found:
+        statuses = []
+        for number in range(15):
+            data = bytes([number]) * 1000
+            async with aiohttp.ClientSession(found.url) as session, session.post(
+                    "/v2/app/blobs/uploads/", params={"digest": digest(data)}, data=data) as answer:
+                statuses.append(answer.status)
+        assert statuses == [201] * 10 + [403] * 5
+
+
 async def test_worker_that_dies_is_replaced_and_loses_nothing(tmp_path: Path) -> None:
     with server(tmp_path) as found:
         async with aiohttp.ClientSession(found.url) as session:

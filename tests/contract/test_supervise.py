@@ -6,6 +6,7 @@ import asyncio
 import gc
 import json
 import os
+import resource
 import shutil
 import signal
 import socket
@@ -655,6 +656,24 @@ async def test_killed_zygote_harms_no_container_and_is_replaced(world: World) ->
     assert (await world.run("sh", "-c", "exit 6")).exit_code == 6
     assert world.supervisor.zygote_pid != first
     assert (await finish(monitor)).exit_code == 137
+
+
+async def test_zygote_that_cannot_fork_says_so_and_lives(fake_world: World) -> None:
+    zygote = fake_world.supervisor.zygote_pid
+    assert zygote is not None
+    assert await fake_world.supervisor.run("shout", b"x", []) == b"X"    # it has started
+    soft, hard = resource.prlimit(zygote, resource.RLIMIT_NOFILE)
+    # Room for the channel that it is sent, and no more.
+    used = set(map(int, os.listdir(f"/proc/{zygote}/fd")))
+    free = next(number for number in range(soft) if number not in used)
+    resource.prlimit(zygote, resource.RLIMIT_NOFILE, (free + 1, hard))
+    order = fake_world.order("true")
+    with pytest.raises(RuntimeFailure):
+        await fake_world.supervisor.create(order)
+    shutil.rmtree(Path(order.bundle).parent)
+    resource.prlimit(zygote, resource.RLIMIT_NOFILE, (soft, hard))
+    assert (await fake_world.run("sh", "-c", "exit 3")).exit_code == 3
+    assert fake_world.supervisor.zygote_pid == zygote
 
 
 async def test_zygote_ends_with_the_daemon(fake_world: World) -> None:

@@ -173,6 +173,25 @@ async def test_exec_at_rest_and_its_code_afterwards(world: World) -> None:
     await finish(monitor)
 
 
+async def test_what_an_exec_leaves_behind_may_go_on_writing(world: World) -> None:
+    assert isinstance(world, RealWorld)
+    os.mkfifo(world.rootfs / "gate")
+    monitor = await world.create("sleep", "1000")
+    await monitor.start()
+    script = "(read x < /gate; echo late; echo > /wrote) &"
+    await monitor.exec(world.exec_order("e1", "sh", "-c", script, stdout=True))
+    reader, writer = await attached(monitor, "e1")
+    assert await reader.read() == b""
+    writer.close()
+    for _ in range(2):
+        await at_rest(world, monitor)
+        await monitor.signal(0)
+    await at_rest(world, monitor)
+    (world.rootfs / "gate").write_text("\n")
+    await until(world.rootfs / "wrote", exists=True)
+    await finish(monitor)
+
+
 async def test_next_daemon_finds_a_container_at_rest(world: World) -> None:
     monitor = await world.create("sh", "-c", "read line; exit 4", open_stdin=True)
     await monitor.start()

@@ -32,13 +32,15 @@ BLOB_POINTS = [
 ]
 LAYER_POINTS = ["snapshots.mend", "snapshots.before-sync", "snapshots.before-row", "snapshots.after-row"]
 SETTLE_POINTS = ["snapshots.before-settle"]
-OTHER_POINTS = ["snapshots.container", "snapshots.row-deleted", "gc.swept"]
+OTHER_POINTS = ["snapshots.container", "snapshots.row-deleted", "snapshots.promote.synced", "gc.swept"]
 DATA = b"layer" * 1000
 DIGEST = Digest.of(DATA)
 
 
 async def job(root: str) -> None:
-    """A blob, a layer with a file, a container made and removed, and a collection that takes what is left."""
+    """A blob, a layer with a file, a container made and removed, one that becomes a layer, and a collection that takes
+    what is left.
+    """
     layout = Layout.open(root)
     db = await Database.open(layout.database)
     content, snapshots, leases = ContentStore(layout, db), Snapshots(layout, db), Leases(db)
@@ -56,6 +58,11 @@ async def job(root: str) -> None:
         assert Path(directory, "file").read_bytes() == DATA
         await snapshots.create_container(lease, "c1", "sha256:chain")
         await snapshots.remove_container("c1")
+        changed = await snapshots.create_container(lease, "c2", "sha256:chain")
+        Path(changed.upper, "more").write_bytes(DATA)
+        await snapshots.promote(lease, "c2", "sha256:more", "sha256:diff2", len(DATA))
+        assert [Path(directory, "more").exists() for directory in await snapshots.image_lower("sha256:more")] == [
+            True, False]
     await collect(db, content, snapshots)
     await snapshots.wait_removed()
     await snapshots.settler.wait()

@@ -47,12 +47,13 @@ class Api:
                              {"Image": "busybox", "Cmd": list(command), "HostConfig": host})
         return str(made["Id"])
 
-    async def run_and_remove(self, name: str) -> int:
-        """What ``docker run --rm`` does, without streams; gives the exit code."""
+    async def run_and_remove(self, name: str) -> str:
+        """What ``docker run --rm busybox true`` does, without streams; gives the id that it had."""
         ident = await self.create(name, "true", AutoRemove=True)
         waiting = asyncio.ensure_future(self.ok("POST", f"/containers/{ident}/wait?condition=removed"))
         await self.ok("POST", f"/containers/{ident}/start")
-        return int((await waiting)["StatusCode"])
+        assert (await waiting)["StatusCode"] == 0
+        return ident
 
 
 @asynccontextmanager

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import http.client
 import io
 import json
 import os
@@ -68,6 +69,17 @@ def text_of(world: EngineWorld, dockerfile: str, *arguments: str) -> Done:
 def reply(world: EngineWorld, path: str) -> Any:
     with urllib.request.urlopen(f"{world.mirror}{path}", timeout=PATIENCE) as answer:
         return json.load(answer)
+
+
+def asked(world: EngineWorld, path: str) -> Any:
+    connection = http.client.HTTPConnection("engine", timeout=PATIENCE)
+    connection.sock = socket.socket(socket.AF_UNIX)
+    connection.sock.connect(world.socket)
+    try:
+        connection.request("GET", path)
+        return json.load(connection.getresponse())
+    finally:
+        connection.close()
 
 
 def registry(world: EngineWorld) -> str:
@@ -246,8 +258,12 @@ def test_attestations_are_in_the_index_and_referrers_of_the_image(world: EngineW
     provenance = statements["https://slsa.dev/provenance/v1"]["predicate"]
     assert provenance["buildDefinition"]["externalParameters"]["request"]["args"] == {"A": "b"}
     assert provenance["buildDefinition"]["resolvedDependencies"][0]["uri"].startswith("pkg:docker/busybox@latest")
-    world.ok("rmi", ref)
-    world.ok("pull", "-q", ref)
+    for _ in ("built", "pulled"):
+        forget_cache(world)
+        kept = asked(world, f"/v1.55/images/{ref}/json?manifests=1")["Manifests"]
+        assert [(entry["Kind"], entry["Available"]) for entry in kept] == [("image", True), ("attestation", True)]
+        world.ok("rmi", ref)
+        world.ok("pull", "-q", ref)
     assert world.ok("run", "--rm", ref, "cat", "/p/x-1.dist-info/METADATA").startswith("Name: X_y")
 
 
@@ -430,6 +446,23 @@ def test_how_a_step_ended(world: EngineWorld) -> None:
     assert missing.code == 127 or "no such file" in missing.err
     greedy = text_of(world, "FROM busybox\nRUN tail /dev/zero\n", "--memory", "16m")
     assert greedy.code == 137 and "it needs more memory than it may have" in greedy.err
+
+
+def test_failures_name_their_place(world: EngineWorld) -> None:
+    text = "FROM busybox\nENV a=b\nRUN echo x; \\\n    exit 5\nRUN true\n"
+    failed = text_of(world, text).err
+    assert """Dockerfile:3
+--------------------
+   1 |     FROM busybox
+   2 |     ENV a=b
+   3 | >>> RUN echo x; \\
+   4 | >>>     exit 5
+   5 |     RUN true
+--------------------
+The command""" in failed
+    unknown = text_of(world, "FROM busybox\nFOO bar\n")
+    assert "Dockerfile:2\n" in unknown.err and "   2 | >>> FOO bar" in unknown.err
+    assert unknown.err.endswith("dockerfile parse error on line 2: unknown instruction: FOO\n")
 
 
 def test_a_terminal_gets_a_tree(world: EngineWorld, context: Path) -> None:

@@ -37,8 +37,17 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EngineWorld]:
 
 
 def open_gate(world: EngineWorld) -> None:
-    with open(world.root / "gate", "w") as gate:
-        gate.write("go\n")
+    """Once the runtime waits there."""
+    def try_it() -> bool:
+        try:
+            gate = os.open(world.root / "gate", os.O_WRONLY | os.O_NONBLOCK)
+        except OSError:
+            return False  # nobody reads
+        os.write(gate, b"go\n")
+        os.close(gate)
+        return True
+
+    wait_until(try_it)
 
 
 def test_nobody_waits_for_a_slow_start(world: EngineWorld) -> None:

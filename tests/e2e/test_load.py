@@ -1,6 +1,6 @@
-"""Many containers, many clients at one container, clients that do not read: nobody waits, nothing is left.
+"""Many containers at once, many clients at one container, many runs in a row: nobody waits, nothing is left.
 
-``BARQUE_LOAD`` multiplies the counts: 5 makes 200 containers at once, 20 a thousand runs.
+``BARQUE_LOAD`` multiplies the counts: 5 makes 200 containers at once, 34 a thousand runs.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ import asyncio
 import os
 import random
 import sqlite3
-from collections import Counter
+import time
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
@@ -17,12 +17,12 @@ from pathlib import Path
 import pytest
 
 from tests.e2e.engine_api import Answer, Api, api
-from tests.e2e.engine_world import EngineWorld, engine_world
+from tests.e2e.engine_world import PATIENCE, EngineWorld, engine_world
 from tests.e2e.test_bad_input import wait_until
 
 LOAD = int(os.environ.get("BARQUE_LOAD", "1"))
-AT_ONCE = 40 * LOAD
-RUNS = 50 * LOAD
+AT_ONCE = min(40 * LOAD, 600)  # the network has a thousand addresses
+RUNS = 30 * LOAD
 RACERS = 20
 RACES = 50 * LOAD
 #: Bytes that the daemon may have grown by: its heap is not the same after each run.
@@ -103,8 +103,7 @@ async def test_clients_racing_for_one_container(world: EngineWorld) -> None:
         for what, answer in (item for part in told for item in part):
             expected = FINE | {400, 500} if what in ("unpause", "rename") else FINE
             assert answer.status in expected, (what, answer)
-        done = Counter(what for part in told for what, answer in part if answer.status < 300)
-        assert all(done[what] for what in ROLLS if what != "rename"), done
+        assert {"start", "rm", "json"} <= {what for part in told for what, answer in part if answer.status < 300}
         answer = await client.call("GET", "/containers/raced/json")
         if answer.status == 200:
             state = answer.body["State"]
@@ -119,6 +118,21 @@ async def test_clients_racing_for_one_container(world: EngineWorld) -> None:
     nothing_runs(world)
 
 
+async def test_no_volume_is_removed_under_a_container_that_is_made(world: EngineWorld) -> None:
+    async with api(world) as client:
+        async def remove_again_and_again() -> None:
+            while not making.done():
+                answer = await client.call("DELETE", "/volumes/raced")
+                assert answer.status in (204, 404, 409), answer
+
+        for number in range(RACERS):
+            making = asyncio.ensure_future(client.create(f"made{number}", "true", Binds=["raced:/v"]))
+            await remove_again_and_again()
+            ident = await making
+            await client.ok("GET", "/volumes/raced")
+            await client.ok("DELETE", f"/containers/{ident}")
+
+
 def counts(world: EngineWorld) -> dict[str, int]:
     """What a run could leave behind in the daemon, on this host and on disk."""
     assert world.process is not None
@@ -131,7 +145,6 @@ def counts(world: EngineWorld) -> dict[str, int]:
         "mounts": len(Path(f"/proc/{pid}/mountinfo").read_text().splitlines()),
         "own mounts": len(Path("/proc/self/mountinfo").read_text().splitlines()),
         "namespaces": len(os.listdir(world.root / "run" / "netns")),
-        "cgroups": sum(1 for path in Path("/sys/fs/cgroup").glob("*/barque/*") if path.is_dir()),
         "descriptors": len(os.listdir(f"/proc/{pid}/fd")),
         "threads": len(os.listdir(f"/proc/{pid}/task")),
         "links": len(os.listdir("/sys/class/net")),
@@ -145,17 +158,24 @@ def memory(pid: int) -> int:
                if line.startswith("Private_"))
 
 
+def grown(world: EngineWorld, before: dict[str, int]) -> dict[str, tuple[int, int]]:
+    """What is not as it was: rows exactly, the rest but for the warm namespaces and their links, which come and go."""
+    return {name: (before[name], count) for name, count in counts(world).items()
+            if abs(count - before[name]) > (0 if name.startswith("rows") else 2)}
+
+
 async def test_runs_leave_the_counts_as_they_were(world: EngineWorld) -> None:
     assert world.process is not None
     async with api(world) as client:
         for number in range(15):
-            assert await client.run_and_remove(f"warm{number}") == 0
+            await client.run_and_remove(f"warm{number}")
         before, weight = counts(world), memory(world.process.pid)
-        for number in range(RUNS):
-            assert await client.run_and_remove(f"run{number}") == 0
-        nothing_runs(world)
-        # The pools of warm namespaces and links breathe by one or two.
-        wait_until(lambda: all(abs(count - before[name]) <= 2 for name, count in counts(world).items()))
-        assert {name: count for name, count in counts(world).items() if name.startswith("rows")} == {
-            name: count for name, count in before.items() if name.startswith("rows")}
-        assert memory(world.process.pid) - weight < GROWTH
+        idents = {await client.run_and_remove(f"run{number}") for number in range(RUNS)}
+    nothing_runs(world)
+    deadline = time.monotonic() + PATIENCE
+    while left := grown(world, before):
+        assert time.monotonic() < deadline, left
+        await asyncio.sleep(0.05)
+    cgroups = {path.name for path in Path("/sys/fs/cgroup").glob("*/barque/*")}
+    assert not idents & cgroups
+    assert memory(world.process.pid) - weight < GROWTH

@@ -123,10 +123,20 @@ def test_files_of_a_mapped_bind_belong_to_its_owner(world: EngineWorld, tmp_path
 
 
 def test_mapping_that_cannot_be_had_is_refused(world: EngineWorld, tmp_path: Path) -> None:
-    mount = "type=bind,source=/proc/sys,target=/b,bind-idmap=match-user"
-    done = barque(world, "run", "--rm", "--user", "77:77", "--mount", mount, "busybox", "true")
-    assert done.code != 0
-    assert "ids cannot be mapped: the file system of /proc/sys" in done.err
+    for source, user, text in ((tmp_path, "77", "belongs to root"), (tmp_path, "nobody-such", "unable to find user")):
+        mount = f"type=bind,source={source},target=/b,bind-idmap=match-user"
+        done = barque(world, "run", "--rm", "--user", user, "--mount", mount, "busybox", "true")
+        assert done.code != 0
+        assert text in done.err
+    subprocess.run(["mount", "-t", "ramfs", "plain", str(tmp_path)], check=True)
+    try:
+        os.chown(tmp_path, 4321, 4322)
+        mount = f"type=bind,source={tmp_path},target=/b,bind-idmap=match-user"
+        done = barque(world, "run", "--rm", "--mount", mount, "busybox", "true")
+        assert done.code != 0
+        assert f"ids cannot be mapped: the file system of {tmp_path}" in done.err
+    finally:
+        subprocess.run(["umount", str(tmp_path)], check=True)
     done = barque(world, "run", "--rm", "--mount", f"type=bind,source={tmp_path},target=/b,bind-idmap=1000",
                   "busybox", "true")
     assert done.code == 125

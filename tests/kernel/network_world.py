@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -104,6 +105,15 @@ def publish(container_port: int, host_port: int = 0, protocol: str = "tcp", host
             end: int = 0) -> PortBinding:
     return PortBinding(container_port=container_port, protocol=protocol, host_ip=host_ip, host_port_start=host_port,
                        host_port_end=end)
+
+
+def set_up(*names: str) -> None:
+    """Set links up and wait until they are: the kernel tells of it up to a second later."""
+    for name in names:
+        run("ip", "link", "set", name, "up")
+    deadline = time.monotonic() + 20
+    while any("state UP" not in run("ip", "link", "show", name) for name in names):
+        assert time.monotonic() < deadline, f"{names} do not come up"
 
 
 def links() -> set[str]:

@@ -8,16 +8,32 @@ import socket
 import struct
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import msgspec
 import pytest
 
-from barque.network.model import NetworkSpec, Sandbox, Subnet
+from barque.network.model import NetworkSettings, NetworkSpec, Sandbox, Subnet
 from barque.network.stack import Network
-from tests.kernel.network_world import Outside, Servers, ask, engine, inside, on, publish, reaches, run, spec, to
+from tests.kernel.network_world import (
+    Outside,
+    Servers,
+    ask,
+    engine,
+    inside,
+    links,
+    on,
+    publish,
+    reaches,
+    request,
+    run,
+    set_up,
+    spec,
+    to,
+)
 
 SENDER = """
 import socket, sys
@@ -124,17 +140,30 @@ async def place(network: Network, request: pytest.FixtureRequest) -> tuple[Netwo
 Place = tuple[NetworkSpec, list[Sandbox], bool]
 
 
+def succeeds(place: Place, frame: bytes, effect: Callable[[], bool]) -> bool:
+    """Whether the first container's ``frame`` has its ``effect`` on the third, in one of a few tries."""
+    _, (attacker, _, witness), _ = place
+    for _ in range(3):
+        send(attacker, frame)
+        # Whatever it believes, it has dealt with the frame when the next one is answered.
+        assert reaches(attacker, witness.endpoints[0].ipv4)
+        if effect():
+            return True
+    return False
+
+
 async def test_arp_in_the_name_of_a_neighbour_or_of_the_gateway(place: Place) -> None:
     made, (attacker, victim, witness), undefended = place
     own, seen = attacker.endpoints[0], witness.endpoints[0]
     assert made.ipv4 is not None
+    # Else a second answer within a second is not heeded, be it forged or not.
+    inside(witness, "sh", "-c", "echo 0 >/proc/sys/net/ipv4/neigh/eth0/locktime")
     for name, mac in ((victim.endpoints[0].ipv4, victim.endpoints[0].mac), (made.ipv4.gateway, "")):
         assert reaches(witness, name)
         honest = mac or neighbour(witness, name)
-        send(attacker, arp(own.mac, name, seen.ipv4))
-        # Whatever it believes, it has dealt with the frame when the next one is answered.
-        assert reaches(attacker, seen.ipv4)
-        assert neighbour(witness, name) == (own.mac if undefended else honest)
+        believed = partial(lambda name: neighbour(witness, name) == own.mac, name)
+        assert succeeds(place, arp(own.mac, name, seen.ipv4), believed) == undefended
+        assert undefended or neighbour(witness, name) == honest
 
 
 async def test_ip_packets_from_the_address_of_another(place: Place) -> None:
@@ -151,9 +180,8 @@ async def test_ipv6_neighbours_and_routers_that_are_none(place: Place) -> None:
     assert forged.ipv6 and seen.ipv6 and own.ipv6 and reaches(witness, forged.ipv6)
     override = struct.pack(">BBHI", 136, 0, 0, 0x20000000) + ipaddress.IPv6Address(forged.ipv6).packed \
         + b"\x02\x01" + raw(own.mac)
-    send(attacker, icmp6(seen.mac, own.mac, own.ipv6, seen.ipv6, override))
-    assert reaches(attacker, seen.ipv6)
-    assert neighbour(witness, forged.ipv6) == (own.mac if undefended else forged.mac)
+    assert succeeds(place, icmp6(seen.mac, own.mac, own.ipv6, seen.ipv6, override),
+                    lambda: neighbour(witness, str(forged.ipv6)) == own.mac) == undefended
     spare = str(ipaddress.IPv6Address(int(ipaddress.IPv6Address(seen.ipv6)) + 0x999))
     inside(attacker, "ip", "-6", "addr", "add", spare + "/64", "dev", "eth0", "nodad")
     inside(attacker, "ip", "-6", "route", "add", "fd00:99::/64", "dev", "eth0", "src", spare)
@@ -165,9 +193,8 @@ async def test_ipv6_neighbours_and_routers_that_are_none(place: Place) -> None:
     shown = json.loads(inside(attacker, "ip", "-6", "-j", "addr", "show", "eth0"))[0]["addr_info"]
     local = next(item["local"] for item in shown if item["scope"] == "link")
     router = struct.pack(">BBHBBHII", 134, 0, 0, 64, 0, 1800, 0, 0)
-    send(attacker, icmp6(EVERYBODY, own.mac, local, "ff02::1", router))
-    assert reaches(attacker, seen.ipv6)
-    assert (local in inside(witness, "ip", "-6", "route", "show", "default")) == undefended
+    assert succeeds(place, icmp6(EVERYBODY, own.mac, local, "ff02::1", router),
+                    lambda: local in inside(witness, "ip", "-6", "route", "show", "default")) == undefended
     assert "proto ra" not in run("ip", "-6", "route", "show", "dev", made.bridge)
 
 
@@ -185,11 +212,21 @@ async def test_what_is_left_of_a_container_has_no_way_out(network: Network) -> N
         assert reaches(witness, "10.9.9.77") and reaches(second, witness.endpoints[0].ipv4)
 
 
+async def test_interfaces_go_although_a_namespace_stays(tmp_path: Path) -> None:
+    network = await Network.open(NetworkSettings(exec_root=str(tmp_path / "exec")))
+    await network.reconcile([])
+    sandbox = await network.setup(request(1))
+    with subprocess_in(sandbox) as rest:
+        await network.teardown(sandbox.container_id)
+        await network.close(remove=True)
+        assert sandbox.endpoints[0].port not in links()
+        assert "eth0" not in inside(rest, "ip", "-o", "link")
+
+
 async def test_what_is_left_of_a_container_on_a_macvlan_has_no_way_out(network: Network) -> None:
     run("ip", "link", "add", "nic0", "type", "veth", "peer", "lan0")
     try:
-        for name in ("nic0", "lan0"):
-            run("ip", "link", "set", name, "up")
+        set_up("nic0", "lan0")
         lan = await network.create_network(spec("lan", driver="macvlan", parent="nic0"))
         first, witness = await on(network, 1, to(lan)), await on(network, 2, to(lan))
         with subprocess_in(first) as rest:

@@ -32,6 +32,7 @@ from tests.kernel.network_world import (
     reaches,
     request,
     run,
+    set_up,
     spec,
     to,
 )
@@ -191,6 +192,7 @@ async def test_vlan_of_a_parent_is_made_and_removed_or_refused_by_name(network: 
             with pytest.raises(DriverUnsupported, match=r"no link nic0\.10.*no VLAN interfaces \(module 8021q\)"):
                 await network.create_network(vlan)
             return
+        set_up("nic0", "lan0")
         made = await network.create_network(vlan)
         detail = json.loads(run("ip", "-d", "-j", "link", "show", "nic0.10"))[0]
         assert detail["link"] == "nic0" and detail["linkinfo"]["info_data"]["id"] == 10 and "UP" in detail["flags"]
@@ -220,8 +222,7 @@ async def test_ipvlan_where_the_kernel_has_it(network: Network, mode: str) -> No
             with pytest.raises(DriverUnsupported, match="ipvlan driver cannot be used: this kernel has no ipvlan"):
                 await network.create_network(wanted)
             return
-        for name in ("nic0", "lan0"):
-            run("ip", "link", "set", name, "up")
+        set_up("nic0", "lan0")
         made = await network.create_network(wanted)
         one, two = await on(network, 1, to(made)), await on(network, 2, to(made))
         assert reaches(one, two.endpoints[0].ipv4)

@@ -8,7 +8,7 @@ import pytest
 
 from tests.vm import Guest, GuestUnavailable
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(460)]
 MODULES = ("bridge", "veth", "8021q", "dummy", "macvlan", "ipvlan", "sctp", "nf_tables", "nft_chain_nat", "nft_ct",
            "nft_nat", "nft_masq", "nft_fib_inet", "nft_meta_bridge")
 

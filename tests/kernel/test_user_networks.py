@@ -37,6 +37,7 @@ from tests.kernel.network_world import (
     reaches,
     request,
     run,
+    set_up,
     spec,
     to,
 )
@@ -272,8 +273,7 @@ async def test_containers_do_not_reach_the_engines_api(tmp_path: Path, servers: 
 async def test_macvlan_interfaces_on_a_link_of_the_host(network: Network) -> None:
     run("ip", "link", "add", "nic0", "type", "veth", "peer", "lan0")
     try:
-        for name in ("nic0", "lan0"):
-            run("ip", "link", "set", name, "up")
+        set_up("nic0", "lan0")
         run("ip", "addr", "add", "192.0.2.1/24", "dev", "lan0")
         four = Subnet(subnet="192.0.2.0/24", gateway="192.0.2.1", ip_range="192.0.2.64/28")
         made = await network.create_network(spec("lan", driver="macvlan", parent="nic0", ipv4=four))

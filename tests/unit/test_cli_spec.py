@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import gzip
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from barque.cli.commands import run
+from barque.cli.commands import build_request, run
 from barque.cli.commands.run import run_flags
-from barque.cli.flags import FlagError, parse
+from barque.cli.flags import FlagError, Values, parse
 from barque.cli.spec.container import request
 from barque.oci import reference
 
@@ -157,3 +158,16 @@ def test_what_looks_like_an_ordinary_reference_is_one(text: str) -> None:
     assert run.is_plain(text) == (text in ordinary)
     if text in ordinary:
         assert reference.parse(text)
+
+
+def test_compressed_build_contexts(tmp_path: Path) -> None:
+    (tmp_path / "Dockerfile").write_text("FROM scratch\n")
+    (tmp_path / "zeros").write_bytes(bytes(1 << 20))
+    sent = {}
+    for compress in (False, True):
+        values = Values({"file": "", "compress": compress})
+        body = build_request.context(str(tmp_path), values).body
+        assert body is not None
+        sent[compress] = b"".join(body())
+    assert gzip.decompress(sent[True]) == sent[False]
+    assert len(sent[True]) < len(sent[False]) // 100

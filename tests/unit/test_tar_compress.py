@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import bz2
 import gzip
+import hashlib
 import lzma
+import random
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from backports import zstd
 
 from barque.store.tar.compress import BLOCK, BadStream, open_stream
+from barque.store.tar.pack import Packer
 
 DATA = bytes(range(256)) * 9000
 PACK = {"gzip": gzip.compress, "zstd": zstd.compress, "xz": lzma.compress, "bzip2": bz2.compress}
@@ -69,3 +73,18 @@ def test_bomb_comes_in_blocks() -> None:
         assert len(block) <= BLOCK
         total += len(block)
     assert total == 50 << 20
+
+
+def test_packing_does_not_depend_on_the_pieces_that_the_archive_comes_in(tmp_path: Path) -> None:
+    data = bytes(random.Random(1).choices(range(64), k=3_000_003))
+    found = set()
+    for step in (70_000, 1 << 20, len(data)):
+        path = tmp_path / str(step)
+        with open(path, "wb") as file:
+            packer = Packer(file.fileno())
+            for begin in range(0, len(data), step):
+                packer.write(data[begin:begin + step])
+            found.add(packer.finish())
+        assert gzip.decompress(path.read_bytes()) == data
+    [packed] = found
+    assert (packed.size, packed.diff_id) == (len(data), "sha256:" + hashlib.sha256(data).hexdigest())

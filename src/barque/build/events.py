@@ -65,8 +65,15 @@ class BuildNote(_Event, frozen=True, tag="note"):
     value: Any
 
 
-#: The id of the image that a failed step has left; what ``--metadata-file`` says; an archive to be fetched.
-FAILED_IMAGE, METADATA, OUTPUT = "failed-image", "metadata", "output"
+#: The id of the image that a failed step has left; what ``--metadata-file`` says; an archive to be fetched; where a
+#: build failed.
+FAILED_IMAGE, METADATA, OUTPUT, PLACE = "failed-image", "metadata", "output", "place"
+
+
+def place(line: int, excerpt: str) -> BuildNote:
+    """A build failed at ``line``; ``excerpt``: the lines around it."""
+    return BuildNote(PLACE, {"Line": line, "Excerpt": excerpt})
+
 
 Event = BuildNote | BuildBegun | StepBegun | StepOutput | StepProgress | StepEnded
 Listener = Callable[[Event], None]

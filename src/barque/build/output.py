@@ -39,14 +39,14 @@ class Channel:
     def begin(self, step: Instruction) -> None:
         self._next += 1
         self._open = True
-        self._tell(StepBegun(self._number, self._stage, step.text, step.line, time.time_ns()))
+        self.tell(StepBegun(self._number, self._stage, step.text, step.line, time.time_ns()))
         self.text(f"Step {self._number}/{self._total} : {step.text}\n")
 
     def end(self, *, cached: bool = False, why: str = "", error: str = "", size: int = 0) -> None:
         """The step that was begun last has ended; nothing where it has already."""
         if self._open:
             self._open = False
-            self._tell(StepEnded(self._number, time.time_ns(), cached, why, error, size))
+            self.tell(StepEnded(self._number, time.time_ns(), cached, why, error, size))
 
     def text(self, text: str) -> None:
         """Words of the builder itself, for docker's stream."""
@@ -54,7 +54,7 @@ class Channel:
 
     def output(self, stream: int, text: str) -> None:
         """What a step writes; docker shows standard error in red."""
-        self._tell(StepOutput(self._number, stream, text))
+        self.tell(StepOutput(self._number, stream, text))
         self.text(text if stream == STDOUT else f"{_RED}{text}{_PLAIN}")
 
     def warning(self, text: str) -> None:
@@ -62,7 +62,7 @@ class Channel:
 
     def progress(self, message: Message) -> None:
         """One of docker's progress messages."""
-        self._tell(StepProgress(self._number, message))
+        self.tell(StepProgress(self._number, message))
         self._send(message)
 
     def aux(self, value: dict[str, Any]) -> None:
@@ -70,9 +70,9 @@ class Channel:
 
     def note(self, kind: str, value: object) -> None:
         """For a client that takes events."""
-        self._tell(BuildNote(kind, value))
+        self.tell(BuildNote(kind, value))
 
-    def _tell(self, event: Event) -> None:
+    def tell(self, event: Event) -> None:
         self._transcript.tell(event)
 
     def _send(self, message: Message) -> None:

@@ -12,9 +12,9 @@ from barque.build import clock, comments
 from barque.build.args import Expansion
 from barque.build.cache import Facts, key_of
 from barque.build.dockerfile import instructions as i
-from barque.build.dockerfile.errors import SyntaxProblem
+from barque.build.dockerfile.errors import SyntaxProblem, excerpt
 from barque.build.dockerfile.parser import parse_one
-from barque.build.events import FAILED_IMAGE
+from barque.build.events import FAILED_IMAGE, place
 from barque.build.layers import Layer
 from barque.build.lookup import Identity, Lookup
 from barque.build.output import Channel
@@ -43,6 +43,7 @@ class StageBuild:
         self._lookup = Lookup(site)
         self._sources = Sources(site, stage, lambda name: self._image(name, site.options.platform))
         self._state: State
+        self._current: i.Instruction = stage.start
         self._step_text = ""
         self._cached_steps: list[bool] = []
         self._size = 0
@@ -60,6 +61,8 @@ class StageBuild:
                 self._end()
         except BarqueError as error:
             self._channel.end(error=error.message, why=self._lookup.why)
+            step = self._current
+            self._channel.tell(place(step.line, excerpt(self._site.context.dockerfile, step.line, step.last_line)))
             raise
         if self._state.image_id:
             self._channel.aux({"ID": self._state.image_id})
@@ -67,7 +70,7 @@ class StageBuild:
         return self._state
 
     def _begin(self, step: i.Instruction) -> None:
-        self._step_text = step.text
+        self._current, self._step_text = step, step.text
         self._cached_steps, self._size = [], 0
         self._lookup.why = ""
         self._channel.begin(step)

@@ -116,9 +116,10 @@ class BuildOutputs:
         target = await self._exporter.store(lease, state, inline)
         record.image_id = state.image_id
         names = [*options.tags, *(name for output in options.outputs for name in _names(output))]
-        top = await self._attested(outcome, record, target, names)
-        if top is not target:
-            target = with_id(target, state.image_id, top.digest)
+        top = target
+        if options.attestations:
+            top, attestation = await self._attested(outcome, record, target, names)
+            target = with_id(target, state.image_id, top.digest, attestation.digest)
         record.digest = str(top.digest)
         if not options.outputs or any(output.type in _NAMED or (output.type == "docker" and not output.sent)
                                       for output in options.outputs):
@@ -211,12 +212,10 @@ class BuildOutputs:
         return archive
 
     async def _attested(self, outcome: Outcome, record: BuildRecord, target: Descriptor,
-                        names: list[Reference]) -> Descriptor:
-        """The index with the attestations; ``target`` itself where none are wanted."""
+                        names: list[Reference]) -> tuple[Descriptor, Descriptor]:
+        """The index with the attestations that are wanted, and their manifest."""
         options, lease = outcome.site.options, outcome.site.lease
         wanted = options.attestations
-        if not wanted:
-            return target
         found: list[Attestation] = []
         locators = [provenance.locator(name.familiar, target) for name in names]
         if wanted.sbom:

@@ -12,9 +12,10 @@ from typing import Any, Protocol
 from barque.build.args import platform_arguments
 from barque.build.builder import Build, Outcome
 from barque.build.context import IGNORE_FILE, ScratchSpace
+from barque.build.dockerfile.errors import DockerfileError
 from barque.build.dockerfile.lint import lint, report
 from barque.build.dockerfile.parser import parse as parse_dockerfile
-from barque.build.events import Event, Listener
+from barque.build.events import Event, Listener, place
 from barque.build.history import CANCELLED, COMPLETED, FAILED, BuildHistory, BuildRecord
 from barque.build.lookup import CacheSource
 from barque.build.options import BuildOptions
@@ -116,6 +117,9 @@ class BuildService:
             recorder.end(COMPLETED)
         except BarqueError as error:
             recorder.end(FAILED, error.message)
+            if isinstance(error, DockerfileError) and error.excerpt:
+                for listener in listeners:
+                    listener(place(error.line, error.excerpt))
             raise
         except asyncio.CancelledError:
             recorder.end(CANCELLED)

@@ -223,7 +223,8 @@ class ImageService:
                   and not any(image_views.created_ns(image) >= limit for limit in until)
                   and _labels_fit(wanted, image_views.labels_of(image))]
         records = [{"Untagged": ref.familiar} for image in images for ref in self._untagged(image)]
-        await self._names.remove_images({image.id for image in images})
+        if images:
+            await self._names.remove_images({image.id for image in images})
         gone = await self._deleted(images)
         deleted = {record["Deleted"] for record in gone}
         sizes = {chain_id: size for image in images

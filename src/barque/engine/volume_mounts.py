@@ -110,13 +110,15 @@ def unmount(target: str) -> None:
 
 
 def _attach(target: str, open_mount: Callable[[], int]) -> None:
-    made = open_mount()
     place = os.open(target, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)
     try:
-        mounts.attach(made, place)
+        made = open_mount()
+        try:
+            mounts.attach(made, place)
+        finally:
+            os.close(made)
     finally:
         os.close(place)
-        os.close(made)
 
 
 def _open(backing: Mount) -> int:

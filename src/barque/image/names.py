@@ -129,8 +129,8 @@ class ImageNames:
         await self._db.write(lambda connection: _drop_images(connection, {image_id}, names))
 
     async def remove_images(self, image_ids: Collection[str]) -> None:
-        """Take several images away from every name in one step."""
-        await self._db.write(lambda connection: _drop_images(connection, image_ids, None))
+        """Take several images away from every name in one step; durable with the collection that follows."""
+        await self._db.write(lambda connection: _drop_images(connection, image_ids, None), durable=False)
 
 
 def _rows(connection: sqlite3.Connection) -> list[NamedImage]:

@@ -16,6 +16,10 @@ from barque.network.model import AddressPool, Attachment, Endpoint
 from barque.sys import rtnetlink
 from barque.sys.rtnetlink import Link, Netlink
 
+#: Links that are deleted together are in a group of this number and the index of one of them: nobody else's.
+_LINK_GROUP = 0x62000000
+#: A bridge takes the kernel 18 ms to delete, and nobody can change links meanwhile; alone it would take twice as long.
+_LINKS_AT_ONCE = 16
 IPInterface = ipaddress.IPv4Interface | ipaddress.IPv6Interface
 
 
@@ -177,6 +181,16 @@ def choose_gateway(netlink: Netlink, name: str, pools: Iterable[AddressPool], ta
                 return ipaddress.IPv4Interface((address.address, address.prefix_len))
     subnet = choose_subnet(subnets(pools), taken)
     return ipaddress.IPv4Interface((int(subnet.network_address) + 1, subnet.prefixlen))
+
+
+def delete_links(netlink: Netlink, names: Iterable[str]) -> None:
+    """Delete what is still there of these links, several at one go."""
+    links = [link for name in names if (link := netlink.link(name)) is not None]
+    for start in range(0, len(links), _LINKS_AT_ONCE):
+        batch = links[start:start + _LINKS_AT_ONCE]
+        group = _LINK_GROUP | batch[0].index
+        with contextlib.suppress(OSError):  # one went meanwhile: the others go
+            netlink.request(*(rtnetlink.set_group(link.index, group) for link in batch), rtnetlink.delete_group(group))
 
 
 def new_veth_name() -> str:

@@ -28,10 +28,6 @@ log = logging.getLogger(__name__)
 
 _LOOPBACK = "127.0.0.1"
 _MACHINE_ID = "/etc/machine-id"
-#: Links that are deleted together are in a group of this number and the index of one of them: nobody else's.
-_LINK_GROUP = 0x62000000
-#: A bridge takes the kernel 18 ms to delete, and nobody can change links meanwhile; alone it would take twice as long.
-_LINKS_AT_ONCE = 16
 
 
 class Networks:
@@ -151,13 +147,7 @@ class Networks:
                         with contextlib.suppress(OSError):
                             self._netlink.request(rtnetlink.delete_address(network.link.index, pool.gateway,
                                                                            pool.subnet.prefixlen))
-        links = [link for name in doomed if (link := self._netlink.link(name)) is not None]
-        for start in range(0, len(links), _LINKS_AT_ONCE):
-            batch = links[start:start + _LINKS_AT_ONCE]
-            group = _LINK_GROUP | batch[0].index
-            with contextlib.suppress(ProcessLookupError, FileNotFoundError):  # one went meanwhile: the others go
-                self._netlink.request(*(rtnetlink.set_group(link.index, group) for link in batch),
-                                      rtnetlink.delete_group(group))
+        bridges.delete_links(self._netlink, doomed)
 
     def _default_bridge(self) -> KernelNetwork:
         settings = self.settings

@@ -66,6 +66,7 @@ class Sandboxes:
         self.settings = settings
         self._pins = os.path.join(settings.exec_root, "netns")
         self._live: dict[str, Sandbox] = {}
+        self._severed: list[str] = []
         created = datetime.datetime.now(datetime.UTC).isoformat().replace("+00:00", "Z")
         with contextlib.ExitStack() as undo:
             self._netlink = undo.enter_context(Netlink())
@@ -120,12 +121,19 @@ class Sandboxes:
         connection with unsent data: what is in there must not go on with addresses that are another's soon, nor without
         the rules against forged ones."""
         endpoints = [(sandbox, endpoint) for sandbox in gone for endpoint in sandbox.endpoints]
+        ports = [endpoint.port for _, endpoint in endpoints if endpoint.port]
         with contextlib.suppress(OSError):  # some are gone: the others are down
-            self._netlink.request(*(rtnetlink.set_down(endpoint.port) for _, endpoint in endpoints if endpoint.port))
+            self._netlink.request(*map(rtnetlink.set_down, ports))
+        self._severed += ports
         for sandbox, endpoint in endpoints:
             if not endpoint.port:
                 with contextlib.suppress(OSError), self._opened(sandbox) as slot:
                     slot.netlink.request(rtnetlink.set_down(endpoint.interface))
+
+    def sweep(self) -> None:
+        """Delete interfaces of containers that went, where their namespaces have not taken them along."""
+        severed, self._severed = self._severed, []
+        bridges.delete_links(self._netlink, severed)
 
     def connect(self, container_id: str, attachment: Attachment) -> Sandbox:
         """Put a running container on one more network; all or nothing. Returns its sandbox as it is then."""
@@ -258,6 +266,7 @@ class Sandboxes:
             with netns.locked():
                 self.rules.remove()
             self.networks.unmake_all()
+        self.sweep()
         self._unshare()
         self.keeper.finish(empty=not any(sandbox.ports for sandbox in self._live.values()))
         self.names.process.finish(empty=not self._live)

@@ -34,6 +34,8 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 #: Containers that start one after another get their slots first; the pool is filled when they pause.
 _REFILL_AFTER = 0.05
+#: Namespaces die within milliseconds; deleting an interface that will go by itself would make the kernel wait for it.
+_SWEEP_AFTER = 3.0
 #: Containers that start see what has become of other firewalls since so many seconds.
 _LOOK_AGAIN = 5.0
 
@@ -46,6 +48,7 @@ class Network:
         self._sandboxes = sandboxes
         self._loop = asyncio.get_running_loop()
         self._refill: asyncio.TimerHandle | None = None
+        self._broom: asyncio.TimerHandle | None = None
         self._watched: dict[str, int] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._blockers, self._looked = Blockers(), 0.0
@@ -85,6 +88,8 @@ class Network:
         """Unmake it: ports are free when this returns, the namespace dies on its own time. May be repeated."""
         self._leaving.put(container_id)
         await self._run(self._teardown_all)
+        if self._broom is None and not self._closing:
+            self._broom = self._loop.call_later(_SWEEP_AFTER, self._spawn, self._sweep)
 
     async def connect(self, container_id: str, attachment: Attachment) -> Sandbox:
         """Put a running container on one more network; returns its sandbox as it is then. All or nothing."""
@@ -136,8 +141,9 @@ class Network:
     async def close(self, remove: bool = False) -> None:
         """Stop; running containers keep their network unless ``remove``."""
         self._closing = True
-        if self._refill is not None:
-            self._refill.cancel()
+        for timer in (self._refill, self._broom):
+            if timer is not None:
+                timer.cancel()
         for what in list(self._watched):
             self._unwatch(what)
         await self._run(self._sandboxes.close, remove)
@@ -161,6 +167,11 @@ class Network:
         if self._refill is not None:
             self._refill.cancel()
         self._refill = self._loop.call_later(_REFILL_AFTER, self._spawn, self._warm_up)
+
+    async def _sweep(self) -> None:
+        self._broom = None
+        if not self._closing:
+            await self._run(self._sandboxes.sweep)
 
     async def _warm_up(self) -> None:
         try:

@@ -65,7 +65,7 @@ def _expected_range(request: web.Request) -> tuple[int, int] | None:
         return None
     match = _CONTENT_RANGE.match(text)
     if match is None or int(match[2]) < int(match[1]):
-        raise RegistryError("RANGE_INVALID", {"Content-Range": text}, status=400)
+        raise RegistryError("BLOB_UPLOAD_INVALID", {"Content-Range": text})
     return int(match[1]), int(match[2]) + 1
 
 

@@ -10,6 +10,7 @@ It reads and writes the packets of :mod:`barque.supervise.messages` on descripto
 
 from __future__ import annotations
 
+import errno
 import gc
 import os
 import select
@@ -117,7 +118,7 @@ class Zygote:
     """Serves one daemon until it goes away."""
 
     def __init__(self, control: socket.socket, lasting: Lasting, kinds: Mapping[str, Kind],
-                 more: Callable[[], Mapping[str, Kind]] | None) -> None:
+                 more: Callable[[str], Mapping[str, Kind]] | None) -> None:
         self._control = control
         self._lasting = lasting
         self._kinds = dict(kinds)
@@ -159,11 +160,19 @@ class Zygote:
         return True
 
     def _fork_lasting(self) -> bool:
-        """False if it is another request that waits, or the child ended before it took it."""
-        if not self._control.recv(SERIAL.size + len(_LASTING_REQUEST), _PEEK).endswith(_LASTING_REQUEST):
+        """False if it is another request that waits, or this one cannot be met: it waits then, too."""
+        try:
+            if not self._control.recv(SERIAL.size + len(_LASTING_REQUEST), _PEEK).endswith(_LASTING_REQUEST):
+                return False
+            reading, writing = os.pipe2(os.O_CLOEXEC)
+        except OSError:
             return False
-        reading, writing = os.pipe2(os.O_CLOEXEC)
-        pid = os.fork()
+        try:
+            pid = os.fork()
+        except OSError:
+            os.close(reading)
+            os.close(writing)
+            return False
         if pid == 0:
             os.close(reading)
             self._be(self._lasting, [self._control.detach(), writing])
@@ -174,10 +183,11 @@ class Zygote:
         return bool(taken)
 
     def _fork(self, kind: str, fds: list[int]) -> m.ZygoteAnswer:
+        if kind == LASTING:
+            raise OSError(errno.EAGAIN, f"{os.strerror(errno.EAGAIN)} in fork")
         if kind not in self._kinds and self._more is not None:
             with _open_fence():
-                self._kinds.update(self._more())
-            self._more = None
+                self._kinds.update(self._more(kind))
         if kind not in self._kinds or not fds:
             raise ValueError(f"cannot fork a {kind!r} with {len(fds)} descriptors")
         pid = os.fork()
@@ -217,10 +227,10 @@ class Zygote:
 
 
 def serve(lasting: Lasting, kinds: Mapping[str, Kind],
-          more: Callable[[], Mapping[str, Kind]] | None = None) -> None:
+          more: Callable[[str], Mapping[str, Kind]] | None = None) -> None:
     """Be the zygote of whoever holds the other end of descriptor 3, offering LASTING and ``kinds``.
 
-    ``more`` imports and gives further ones; it is called when one is asked for that is not among ``kinds``.
+    ``more`` imports and gives further ones; it is called with a kind that is asked for and not there.
     """
     prctl.set_dumpable(False)
     os.set_inheritable(CONTROL_FD, False)

@@ -67,6 +67,8 @@ def keep(fds: list[int], signals: int, serve: Serve, bury: Callable[[], None]) -
         try:
             monitor = os.fork()
         except OSError:
+            if not value:
+                return 1
             time.sleep(RETRY)    # no process or memory to be had: what woke us waits
             continue
         if monitor == 0:

@@ -83,6 +83,8 @@ class Monitor:
         self._init: Running | None = None
         self._execs: dict[str, Running] = {}
         self._exec_exits: dict[str, int] = {}
+        #: Of exec'd processes that have ended while others that they left behind held them open.
+        self._drains: list[Streams] = []
         self._attachers: set[Attacher] = set()
         self._early: dict[str, list[Attacher]] = {}
         self._connections: set[Connection] = set()
@@ -343,6 +345,7 @@ class Monitor:
         def report() -> None:
             del self._execs[exec_id]
             self._exec_exits[exec_id] = code
+            self._drains = [streams for streams in (*self._drains, running.streams) if streams.open]
             if len(self._exec_exits) > REMEMBERED_EXITS:
                 del self._exec_exits[next(iter(self._exec_exits))]
             for connection, serial in running.waiters:
@@ -401,7 +404,9 @@ class Monitor:
             started_at=self._started_at, cgroup=self._backend.cgroup(), exec_exits=self._exec_exits,
             listener=luggage.waking(self._listener.fileno()),
             callers=[self._pack_caller(connection, luggage) for connection in self._connections],
-            streams=self._init.streams.pack(luggage), oom=luggage.waking(self._oom.fd) if self._oom.fd >= 0 else None,
+            streams=self._init.streams.pack(luggage),
+            drains=[drain.pack(luggage) for drain in self._drains if drain.open],
+            oom=luggage.waking(self._oom.fd) if self._oom.fd >= 0 else None,
             log=self._log.pack(luggage) if self._log is not None else None, backend=self._backend.pack(luggage)))
         if keeper.leave(self._keeper, self._init.pid, value, luggage):
             self.status = keeper.RESTS
@@ -424,9 +429,9 @@ class Monitor:
         self._backend.unpack(order, child, left.cgroup, [fds[place] for place in left.backend])
         if order.log is not None and left.log is not None:
             self._log = reopen_log(order.log, self._loop, self._want_log_work, self._throttle, left.log, fds)
-        ends = {number: -1 if place is None else fds[place] for number, place in left.streams.items()}
-        self._init = Running(child, Streams(self._loop, ends, terminal=order.terminal, log=self._log,
-                                            close_on_eof=order.stdin_once))
+        self._init = Running(child, Streams(self._loop, rest.unpack(left.streams, fds), terminal=order.terminal,
+                                            log=self._log, close_on_eof=order.stdin_once))
+        self._drains = [Streams.of_ended(self._loop, rest.unpack(drain, fds)) for drain in left.drains]
         for caller in left.callers:
             connection = self.serve(socket.socket(fileno=fds[caller.place]))
             self._init.waiters += [(connection, serial) for serial in caller.waits]

@@ -71,7 +71,9 @@ class LogRest(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Rest(msgspec.Struct, frozen=True, array_like=True):
-    """A container that runs. Its streams are places by number, None for input that was closed; all else is a place."""
+    """A container that runs. Streams are places by number, None for input that was closed; ``drains`` are those of
+    processes that have ended, held open by others that they left behind.
+    """
 
     order: CreateOrder
     pid: int
@@ -82,9 +84,15 @@ class Rest(msgspec.Struct, frozen=True, array_like=True):
     listener: int
     callers: list[Caller]
     streams: dict[int, int | None]
+    drains: list[dict[int, int | None]]
     oom: int | None = None
     log: LogRest | None = None
     backend: list[int] = []
+
+
+def unpack(places: dict[int, int | None], fds: list[int]) -> dict[int, int]:
+    """Descriptors of streams by number, -1 for input that was closed."""
+    return {number: -1 if place is None else fds[place] for number, place in places.items()}
 
 
 encoder = msgspec.msgpack.Encoder()

@@ -187,6 +187,13 @@ class Streams:
             self._gate = loop.call_later(GATE, self._open_gate)
         self._listen()
 
+    @classmethod
+    def of_ended(cls, loop: Loop, fds: Mapping[int, int]) -> Streams:
+        """What is still open of a process that has ended: read, and of no further use."""
+        streams = cls(loop, fds, terminal=False, log=None, close_on_eof=False)
+        streams.finished = True
+        return streams
+
     def attach(self, reader: Reader) -> None:
         self.readers.append(reader)
         self._open_gate()
@@ -208,6 +215,11 @@ class Streams:
         if reader in self.readers:
             self.readers.remove(reader)
         self.relax(reader)
+
+    @property
+    def open(self) -> bool:
+        """Whether somebody may still write."""
+        return bool(self._sources)
 
     @property
     def shared(self) -> bool:

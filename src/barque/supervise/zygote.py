@@ -35,14 +35,17 @@ def main(exec_root: str, rest_after: float = monitor.REST_AFTER) -> None:
     forkserver.serve(monitor.kind(exec_root, backend_for, rest_after), {}, workers)
 
 
-def workers() -> dict[str, forkserver.Kind]:
-    """What pulls, copies, new volumes and logs that go elsewhere need; monitors need not carry it along until then."""
+def workers(kind: str) -> dict[str, forkserver.Kind]:
+    """What pulls, copies and new volumes need, or logs that go elsewhere; monitors need not carry it along until then.
+    """
+    if kind == "shipper":
+        from barque.supervise.shippers import process
+
+        return {kind: process.be}
     from barque.store.tar import child
     from barque.supervise import archive
-    from barque.supervise.shippers import process
 
-    tasks = {name: forkserver.worker(run) for name, run in {**child.WORKERS, **archive.WORKERS}.items()}
-    return {**tasks, "shipper": process.be}
+    return {name: forkserver.worker(run) for name, run in {**child.WORKERS, **archive.WORKERS}.items()}
 
 
 if __name__ == "__main__":

@@ -30,8 +30,11 @@ class Attestation:
 
 
 async def attach(content: ContentStore, lease: Lease, image: Descriptor, names: Sequence[str],
-                 attestations: Sequence[Attestation]) -> Descriptor:
-    """Store the attestations of the manifest ``image``, whose package URLs are ``names``; the index of both."""
+                 attestations: Sequence[Attestation]) -> tuple[Descriptor, Descriptor]:
+    """Store the attestations of the manifest ``image``, whose package URLs are ``names``.
+
+    Returns the index of both, and the manifest of the attestations.
+    """
     layers = []
     for attestation in attestations:
         blob = await content.put(lease, IN_TOTO, go_json.encode(_statement(image, names, attestation)))
@@ -43,12 +46,13 @@ async def attach(content: ContentStore, lease: Lease, image: Descriptor, names: 
         "schemaVersion": 2, "mediaType": media_types.OCI_MANIFEST, "artifactType": ARTIFACT, "config": _plain(config),
         "layers": layers, "subject": _plain(image)}))
     platform = image.platform or Platform(os="linux")
-    return await content.put(lease, media_types.OCI_INDEX, go_json.encode({
+    index = await content.put(lease, media_types.OCI_INDEX, go_json.encode({
         "schemaVersion": 2, "mediaType": media_types.OCI_INDEX, "manifests": [
             {**_plain(image), "platform": platform},
             {**_plain(manifest), "platform": Platform(os="unknown", architecture="unknown"), "annotations": {
                 "vnd.docker.reference.digest": image.digest,
                 "vnd.docker.reference.type": "attestation-manifest"}}]}))
+    return index, manifest
 
 
 def _statement(image: Descriptor, names: Sequence[str], attestation: Attestation) -> dict[str, Any]:

@@ -41,6 +41,7 @@ class _Result:
         self.found = False
         self.metadata: dict[str, Any] = {}
         self.failed_image = ""
+        self.place: dict[str, Any] = {}
 
     def read(self, text: str) -> None:
         """The text of a quiet build: docker's engine says the id in it."""
@@ -143,6 +144,9 @@ def _show(app: App, response: Response, values: Values, targets: list[Target], r
         raise CommandError(str(error)) from None
     finally:
         view.close()
+        if result.place:
+            bar = "-" * 20
+            app.err(f"{values['file'] or 'Dockerfile'}:{result.place['Line']}\n{bar}\n{result.place['Excerpt']}\n{bar}")
         if result.failed_image:
             app.err(f"The failed step is kept: barque run --rm -it {result.failed_image.partition(':')[2][:12]} sh")
 
@@ -166,6 +170,8 @@ def _event(app: App, event: dict[str, Any], view: Any, result: _Result, values: 
         result.failed_image = str(value)
     elif kind == "metadata":
         result.metadata = dict(value)
+    elif kind == "place":
+        result.place = dict(value)
     elif kind == "output":
         if value["Output"] == "cache":
             local = [_destination(text) for text in values["cache-to"] if "type=local" in text.split(",")]

@@ -21,7 +21,7 @@ def build_flags() -> list[Flag]:
                                            "or type=inline, with mode=min or mode=max"),
         Flag("cgroup-parent", "", STRING, "Parent cgroup of the containers of RUN"),
         Flag("check", "", BOOL, "Check the Dockerfile instead of building"),
-        Flag("compress", "", BOOL, "Compress the build context (it is sent as it is: the engine is near)"),
+        Flag("compress", "", BOOL, "Compress the build context for an engine that cannot read it in place"),
         Flag("cpu-period", "", INT, "Limit the CPU CFS period"),
         Flag("cpu-quota", "", INT, "Limit the CPU CFS quota"),
         Flag("cpu-shares", "c", INT, "CPU shares (relative weight)"),

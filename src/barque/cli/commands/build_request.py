@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from functools import partial
 
 from barque.cli.commands.pull import parse_reference
 from barque.cli.errors import CommandError
@@ -46,7 +47,21 @@ def context(source: str, values: Values) -> Context:
         return _from_stdin(file)
     if source.startswith(_REMOTE) and not os.path.isdir(source):
         return Context(None, file, source)
-    return _from_directory(source, file)
+    found = _from_directory(source, file)
+    if values["compress"] and found.body is not None:
+        found.body = partial(compressed, found.body)
+    return found
+
+
+def compressed(body: Callable[[], Iterator[bytes]]) -> Iterator[bytes]:
+    """In gzip's format, which an engine finds out by itself."""
+    import zlib
+
+    packer = zlib.compressobj(wbits=31)
+    for piece in body():
+        if data := packer.compress(piece):
+            yield data
+    yield packer.flush()
 
 
 def _from_stdin(file: str) -> Context:

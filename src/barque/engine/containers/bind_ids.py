@@ -40,6 +40,10 @@ async def mappings(ctx: Context, container: Container, point: MountPoint) -> tup
     owner = os.stat(point.source)
     if (owner.st_uid, owner.st_gid) == (user.uid, user.gid):
         return [], []
+    if owner.st_uid == 0 and user.uid != 0:
+        # A program that it makes there with the set-user-ID bit would be root's for everybody on this host.
+        raise InvalidArgument(f'invalid mount config for type "bind": {point.source} belongs to root, and what a '
+                              "container's user makes may not")
     return exchange(owner.st_uid, user.uid), exchange(owner.st_gid, user.gid)
 
 

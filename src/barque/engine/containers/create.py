@@ -97,11 +97,12 @@ async def _make(ctx: Context, container: Container, name: str) -> Live:
         undo.push_async_callback(image_mounts.drop, ctx, container)
         await image_mounts.hold(ctx, container)
         undo.push_async_callback(remove_anonymous, ctx, container)
-        await make_volumes(ctx, container)
-        directory = ctx.state_dir(container.id)
-        os.makedirs(directory, mode=0o710, exist_ok=True)
-        undo.callback(shutil.rmtree, directory, ignore_errors=True)
-        live = await ctx.registry.add(container)
+        with ctx.registry.being_made(container):
+            await make_volumes(ctx, container)
+            directory = ctx.state_dir(container.id)
+            os.makedirs(directory, mode=0o710, exist_ok=True)
+            undo.callback(shutil.rmtree, directory, ignore_errors=True)
+            live = await ctx.registry.add(container)
         undo.pop_all()
     hit("container.create.after-row")
     return live

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import bisect
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from barque.engine import names
@@ -160,6 +161,7 @@ class Registry:
         self._by_id: dict[str, Live] = {}
         self._by_name: dict[str, str] = {}
         self._sorted: list[str] = []
+        self._making: dict[str, Container] = {}
 
     async def load(self) -> list[Live]:
         for _, container in await self._documents.all():
@@ -168,6 +170,20 @@ class Registry:
 
     def __iter__(self) -> Iterator[Live]:
         return iter(tuple(self._by_id.values()))
+
+    @contextmanager
+    def being_made(self, container: Container) -> Iterator[None]:
+        """Not shown yet, but what it names is in use."""
+        self._making[container.id] = container
+        try:
+            yield
+        finally:
+            del self._making[container.id]
+
+    def holders(self) -> list[Container]:
+        """Those that exist and those that are being made."""
+        return [*(live.container for live in self._by_id.values()),
+                *(container for container in self._making.values() if container.id not in self._by_id)]
 
     def _insert(self, live: Live) -> None:
         self._by_id[live.id] = live

@@ -90,6 +90,9 @@ class JsonFile:
         return 0, count + (1 if end else 0)
 
 
+_STREAMS = ("stdout", "stderr")
+
+
 class _LocalEntry(msgspec.Struct):
     stream: str = ""
     moment: int = 0
@@ -104,6 +107,11 @@ class _LocalEntry(msgspec.Struct):
 class Local:
     """Protobuf messages, each between two copies of its length (:mod:`barque.supervise.local_log`)."""
 
+    def __init__(self) -> None:
+        #: How the last record began, up to its line, and the stream and moment that this says: the lines of one read
+        #: differ in nothing else.
+        self._recent = b"\0", "", 0
+
     def split(self, data: bytes) -> tuple[list[bytes], bytes]:
         records: list[bytes] = []
         end, total = 0, whole(data, len(data))
@@ -115,6 +123,18 @@ class Local:
         return records, data[total:]
 
     def decode(self, record: bytes) -> Entry:
+        head, stream, moment = self._recent
+        if record.startswith(head) and record[len(head):len(head) + 1] == b"\x1a":
+            size, begin = _varint(record, len(head) + 1)
+            if begin + size == len(record):
+                return _LocalEntry(stream, moment, record[begin:] + b"\n")
+        entry = self._decode(record)
+        name = b"\x0a%c%b\x10" % (len(entry.stream), entry.stream.encode()) if entry.stream in _STREAMS else b""
+        if name and record.startswith(name):
+            self._recent = record[:_varint(record, len(name))[1]], entry.stream, entry.moment
+        return entry
+
+    def _decode(self, record: bytes) -> _LocalEntry:
         entry = _LocalEntry()
         partial = last = False
         for number, value in _fields(record):

@@ -42,11 +42,17 @@ class Packer:
         self._pending.append(data)
         self._waiting += len(data)
         if self._waiting >= _BLOCK:
-            self._flush()
+            self._flush(self._waiting - self._waiting % _BLOCK)
 
-    def _flush(self) -> None:
-        block = b"".join(self._pending)
-        self._pending, self._waiting = [], 0
+    def _flush(self, size: int) -> None:
+        """Compress the first ``size`` bytes that wait, in blocks: what comes out depends on where they begin."""
+        data = memoryview(b"".join(self._pending))
+        self._waiting -= size
+        self._pending = [bytes(data[size:])]
+        for begin in range(0, size, _BLOCK):
+            self._compress(data[begin:min(begin + _BLOCK, size)])
+
+    def _compress(self, block: memoryview) -> None:
         self._size += len(block)
         self._plain.update(block)
         self._emit(self._compressor.compress(block))
@@ -59,7 +65,7 @@ class Packer:
             view = view[os.write(self._out, view):]
 
     def finish(self) -> Packed:
-        self._flush()
+        self._flush(self._waiting)
         self._emit(self._compressor.flush())
         return Packed(f"sha256:{self._packed.hexdigest()}", f"sha256:{self._plain.hexdigest()}", self._length,
                       self._size)
