@@ -24,7 +24,7 @@ NEW_ROOT = ("mount --make-rprivate / && mkdir /top && mount --rbind / /top && cd
 LEFT_OUT = ("hundreds_of_layers", "nothing_is_imported", "devices_of_the_host", "runc", "pause_stops", "forms_of_list",
             "no_paths", "errors_go_to", "no_bundle", "not_supported", "cannot_run", "exec_of_a_directory", "wrong_kind",
             "need_a_mount_namespace", "does_not_exist", "namespace_that_is_none", "reach_the_log", "spec_writes",
-            "of_a_created", "is_taken_once", "standard_input", "process_document", "needs_a_program", "by_name",
+            "of_a_created", "is_taken_once", "standard_input", "process_document", "needs_a_program", "groups_by_name",
             "users_that")
 #: Of this folder.
 COMMON = ("test_runtime_api.py", "test_runtime_commands.py", "test_runtime_namespaces.py",
