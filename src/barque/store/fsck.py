@@ -146,8 +146,10 @@ async def _layers(layout: Layout, db: Database, content: ContentStore, snapshots
         for key in orphans:
             lost.append(Damage("layer-orphaned", key, f"parent {good.pop(key)} is missing", repair))
     if repair:
+        gone = {damage.subject for damage in lost} - again
         await db.write(lambda connection: connection.executemany(
-            "DELETE FROM snapshots WHERE key = ?", [(each.subject,) for each in lost if each.subject not in again]))
+            "DELETE FROM snapshots WHERE key = ?", [(key,) for key in gone]))
+        await snapshots.remove_unrecorded([number for number, key, _ in rows if key in gone])
     for number in await unrecorded_snapshots(layout, db):
         if snapshots.underway(number):
             continue
