@@ -330,7 +330,9 @@ async def test_collection_and_check_as_commands(tmp_path: Path, capfd: pytest.Ca
 def test_example_of_the_documentation_serves(tmp_path: Path) -> None:
     text = (Path(__file__).parents[2] / "docs/registry.md").read_text()
     (program,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
-    with subprocess.Popen([sys.executable, "-c", program], cwd=tmp_path, stdout=subprocess.PIPE, text=True) as process:
+    # Whoever runs the tests in the background may have them ignore SIGINT.
+    command = ["env", "--default-signal=INT", sys.executable, "-c", program]
+    with subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, text=True) as process:
         try:
             assert process.stdout is not None
             url = process.stdout.readline().strip()
