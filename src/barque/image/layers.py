@@ -17,6 +17,7 @@ from barque.oci.descriptor import Descriptor
 from barque.store.ingest import Ingest
 from barque.store.snapshots import LayerSlot
 from barque.store.tar.messages import UnpackRequest, UnpackResult
+from barque.store.threads import uncut
 from barque.store.workers import Workers, unpack_layer
 
 log = logging.getLogger("barque.image.layers")
@@ -157,14 +158,9 @@ async def _feed(slots: UnpackSlots, source: int, pipe: int, layer: Descriptor, b
             available = await download.wait_beyond(position)
             if available <= position:
                 return  # the download failed: whoever started it says so
-            move = loop.run_in_executor(slots.threads, os.sendfile, pipe, source, position,
-                                        min(_PUSH, available - position))
-            try:
-                position += await asyncio.shield(move)
-            except asyncio.CancelledError:
-                await asyncio.wait([move])  # the thread still uses both descriptors
-                move.exception()
-                raise
+            # To its end, however often this is cancelled: the thread uses both descriptors.
+            position += await uncut(loop.run_in_executor(slots.threads, os.sendfile, pipe, source, position,
+                                                         min(_PUSH, available - position)))
             if download.finished:
                 bar.move("Extracting", position, layer.size)
     except BrokenPipeError:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine
-from typing import Any, ParamSpec, TypeVar
+from collections.abc import Awaitable, Callable
+from typing import ParamSpec, TypeVar
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -18,7 +18,7 @@ async def to_the_end(fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -
     return await uncut(asyncio.to_thread(fn, *args, **kwargs))
 
 
-async def uncut(steps: Coroutine[Any, Any, T]) -> T:
+async def uncut(steps: Awaitable[T]) -> T:
     """Await ``steps`` to their end; a cancellation of the caller is raised only then."""
     work = asyncio.ensure_future(steps)
     cancelled: asyncio.CancelledError | None = None
