@@ -9,7 +9,7 @@ import struct
 import subprocess
 import threading
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -18,13 +18,7 @@ import pytest
 from barque.network.hosts_files import OWN_SERVER
 from barque.network.model import Attachment, NetworkSpec, Resolving, Sandbox
 from barque.network.stack import Network
-from tests.kernel.network_world import engine, inside, request, run
-
-
-@pytest.fixture
-async def network(tmp_path: Path) -> AsyncIterator[Network]:
-    async with engine(tmp_path / "exec") as made:
-        yield made
+from tests.kernel.network_world import inside, request, run
 
 
 async def net(network: Network, name: str, number: int = 1, **more: object) -> NetworkSpec:

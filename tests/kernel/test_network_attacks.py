@@ -60,13 +60,6 @@ async def network(tmp_path: Path) -> AsyncIterator[Network]:
         yield made
 
 
-@pytest.fixture
-def servers() -> Iterator[Servers]:
-    running = Servers()
-    yield running
-    running.stop()
-
-
 def raw(mac: str) -> bytes:
     return bytes.fromhex(mac.replace(":", ""))
 

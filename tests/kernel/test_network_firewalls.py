@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import subprocess
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -12,7 +12,7 @@ import pytest
 from barque.engine.network_reach import explain
 from barque.network.model import Sandbox
 from barque.network.stack import Network
-from tests.kernel.network_world import Outside, Servers, ask, engine, on, publish, run, spec, to
+from tests.kernel.network_world import Outside, Servers, ask, on, publish, run, spec, to
 
 #: The shape of ufw: base chains with a policy jump into chains of its own, which end without a verdict.
 UFW = """*filter
@@ -51,19 +51,6 @@ FIREWALLD = """table inet firewalld {
     }
 }
 """
-
-
-@pytest.fixture
-async def network(tmp_path: Path) -> AsyncIterator[Network]:
-    async with engine(tmp_path / "exec") as made:
-        yield made
-
-
-@pytest.fixture
-def servers() -> Iterator[Servers]:
-    running = Servers()
-    yield running
-    running.stop()
 
 
 @pytest.fixture

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import socket
 import subprocess
-from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
@@ -24,7 +23,6 @@ from barque.network.stack import Network
 from tests.kernel.network_world import (
     Servers,
     ask,
-    engine,
     inside,
     links,
     on,
@@ -36,19 +34,6 @@ from tests.kernel.network_world import (
     spec,
     to,
 )
-
-
-@pytest.fixture
-async def network(tmp_path: Path) -> AsyncIterator[Network]:
-    async with engine(tmp_path / "exec") as made:
-        yield made
-
-
-@pytest.fixture
-def servers() -> Iterator[Servers]:
-    running = Servers()
-    yield running
-    running.stop()
 
 
 def addresses(sandbox: object, interface: str) -> set[str]:

@@ -10,7 +10,7 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import msgspec
@@ -33,19 +33,6 @@ from tests.kernel.network_world import (
     run,
     tables,
 )
-
-
-@pytest.fixture
-def servers() -> Iterator[Servers]:
-    running = Servers()
-    yield running
-    running.stop()
-
-
-@pytest.fixture
-async def network(tmp_path: Path) -> AsyncIterator[Network]:
-    async with engine(tmp_path / "exec") as made:
-        yield made
 
 
 async def test_bridge_sandbox_has_address_route_and_peer(network: Network) -> None:

@@ -6,7 +6,6 @@ import ipaddress
 import json
 import socket
 import subprocess
-from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
@@ -41,19 +40,6 @@ from tests.kernel.network_world import (
     spec,
     to,
 )
-
-
-@pytest.fixture
-def servers() -> Iterator[Servers]:
-    running = Servers()
-    yield running
-    running.stop()
-
-
-@pytest.fixture
-async def network(tmp_path: Path) -> AsyncIterator[Network]:
-    async with engine(tmp_path / "exec") as made:
-        yield made
 
 
 async def test_dual_stack_network_with_addresses_of_its_own_choice(network: Network) -> None:
