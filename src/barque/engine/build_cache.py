@@ -14,7 +14,7 @@ from barque.build.parts import Parts
 from barque.build.portable_cache import PortableCache
 from barque.engine import clock
 from barque.errors import InvalidArgument, NotFound
-from barque.image.archive import BadArchive, Members, receive
+from barque.image.archive import BadArchive, Members, read_document, receive
 from barque.image.pipes import fed
 from barque.image.save import blob_path
 from barque.oci import go_json
@@ -145,14 +145,7 @@ class BuildCacheService:
         return self._bytes(members, blob_path(blob.digest))
 
     def _bytes(self, members: Members, name: str) -> bytes:
-        member = members.get(name)
-        if member.size > _MAX_DOCUMENT:
-            raise BadArchive(reason=f"a document of {member.size} bytes")
-        if not member.path:
-            with self._content.open(member.digest) as file:
-                return file.read(_MAX_DOCUMENT)
-        with open(member.path, "rb") as file:
-            return file.read(_MAX_DOCUMENT)
+        return read_document(members.get(name), self._content, _MAX_DOCUMENT)
 
     async def _adopted(self, lease: Lease, members: Members, layer: Descriptor) -> bool:
         """Whether the blob is in the store now."""

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from barque.errors import DataLoss, InvalidArgument
+from barque.store.content import ContentStore
 from barque.store.tar.compress import BadStream, detect, open_stream
 from barque.store.tar.directories import clean
 from barque.store.tar.errors import Refused, TarError
@@ -76,6 +77,17 @@ class Members:
                     os.unlink(member.path)
                 except FileNotFoundError:
                     pass
+
+
+def read_document(member: Member, content: ContentStore, limit: int) -> bytes:
+    """The bytes of a member, wherever they are; raises BadArchive where it has more than ``limit``."""
+    if member.size > limit:
+        raise BadArchive(reason=f"a document of {member.size} bytes")
+    if not member.path:
+        with content.open(member.digest) as file:
+            return file.read(limit)
+    with open(member.path, "rb") as file:
+        return file.read(limit)
 
 
 def receive(source: int, scratch: Callable[[], tuple[int, str]], known: Callable[[str], int | None],

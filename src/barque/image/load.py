@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import msgspec
 
 from barque.errors import DataLoss, InvalidArgument
-from barque.image.archive import BadArchive, Member, Members, receive
+from barque.image.archive import BadArchive, Member, Members, read_document, receive
 from barque.image.layer_set import check_layers, unpack_all
 from barque.image.layers import UnpackSlots, unpack
 from barque.image.manifests import about, is_attestation
@@ -130,13 +130,7 @@ class Loader:
         raise NoManifest
 
     def _read(self, member: Member) -> bytes:
-        if member.size > _MAX_DOCUMENT:
-            raise BadArchive(reason=f"a document of {member.size} bytes")
-        if not member.path:
-            with self._content.open(member.digest) as file:
-                return file.read(_MAX_DOCUMENT)
-        with open(member.path, "rb") as file:
-            return file.read(_MAX_DOCUMENT)
+        return read_document(member, self._content, _MAX_DOCUMENT)
 
     def _docker_names(self, members: Members) -> dict[str, list[Reference]]:
         """The names that ``manifest.json`` gives, by the digest of the config."""

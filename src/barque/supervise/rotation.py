@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import zlib
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Any
 
@@ -18,7 +19,7 @@ from barque.supervise.rest import FileRest, LogRest, Luggage
 COMPRESS_STEP = 256 << 10
 
 
-class RotatedFile:
+class RotatedFile(ABC):
     """Whole records in a file. Never raises after it was opened: what cannot be written is counted in ``dropped``.
 
     How records are told apart is up to the subclass: :meth:`_end_from`, :meth:`_end_before` and :meth:`_mend`.
@@ -80,24 +81,25 @@ class RotatedFile:
         self._gzip = None
         return False
 
+    @abstractmethod
     def _pack_lines(self) -> object:
         """What is known of unfinished lines, made of what msgpack knows."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _unpack_lines(self, lines: Any) -> None:
-        raise NotImplementedError
+        """Take over what another object knew of them."""
 
+    @abstractmethod
     def _end_from(self, records: bytes, at: int) -> int:
         """The end of the first record that ends at ``at`` or behind it; 0 where none does."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _end_before(self, records: bytes, at: int) -> int:
         """The end of the last record that ends at ``at`` or before it; 0 where none does."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _mend(self, fd: int, size: int) -> int:
         """See that the file ``fd`` ends with a whole record, though a writer may have died; its size then."""
-        raise NotImplementedError
 
     def _store(self, records: bytes) -> None:
         limit = self._config.max_size
