@@ -160,7 +160,7 @@ class EngineWorld:
 
     def environment(self) -> dict[str, str]:
         return {"PATH": os.environ["PATH"], "DOCKER_HOST": f"unix://{self.socket}", "HOME": str(self.root),
-                "DOCKER_CLI_HINTS": "false"}
+                "DOCKER_CLI_HINTS": "false", "DOCKER_BUILDKIT": os.environ.get("DOCKER_BUILDKIT", "0")}
 
     def docker(self, *arguments: str, stdin: str | None = None) -> Done:
         """docker's own CLI against this engine."""
