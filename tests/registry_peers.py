@@ -28,7 +28,7 @@ def answering(command: list[str], port: int, path: str = "/v2/") -> Iterator[str
     with tempfile.TemporaryFile() as said, \
             subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=said) as process:
         try:
-            deadline = time.monotonic() + 20
+            deadline = time.monotonic() + 60
             while True:
                 try:
                     with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}"):
@@ -42,7 +42,7 @@ def answering(command: list[str], port: int, path: str = "/v2/") -> Iterator[str
             yield f"127.0.0.1:{port}"
         finally:
             process.terminate()
-            process.wait(20)
+            process.wait(60)
 
 
 @contextlib.contextmanager

@@ -67,7 +67,7 @@ def running_engine(root: Path, *command: str) -> Iterator[str]:
             yield host
         finally:
             process.terminate()
-            process.wait(30)
+            process.wait(60)
 
 
 @pytest.fixture(scope="module")

@@ -481,7 +481,7 @@ async def readable(fd: int) -> None:
     loop = asyncio.get_running_loop()
     event = asyncio.Event()
     loop.add_reader(fd, event.set)
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         await event.wait()
     loop.remove_reader(fd)
 
@@ -590,7 +590,7 @@ async def ended(*pids: int) -> None:
 async def at_rest(world: World, monitor: Monitor) -> int:
     """Wait until the container's keeper is alone with it; the keeper's pid."""
     keeper = monitor_pid(world, monitor)
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while acting := acting_monitors(keeper):
             await ended(*acting)
     return keeper

@@ -55,7 +55,7 @@ async def type_in(monitor: Monitor, line: bytes) -> None:
 
 async def logged(world: World, monitor: Monitor, size: int) -> None:
     """Wait until the log has ``size`` lines."""
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while len(world.log(monitor)) < size:  # noqa: ASYNC110
             await asyncio.sleep(0.01)
 
@@ -108,7 +108,7 @@ async def test_shipper_is_kept(world: World) -> None:
     path = str(world.root / "shipper.sock")
     async with await asyncio.start_unix_server(ship, path):
         await run_in_two_halves(world, LogConfig(shipping=Shipping(path)))
-        data = await asyncio.wait_for(received, 10)
+        data = await asyncio.wait_for(received, 60)
     pieces = []
     while data:
         _, length, _ = PIECE.unpack_from(data)

@@ -311,7 +311,7 @@ async def test_the_resolver_of_the_c_library_searches(resolvers: Path, network: 
             lookup = f"mount --bind {inner} /etc/resolv.conf && getent ahostsv4 {name}"
             assert sandbox.netns_path is not None
             done = subprocess.run(["nsenter", "--net=" + sandbox.netns_path, "unshare", "-m", "sh", "-c", lookup],
-                                  capture_output=True, text=True, check=False, timeout=30)
+                                  capture_output=True, text=True, check=False, timeout=60)
             return done.stdout.split()[0] if done.stdout else ""
 
         for sandbox, ndots in ((one, 0), (many, 2)):

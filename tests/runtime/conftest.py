@@ -22,7 +22,7 @@ from barque.runtime.default_spec import default_document
 BUSYBOX = "/bin/busybox"
 CGROUPS = Path("/sys/fs/cgroup")
 #: How long one answer may take, in seconds.
-ANSWER = 30
+ANSWER = 60
 _numbers = itertools.count()
 
 
@@ -93,7 +93,7 @@ class Runtime:
 
     def __call__(self, *args: str, **options: Any) -> subprocess.CompletedProcess[str]:
         options.setdefault("stdin", subprocess.DEVNULL)
-        return subprocess.run([*self.base, *args], capture_output=True, text=True, check=False, timeout=30, **options)
+        return subprocess.run([*self.base, *args], capture_output=True, text=True, check=False, timeout=60, **options)
 
     def ok(self, *args: str, **options: Any) -> str:
         done = self(*args, **options)
@@ -103,7 +103,7 @@ class Runtime:
     def detached(self, *args: str) -> None:
         """For create and run -d, whose container would keep captured pipes open."""
         done = subprocess.run([*self.base, *args], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
-                              stderr=subprocess.DEVNULL, check=False, timeout=30)
+                              stderr=subprocess.DEVNULL, check=False, timeout=60)
         assert done.returncode == 0
 
     def run(self, bundle: Bundle, *args: str, **options: Any) -> subprocess.CompletedProcess[str]:

@@ -14,7 +14,7 @@ from tests.runtime.conftest import has_ended
 
 
 def wait_for_status(runtime, container: str, status: str) -> None:
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 60
     while runtime.state(container)["status"] != status:
         assert time.monotonic() < deadline
         time.sleep(0.01)
@@ -29,7 +29,7 @@ def test_run_passes_output_and_exit_code(runtime, bundle):
 def test_run_passes_standard_input(runtime, bundle):
     bundle.save("cat")
     done = subprocess.run([*runtime.base, "run", "--bundle", str(bundle.path), "cat"], input="through\n",
-                          capture_output=True, text=True, check=True, timeout=30)
+                          capture_output=True, text=True, check=True, timeout=60)
     assert done.stdout == "through\n"
 
 
@@ -118,7 +118,7 @@ def test_errors_go_to_the_log_as_json(runtime, bundle, tmp_path):
     log = tmp_path / "log.json"
     bundle.save("absent")
     done = subprocess.run([*runtime.base, "--log", str(log), "--log-format", "json", "run", "--bundle",
-                           str(bundle.path), "logged"], capture_output=True, text=True, check=False, timeout=30)
+                           str(bundle.path), "logged"], capture_output=True, text=True, check=False, timeout=60)
     assert done.returncode == 1
     last = json.loads(log.read_text().splitlines()[-1])
     assert last["level"] == "error"
@@ -210,5 +210,5 @@ def test_it_may_stand_in_under_the_name_of_runc(barque, bundle, tmp_path):
     program.symlink_to(barque.base[0])
     bundle.save("echo", "through")
     done = subprocess.run([str(program), *barque.base[1:], "run", "--bundle", str(bundle.path), "link"], check=True,
-                          capture_output=True, text=True, timeout=30, stdin=subprocess.DEVNULL)
+                          capture_output=True, text=True, timeout=60, stdin=subprocess.DEVNULL)
     assert done.stdout == "through\n"
