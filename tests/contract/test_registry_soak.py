@@ -21,7 +21,7 @@ from barque.registry.retention import Rule
 from barque.registry.storage.base import Storage
 from barque.registry.storage.filesystem import FilesystemStorage
 from tests.contract.test_registry_workers import Server, server
-from tests.registry_world import Client, digest, registry_over, s3_server, s3_storage
+from tests.registry_world import Client, digest, registry_over, s3_server, s3_storage, until
 
 #: How long the workers go on; the S3 server of the tests is a slow one.
 SECONDS = 4.0
@@ -64,9 +64,12 @@ class Soak:
     async def _until_a_push(self, seconds: float) -> None:
         """Sleep, and until something was pushed: on a busy machine no push might ever be fast enough otherwise."""
         before = self.pushed
+
+        async def went_on() -> bool:
+            return self.pushed > before or not self._on()
+
         await asyncio.sleep(seconds)
-        while self.pushed == before and self._on():
-            await asyncio.sleep(0.05)
+        await until(went_on, AT_MOST)
 
     async def push_and_delete(self, worker: int) -> None:
         dice = random.Random(worker)
