@@ -26,7 +26,8 @@ from barque.supervise.messages import CreateOrder, ExecOrder, ExitRecord, LogCon
 from barque.sys import inotify
 
 FAKE = (str(Path(__file__).with_name("fake_zygote.py")),)
-RESTING = (str(Path(__file__).with_name("resting_zygote.py")),)
+RESTING = (str(Path(__file__).with_name("resting_zygote.py")), "0")
+WAKEFUL = (*RESTING[:1], "3600")
 PATH = ["PATH=/bin:/usr/bin"]
 
 

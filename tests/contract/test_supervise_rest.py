@@ -11,10 +11,12 @@ from pathlib import Path
 import pytest
 from msgspec.structs import replace
 
+from barque.supervise import forkserver
 from barque.supervise.client import Monitor
 from barque.supervise.log_sink import PIECE
 from barque.supervise.messages import ExitRecord, LogConfig, Shipping
 from tests.contract.test_supervise import (
+    WAKEFUL,
     RealWorld,
     RestingWorld,
     RuncWorld,
@@ -38,10 +40,16 @@ async def world(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator
         yield world
 
 
+class WakefulWorld(RealWorld):
+    """The same containers, whose monitors do not rest within a test."""
+
+    def spawn(self, exec_root: str) -> forkserver.ZygoteHandle:
+        return forkserver.spawn(exec_root, WAKEFUL)
+
+
 @pytest.fixture
 async def wakeful(tmp_path: Path) -> AsyncIterator[World]:
-    """A world whose monitors do not rest within a test."""
-    async for world in open_world(RealWorld, tmp_path):
+    async for world in open_world(WakefulWorld, tmp_path):
         yield world
 
 
