@@ -5,19 +5,15 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-import time
 from pathlib import Path
 
 import pytest
 
-from tests.runtime.conftest import has_ended
+from tests.runtime.conftest import has_ended, wait_until
 
 
 def wait_for_status(runtime, container: str, status: str) -> None:
-    deadline = time.monotonic() + 60
-    while runtime.state(container)["status"] != status:
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
+    wait_until(lambda: runtime.state(container)["status"] == status)
 
 
 def test_run_passes_output_and_exit_code(runtime, bundle):
@@ -39,7 +35,7 @@ def test_death_by_signal_is_128_plus_its_number(runtime, bundle):
 
 
 def test_life_from_create_to_delete(runtime, bundle, tmp_path):
-    bundle.save("sh", "-c", "trap 'exit 0' TERM; while :; do sleep 1; done")
+    bundle.save("sh", "-c", "trap 'exit 0' TERM; echo > /ready; while :; do sleep 1; done")
     runtime.detached("create", "--bundle", str(bundle.path), "--pid-file", str(tmp_path / "pid"), "life")
     state = runtime.state("life")
     assert state["status"] == "created"
@@ -53,6 +49,7 @@ def test_life_from_create_to_delete(runtime, bundle, tmp_path):
     refused = runtime("delete", "life")
     assert refused.returncode == 1
     assert "not stopped" in refused.stderr
+    wait_until((bundle.rootfs / "ready").exists)
     runtime.ok("kill", "life", "TERM")
     wait_for_status(runtime, "life", "stopped")
     assert runtime("kill", "life", "TERM").returncode == 1
