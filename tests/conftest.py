@@ -19,7 +19,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 
 CLONE_NEWNS = 0x00020000
 CLONE_NEWNET = 0x40000000
@@ -36,9 +36,12 @@ _skipped: set[str] = set()
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    # How long an example takes says more about the machine's other work than about the code.
-    settings.register_profile("untimed", deadline=None)
-    settings.load_profile("untimed")
+    # How long an example takes says more about the machine's other work than about the code; and the verdict about a
+    # change must not depend on chance, which --hypothesis-profile=search is for.
+    unhurried = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
+    settings.register_profile("search", unhurried)
+    settings.register_profile("steady", unhurried, derandomize=True)
+    settings.load_profile(config.getoption("--hypothesis-profile") or "steady")
     # A command line that nobody told where the engine is would start one on the default paths.
     os.environ["DOCKER_HOST"] = "unix:///nonexistent/engine.sock"
     if config.option.basetemp is None:
