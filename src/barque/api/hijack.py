@@ -40,7 +40,7 @@ READ_LIMIT = 256 << 10
 WRITE_LIMIT = 256 << 10
 
 #: How often, and after how many seconds each, it is looked whether a client has read the head of an answer.
-HEAD_LOOKS, HEAD_LOOK_AFTER = 50, 0.001
+HEAD_LOOKS, HEAD_LOOK_AFTER = 2000, 0.001
 
 _MAX_HEAD = 64 << 10
 _UPGRADE = re.compile(rb"\r\nupgrade:[ \t]*(?:tcp|h2c)[ \t]*\r\n", re.IGNORECASE)
