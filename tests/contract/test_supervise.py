@@ -65,7 +65,7 @@ class World:
         (bundle / "config.json").write_bytes(json.dumps(self.spec(list(args), terminal, bundle)).encode())
         path = str(self.root / f"{container_id}-json.log")
         return CreateOrder(container_id, str(bundle), terminal=terminal, log=LogConfig(path) if log else None,
-                           **options)
+                           spool_dir=str(self.root), **options)
 
     def spec(self, args: list[str], terminal: bool, bundle: Path) -> dict[str, Any]:
         return {"ociVersion": "1.3.0", "process": {"args": args, "env": PATH, "cwd": "/", "terminal": terminal}}
@@ -362,6 +362,23 @@ async def test_reader_that_stops_neither_blocks_the_log_nor_the_others(world: Wo
     await monitor.release()
     stuck_writer.close()
     writer.close()
+
+
+async def test_readers_that_stop_hold_up_nobody_where_there_is_no_log(fake_world: World) -> None:
+    monitor = await fake_world.create("sh", "-c", "head -c 8000000 /dev/zero | tr '\\0' a", log=False)
+    stuck = [await attached(monitor) for _ in range(2)]
+    for _, writer in stuck:
+        writer.transport.pause_reading()  # type: ignore[attr-defined]
+    reader, writer = await attached(monitor)
+    await monitor.start()
+    output, record = await asyncio.gather(reader.read(), monitor.wait_exit())
+    assert (record.exit_code, frames(output)[1]) == (0, b"a" * 8_000_000)
+    writer.close()
+    await monitor.release()
+    for reader, writer in stuck:
+        writer.transport.resume_reading()  # type: ignore[attr-defined]
+        assert frames(await reader.read())[1] == b"a" * 8_000_000    # had they been held on to, they would be cut off
+        writer.close()
 
 
 async def test_slow_reader_gets_everything(world: World) -> None:

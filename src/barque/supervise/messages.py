@@ -91,7 +91,8 @@ class CreateOrder(msgspec.Struct, frozen=True):
     """All that a monitor has to know; ``bundle`` holds a ``config.json`` that the engine wrote.
 
     ``console_size`` is (height, width). ``stdin_once`` closes the process's standard input when the first client that
-    attached it has closed its end.
+    attached it has closed its end. ``spool_dir`` is on a disk: output that an attached client does not take waits there;
+    empty where it may not.
     """
 
     id: str
@@ -104,6 +105,7 @@ class CreateOrder(msgspec.Struct, frozen=True):
     log: LogConfig | None = None
     cgroup_driver: Literal["cgroupfs", "systemd"] = "cgroupfs"
     runtime: RuntimeChoice = RuntimeChoice()
+    spool_dir: str = ""
 
 
 class ExecOrder(msgspec.Struct, frozen=True):

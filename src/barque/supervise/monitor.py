@@ -226,7 +226,7 @@ class Monitor:
         connection.answer(serial, m.Done())
         self._connections.discard(connection)
         sock, rest = connection.detach()
-        spool_dir = os.path.dirname(self._order.log.path) if self._order and self._order.log else ""
+        spool_dir = self._order.spool_dir if self._order is not None else ""
         attacher = Attacher(self._loop, sock, request, early=rest, spool_dir=spool_dir or None, gone=self._detached)
         self._attachers.add(attacher)
         if running is not None:

@@ -150,7 +150,8 @@ async def _order(ctx: Context, container: Container, spec: Spec, log: LogConfig 
         console_size=(size[0], size[1]) if len(size) == 2 and any(size) else None,
         open_stdin=container.config.open_stdin,
         stdin_once=container.config.stdin_once, log=log, cgroup_driver=ctx.config.cgroup_driver,
-        runtime=RuntimeChoice(runtime.path, runtime.args) if runtime else RuntimeChoice())
+        runtime=RuntimeChoice(runtime.path, runtime.args) if runtime else RuntimeChoice(),
+        spool_dir=ctx.state_dir(container.id))
 
 
 async def _abandon(monitor: Monitor) -> None:
