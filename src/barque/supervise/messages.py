@@ -91,8 +91,7 @@ class CreateOrder(msgspec.Struct, frozen=True):
     """All that a monitor has to know; ``bundle`` holds a ``config.json`` that the engine wrote.
 
     ``console_size`` is (height, width). ``stdin_once`` closes the process's standard input when the first client that
-    attached it has closed its end. ``spool_dir`` is on a disk: output that an attached client does not take waits there;
-    empty where it may not.
+    attached it has closed its end. Output that an attached client does not take waits in ``spool_dir``, on a disk.
     """
 
     id: str
