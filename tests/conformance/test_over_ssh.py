@@ -1,4 +1,4 @@
-"""Engines behind a real OpenSSH server on loopback; docker's command line or ours at the near end and at the far one."""
+"""Engines behind a real OpenSSH server on loopback: docker's command line and ours, at the near and at the far end."""
 
 from __future__ import annotations
 
