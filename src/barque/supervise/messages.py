@@ -14,6 +14,7 @@ Client -> monitor, over ``m/<id12>.sock`` (or, for the first connection, the cha
     Wait                           ExitRecord                   answered when the container's output was drained
     WaitExec(exec_id)              ExecExit | Failed            answered when the process's output was drained
     WaitOom(seen)                  OomCount                     answered when the kernel killed more than ``seen``
+    Reship                         Done | Failed                another shipper listens where the last one did
     Release                        Done | Failed                after the exit: the monitor removes its directory, ends
 
 Client -> zygote, over SOCK_SEQPACKET, one message a packet::
@@ -209,11 +210,15 @@ class WaitOom(msgspec.Struct, frozen=True, tag="wait-oom"):
     seen: int
 
 
+class Reship(msgspec.Struct, frozen=True, tag="reship"):
+    pass
+
+
 class Release(msgspec.Struct, frozen=True, tag="release"):
     pass
 
 
-Request = Hello | Create | Start | Exec | Attach | Signal | Resize | Wait | WaitExec | WaitOom | Release
+Request = Hello | Create | Start | Exec | Attach | Signal | Resize | Wait | WaitExec | WaitOom | Reship | Release
 
 
 class Welcome(msgspec.Struct, omit_defaults=True, frozen=True, tag="welcome"):
