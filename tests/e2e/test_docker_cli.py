@@ -217,10 +217,22 @@ def test_life(world: EngineWorld) -> None:
     world.ok("unpause", "life2")
     world.ok("update", "-m", "64m", "--memory-swap", "128m", "life2")
     assert "while" in world.ok("top", "life2")
+    assert "ps: error: " in world.docker("top", "life2", "bogus-options").err
+    assert "Couldn't find PID field in ps output" in world.docker("top", "life2", "-o", "user").err
     world.ok("kill", "life2")
     assert world.ok("wait", "life2") == "137"
     assert "is not running" in world.docker("kill", "life2").err
     world.ok("rm", "life2")
+
+
+def test_what_nobody_set_is_null(world: EngineWorld, tmp_path: Path) -> None:
+    (tmp_path / "empty.tar").write_bytes(bytes(1024))
+    world.ok("import", "-c", "LABEL a=b", str(tmp_path / "empty.tar"), "bare")
+    world.ok("create", "--name", "bare", "bare", "x")
+    assert world.inspect("bare", "{{json .Config.Env}} {{json .Config.Volumes}} {{json .Config.Labels}}") == (
+        'null null {"a":"b"}')
+    world.ok("rm", "bare")
+    world.ok("rmi", "bare")
 
 
 def wait_for_log(world: EngineWorld, name: str, text: str) -> None:

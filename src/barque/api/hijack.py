@@ -41,6 +41,8 @@ WRITE_LIMIT = 256 << 10
 
 #: How often, and after how many seconds each, it is looked whether a client has read the head of an answer.
 HEAD_LOOKS, HEAD_LOOK_AFTER = 2000, 0.001
+#: How long a client over TCP, where that cannot be seen, gets for it (seconds).
+HEAD_PAUSE = 0.02
 
 _MAX_HEAD = 64 << 10
 _UPGRADE = re.compile(rb"\r\nupgrade:[ \t]*(?:tcp|h2c)[ \t]*\r\n", re.IGNORECASE)
@@ -252,12 +254,15 @@ class Hijacked(TakenOver):
         self.writer.write("\r\n".join([*status, *lines, "", ""]).encode("latin-1"))
 
     async def head_read(self) -> None:
-        """Wait until the client has read the head of the answer, but never long; over TCP that cannot be seen.
+        """Wait until the client has read the head of the answer, but never long.
 
         docker-py reads the head through a buffer, and loses what comes so soon that it gets in there too.
         """
         sock = self.writer.get_extra_info("socket")
-        for _ in range(HEAD_LOOKS if sock.family == socket.AF_UNIX else 0):
+        if sock.family != socket.AF_UNIX:
+            await asyncio.sleep(HEAD_PAUSE)
+            return
+        for _ in range(HEAD_LOOKS):
             unread = fcntl.ioctl(sock.fileno(), termios.TIOCOUTQ, bytes(4))
             if not any(unread):
                 return

@@ -87,10 +87,11 @@ class Build:
         try:
             async with (self._parts.leases.hold("build") as lease, self._parts.cache.session() as found,
                         self._surveying() as surveyed):
+                images = await self._cache_images(lease)
                 site = Site(parts=self._parts, options=self._options, context=self._context, scratch=self._scratch,
                             lease=lease, arguments=self._arguments, platform=self._target,
                             escape=self._dockerfile.escape, found=found, surveyed=surveyed,
-                            sources=[*await self._cache_images(lease), *sources])
+                            sources=[*images, *sources], only=images if self._images_only else None)
                 state = await self._stages(site)
                 if not state.image_id:
                     raise NothingBuilt
@@ -126,7 +127,13 @@ class Build:
         except BarqueError:
             return {}  # the step that it is about says so
 
-    async def _cache_images(self, lease: Lease) -> list[CacheSource]:
+    @property
+    def _images_only(self) -> bool:
+        """As docker's builder has it: where images alone are named, only their steps count as built before."""
+        named = self._options.cache_from
+        return bool(named) and not any("=" in name for name in named)
+
+    async def _cache_images(self, lease: Lease) -> list[CacheImage]:
         """The images of ``--cache-from`` that are here; docker does not mind those that are not."""
         names = [name for name in self._options.cache_from if "=" not in name]
         found = [await self._parts.images.local(name, lease) for name in names]
