@@ -13,6 +13,8 @@ from barque.runtime.capabilities import docker_caps
 
 #: Read by the runtime: the user as docker writes it, extra groups, and whether the working directory is to be made.
 USER = "org.barque.user"
+#: Who nobody chose: by number, so that the groups that list root are found too.
+ROOT = "0"
 GROUPS = "org.barque.groups"
 CREATE_CWD = "org.barque.cwd.create"
 
@@ -74,7 +76,7 @@ INIT_TARGET = "/sbin/docker-init"
 def build(container: Container, around: Surroundings) -> oci.Spec:
     """The whole ``config.json``; ``root.path`` is relative to the bundle. Raises InvalidArgument."""
     host = container.host_config
-    annotations = {**(host.annotations or {}), USER: container.config.user, CREATE_CWD: "true"}
+    annotations = {**(host.annotations or {}), USER: container.config.user or ROOT, CREATE_CWD: "true"}
     if host.group_add:
         annotations[GROUPS] = ",".join(host.group_add)
     return oci.Spec(
