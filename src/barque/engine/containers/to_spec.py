@@ -145,14 +145,10 @@ def _rlimits(host: HostConfig, defaults_: dict[str, tuple[int, int]]) -> list[oc
 
 
 def _mounts(container: Container, around: Surroundings) -> list[oci.Mount]:
+    """The standard ones, then files and what was asked for, outer ones first: an own ``/etc`` still gets its hosts."""
     host = container.host_config
     standard = defaults.mounts(privileged=host.privileged, shm_size=host.shm_size or around.default_shm_size,
                                cgroup_writable=host.privileged)
-    if around.files is not None:
-        for target, source in (("/etc/resolv.conf", around.files.resolv_conf), ("/etc/hostname", around.files.hostname),
-                               ("/etc/hosts", around.files.hosts)):
-            options = ["rbind", "rprivate", *(["ro"] if host.readonly_rootfs else [])]
-            standard.append(oci.Mount(target, "bind", source, options))
     if around.shm_source:
         standard = [mount if mount.destination != "/dev/shm" else
                     oci.Mount("/dev/shm", "bind", around.shm_source, ["rbind", "rprivate"]) for mount in standard]
@@ -160,10 +156,20 @@ def _mounts(container: Container, around: Surroundings) -> list[oci.Mount]:
         standard = [mount for mount in standard if mount.destination != "/dev/shm"]
     if around.init_path:
         standard.append(oci.Mount(INIT_TARGET, "bind", around.init_path, ["bind", "ro"]))
-    own = {point.destination for point in container.mounts}
-    return [mount for mount in standard if mount.destination not in own] + [
-        around.volumes.get(point.destination) or (_tmpfs if point.type == "tmpfs" else bind)(point)
-        for point in container.mounts]
+    asked = [around.volumes.get(point.destination) or (_tmpfs if point.type == "tmpfs" else bind)(point)
+             for point in container.mounts]
+    own = {mount.destination for mount in asked}
+    files = _files(around.files, host) if around.files is not None else []
+    inner = [mount for mount in files if mount.destination not in own] + asked
+    return [mount for mount in standard if mount.destination not in own] + sorted(
+        inner, key=lambda mount: mount.destination.count("/"))
+
+
+def _files(files: Files, host: HostConfig) -> list[oci.Mount]:
+    options = ["rbind", "rprivate", *(["ro"] if host.readonly_rootfs else [])]
+    return [oci.Mount(target, "bind", source, options)
+            for target, source in (("/etc/resolv.conf", files.resolv_conf), ("/etc/hostname", files.hostname),
+                                   ("/etc/hosts", files.hosts))]
 
 
 def _tmpfs(point: MountPoint) -> oci.Mount:
