@@ -354,6 +354,8 @@ def test_cache_is_listed_and_pruned(world: EngineWorld, context: Path) -> None:
     build(world, context, text, tag="cached")
     assert " ---> Using cache" in build(world, context, text, tag="cached")
     assert "echo cached" in world.ok("system", "df", "-v", "--format", "{{json .BuildCache}}")
+    world.ok("system", "prune", "-af", "--filter", "label=kept")
+    assert " ---> Using cache" in build(world, context, text, tag="cached")
     world.ok("builder", "prune", "-af")
     assert " ---> Using cache" not in build(world, context, text, tag="cached")
     assert shell(world, "cat /c", "cached") == "cached"

@@ -26,7 +26,7 @@ from barque.engine import filters
 from barque.engine.build_contexts import Request
 from barque.errors import BarqueError, InvalidArgument
 
-PRUNE_FILTERS = ("until", "unused-for")
+PRUNE_FILTERS = ("until", "unused-for", "label", "label!")
 #: struct ucred: process, user, group.
 _PEER = struct.Struct("3i")
 _TAR = "application/x-tar"
@@ -124,6 +124,8 @@ class _Cache:
         until = [*wanted.get("until", []), *wanted.get("unused-for", [])]
         if len(until) > 1:
             raise InvalidArgument("filters expect only one value")
+        if wanted.get("label"):  # "system prune" passes them on to everything; what is cached has no labels
+            return json({"CachesDeleted": None, "SpaceReclaimed": 0})
         keep = integer(request, "keep-storage") or integer(request, "reserved-space") or 0
         return json(await self._cache.prune(everything=flag(request, "all"), keep=keep, until=until[0] if until else "",
                                             mounts_only=flag(request, "mounts")))
