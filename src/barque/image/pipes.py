@@ -1,65 +1,72 @@
-"""What a client sends, for code that reads a descriptor in a thread."""
+"""What a client sends, for code that reads it in a thread."""
 
 from __future__ import annotations
 
 import asyncio
-import os
 from collections.abc import AsyncIterator, Callable
+from queue import SimpleQueue
 from typing import TypeVar
 
-from barque.store.threads import to_the_end
+from barque.store.threads import uncut
 
 T = TypeVar("T")
-#: Bytes gathered from the network before the reading thread is woken.
+#: Bytes gathered from the network before the reading thread is woken, and how many such batches wait for it at most.
 _BATCH = 1 << 20
+_AHEAD = 2
 
 
-async def fed(pieces: AsyncIterator[bytes], read: Callable[[int], T]) -> T:
-    """Run ``read`` in a thread, with a descriptor (the caller keeps none) from which it reads what ``pieces`` yield.
+class _Pieces:
+    """What was sent and is not read yet."""
 
-    Where they end by a failure, that is raised rather than what ``read`` made of the end.
-    """
-    reading, writing = os.pipe2(os.O_CLOEXEC)
-    feeding = asyncio.ensure_future(_feed(pieces, writing))
-    working = asyncio.ensure_future(asyncio.to_thread(read, reading))
-    try:
-        await asyncio.wait([working])
-    finally:
-        # Either the reader has ended, and a feeder that sleeps in write(2) must be woken; or the caller was cancelled,
-        # and the end of the pipe ends the reader.
-        early = working.done()
-        if early:
-            os.close(reading)
-        feeding.cancel()
-        [outcome] = await asyncio.gather(feeding, return_exceptions=True)
-        if not early:
-            await asyncio.wait([working])
-            os.close(reading)
-            working.exception()
-    if isinstance(outcome, Exception):
-        working.exception()
-        raise outcome
-    return working.result()
+    def __init__(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._batches: SimpleQueue[bytes] = SimpleQueue()
+        self._room = asyncio.Semaphore(_AHEAD)
+        self._ended = False
 
+    def read(self) -> bytes:
+        """The next batch, b"" at the end. For the thread."""
+        if self._ended:
+            return b""
+        data = self._batches.get()
+        self._ended = not data
+        self._loop.call_soon_threadsafe(self._room.release)
+        return data
 
-async def _feed(pieces: AsyncIterator[bytes], pipe: int) -> None:
-    """Write what comes into the pipe, and close it at the end."""
-    def push(data: bytes) -> None:
-        view = memoryview(data)
-        while view:
-            view = view[os.write(pipe, view):]
-
-    try:
+    async def feed(self, pieces: AsyncIterator[bytes]) -> None:
         batch: list[bytes] = []
         size = 0
         async for piece in pieces:
             batch.append(piece)
             size += len(piece)
             if size >= _BATCH:
-                await to_the_end(push, b"".join(batch))
+                await self._room.acquire()
+                self._batches.put(b"".join(batch))
                 batch, size = [], 0
-        await to_the_end(push, b"".join(batch))
-    except BrokenPipeError:
-        return  # the reader has its own reason
+        if size:
+            self._batches.put(b"".join(batch))
+
+    def end(self) -> None:
+        self._batches.put(b"")
+
+
+async def fed(pieces: AsyncIterator[bytes], read: Callable[[Callable[[], bytes]], T]) -> T:
+    """Run ``read`` in a thread, with a function that gives it what ``pieces`` yield, and b"" at the end.
+
+    Where they end by a failure, that is raised rather than what ``read`` made of the end.
+    """
+    sent = _Pieces()
+    feeding = asyncio.ensure_future(sent.feed(pieces))
+    feeding.add_done_callback(lambda _: sent.end())  # also where it is cancelled before it begins
+    working = asyncio.ensure_future(asyncio.to_thread(read, sent.read))
+    try:
+        await asyncio.wait([working])
     finally:
-        os.close(pipe)
+        # The reader has ended, perhaps before the end; or the caller was cancelled, and the end of the feeding ends it.
+        feeding.cancel()
+        await uncut(asyncio.wait([feeding, working]))
+    failure = None if feeding.cancelled() else feeding.exception()
+    if failure is not None:
+        working.exception()
+        raise failure
+    return working.result()
