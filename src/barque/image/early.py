@@ -12,6 +12,7 @@ import asyncio
 import os
 
 from barque.errors import BarqueError
+from barque.failpoints import hit
 from barque.image.layers import Growth, UnpackSlots, unpack_behind
 from barque.image.progress import Bar
 from barque.image.tasks import stop
@@ -86,8 +87,10 @@ class Early:
     async def _unpack(self, guess: Guess, source: int) -> UnpackResult:
         async with self._turns:
             guess.number, directory = await self._snapshots.scratch()
-            return await unpack_behind(self._workers, self._slots, source, guess.size, directory, UnpackRequest(),
-                                       guess.growth, Bar(lambda _: None, ""))
+            result = await unpack_behind(self._workers, self._slots, source, guess.size, directory, UnpackRequest(),
+                                         guess.growth, Bar(lambda _: None, ""))
+        hit("load.guessed")
+        return result
 
     async def discard(self, guesses: list[Guess]) -> None:
         """Stop what is being unpacked, and remove what was."""

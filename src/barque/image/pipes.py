@@ -10,44 +10,55 @@ from typing import TypeVar
 from barque.store.threads import uncut
 
 T = TypeVar("T")
-#: Bytes gathered from the network before the reading thread is woken, and how many such batches wait for it at most.
+#: Bytes gathered at most while the reading thread is busy.
 _BATCH = 1 << 20
-_AHEAD = 2
 
 
 class _Pieces:
-    """What was sent and is not read yet."""
+    """What was sent: the thread that waits gets it at once, the one that is busy gets all that came meanwhile."""
 
     def __init__(self) -> None:
         self._loop = asyncio.get_running_loop()
+        self._gathered: list[bytes] = []
+        self._size = 0
         self._batches: SimpleQueue[bytes] = SimpleQueue()
-        self._room = asyncio.Semaphore(_AHEAD)
+        self._untaken = 0
+        self._room = asyncio.Event()
         self._ended = False
 
     def read(self) -> bytes:
-        """The next batch, b"" at the end. For the thread."""
+        """The next bytes, b"" at the end. For the thread."""
         if self._ended:
             return b""
         data = self._batches.get()
         self._ended = not data
-        self._loop.call_soon_threadsafe(self._room.release)
+        self._loop.call_soon_threadsafe(self._taken)
         return data
 
+    def _taken(self) -> None:
+        self._untaken -= 1
+        self._hand_on()
+        self._room.set()
+
+    def _hand_on(self) -> None:
+        if self._size and not self._untaken:
+            self._batches.put(b"".join(self._gathered))
+            self._untaken += 1
+            self._gathered, self._size = [], 0
+
     async def feed(self, pieces: AsyncIterator[bytes]) -> None:
-        batch: list[bytes] = []
-        size = 0
         async for piece in pieces:
-            batch.append(piece)
-            size += len(piece)
-            if size >= _BATCH:
-                await self._room.acquire()
-                self._batches.put(b"".join(batch))
-                batch, size = [], 0
-        if size:
-            self._batches.put(b"".join(batch))
+            self._gathered.append(piece)
+            self._size += len(piece)
+            self._hand_on()
+            while self._size >= _BATCH:
+                self._room.clear()
+                await self._room.wait()
 
     def end(self) -> None:
+        self._batches.put(b"".join(self._gathered))
         self._batches.put(b"")
+        self._gathered = []
 
 
 async def fed(pieces: AsyncIterator[bytes], read: Callable[[Callable[[], bytes]], T]) -> T:
