@@ -240,10 +240,11 @@ def _fork(request: CreateRequest, linux: Linux, order: init.Order) \
                 if offsets is not None:
                     stack.enter_context(namespaces.new_time(offsets))
                 child = place.clone(flags)
+            joins_itself = place.complete
         if child is None:
             caller_socket.close()
             init.run(order, sync.ChildEnd(child_socket, request.gate), place)
-    return sync.CallerEnd(caller_socket), child, place.complete
+    return sync.CallerEnd(caller_socket), child, joins_itself
 
 
 def _enter_user(path: str, joins: list[tuple[str, int]], offsets: dict[str, tuple[int, int]] | None) -> None:
