@@ -24,8 +24,7 @@ from barque.supervise.backend import Child, Fds, Process
 from barque.supervise.builtin import decode_spec
 from barque.supervise.messages import CreateOrder, ExecOrder
 from barque.supervise.rest import Luggage
-from barque.sys import fds as sys_fds
-from barque.sys import mounts, namespaces, process
+from barque.sys import mounts, namespaces, process, sockets
 
 #: What runtimes say, and the errno that it stands for; docker derives its exit codes 126 and 127 from these.
 _REASONS = (("executable file not found", 2), ("no such file or directory", 2), ("permission denied", 13),
@@ -263,7 +262,7 @@ def _receive_console(listener: socket.socket) -> int:
     except TimeoutError:
         raise RuntimeFailure("console", detail="the runtime sent no terminal") from None
     with connection:
-        _, descriptors = sys_fds.receive(connection, 4096)
+        _, descriptors = sockets.receive(connection, 4096)
     if not descriptors:
         raise RuntimeFailure("console", detail="the runtime sent no terminal")
     for extra in descriptors[1:]:
