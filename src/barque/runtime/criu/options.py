@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -12,6 +11,7 @@ import msgspec
 from barque.errors import InvalidArgument
 from barque.oci.runtime_spec import Spec
 from barque.runtime.criu import wire
+from barque.runtime.criu.session import which
 from barque.sys import namespaces
 
 #: Links of the first process's standard streams, in runc's form: the names that they are known to criu by.
@@ -63,7 +63,7 @@ def common(options: Options, spec: Spec, log: str) -> Iterator[dict[str, wire.Va
         "empty_ns": namespaces.CLONE_NEWNET}
     if config := spec.annotations.get(_CONFIG_ANNOTATION, _CONFIG_FILE):
         found["config_file"] = config
-    if shutil.which("iptables-restore") is None:
+    if which("iptables-restore") is None:
         found["network_lock"] = wire.NETWORK_LOCK_NFTABLES
     opened = []
     try:

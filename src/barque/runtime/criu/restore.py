@@ -216,10 +216,8 @@ def _make_mount_points(root: int, steps: Sequence[Step]) -> None:
         os.close(target)
         bound.append(step.source)
     for fd in reversed(bound):
-        os.fchdir(fd)
-        unmount.detach(".")
+        unmount.detach_mount(fd)
         os.close(fd)
-    os.chdir("/")
 
 
 def _with_time(spec: Spec, pid: int) -> Spec:

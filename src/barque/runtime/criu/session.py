@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import fcntl
 import os
-import shutil
 import socket
 from collections.abc import Callable, Mapping, Sequence
 from typing import NoReturn
@@ -33,6 +32,7 @@ FIRST_EXTRA = 4
 _MAX_ANSWER = 65536
 #: Of criu's log, for the error.
 _MAX_LOG = 64 << 20
+_MAX_ERRORS = 6
 _EXEC_FAILED = 127
 
 
@@ -46,7 +46,7 @@ class Notice(msgspec.Struct, frozen=True):
 
 def find(program: str, stage: str) -> str:
     """The path of criu, of a version that will do; raises RuntimeFailure."""
-    path = shutil.which(program or "criu")
+    path = which(program or "criu")
     if path is None:
         raise RuntimeFailure(stage, detail=f'{stage} needs criu: exec: "{program or "criu"}": executable file not '
                                            "found in $PATH")
@@ -57,6 +57,13 @@ def find(program: str, stage: str) -> str:
         raise RuntimeFailure(stage, detail=f"{stage} needs criu 3.16 or newer, {path} is {version // 10000}."
                                            f"{version // 100 % 100}.{version % 100}")
     return path
+
+
+def which(program: str) -> str | None:
+    """The path of a program, as a shell would find it."""
+    folders = [""] if "/" in program else os.environ.get("PATH", os.defpath).split(":")
+    paths = [os.path.join(folder, program) for folder in folders]
+    return next((path for path in paths if os.path.isfile(path) and os.access(path, os.X_OK)), None)
 
 
 class Run:
@@ -86,13 +93,13 @@ class Run:
         try:
             self._socket.send(wire.request(kind, options))
         except OSError:
-            raise self._failed("it has ended") from None
+            raise self._ended() from None
 
     def next(self) -> Notice | wire.Answer:
         """A notification, to be acknowledged, or the answer, which is good: raises RuntimeFailure for all else."""
         data, descriptors = fds.receive(self._socket, _MAX_ANSWER)
         if not data:
-            raise self._failed("it has ended")
+            raise self._ended()
         try:
             answer = wire.answer(data)
         except ValueError as error:
@@ -108,7 +115,7 @@ class Run:
         try:
             self._socket.send(wire.acknowledgement())
         except OSError:
-            raise self._failed("it has ended") from None
+            raise self._ended() from None
 
     def finish(self, notified: Callable[[Notice], None] | None = None) -> wire.Answer:
         """Acknowledge what comes after ``notified`` has seen it, until the answer; criu has ended then."""
@@ -121,16 +128,21 @@ class Run:
             self.close()
         return item
 
-    def close(self) -> None:
-        """Wait for criu's end, which the closing of its socket leads to. May be called twice."""
+    def close(self) -> int | None:
+        """Wait for criu's end, which the closing of its socket leads to; its exit code. May be called twice."""
         if self._socket.fileno() < 0:
-            return
+            return None
         self._socket.close()
-        process.wait(self._child.pidfd)
-        os.close(self._child.pidfd)
+        try:
+            return process.wait(self._child.pidfd)
+        finally:
+            os.close(self._child.pidfd)
+
+    def _ended(self) -> RuntimeFailure:
+        return self._failed(f"it has ended with exit code {self.close()}")
 
     def _failed(self, reason: str) -> RuntimeFailure:
-        said = first_error(self._log) or reason
+        said = errors_in(self._log) or reason
         where = f" (its log is {self._log})" if self._log else ""
         return RuntimeFailure(self._stage, detail=f"criu failed: {said}{where}" if said else f"criu failed{where}")
 
@@ -149,18 +161,20 @@ def _become(program: str, stdio: tuple[int, int, int] | None, channel: socket.so
         process.cloexec_from(FIRST_EXTRA + len(extra))
         process.reset_signals()
         criu.execve(program)
-    except (RuntimeFailure, OSError) as error:
+    except BaseException as error:
+        # Whatever it was: the child must never return into the caller's code.
         channel.send(wire.refusal(str(RuntimeFailure.of("restore", error))))
     finally:
         os._exit(_EXEC_FAILED)
 
 
-def first_error(log: str) -> str:
-    """The first error in criu's log, which is what the others follow from; empty without one."""
+def errors_in(log: str) -> str:
+    """The errors in criu's log, of which any may be what the others follow from; empty without one."""
     try:
         with open(log, errors="replace") as file:
             lines = file.read(_MAX_LOG).splitlines()
     except OSError:
         return ""
     # (00.015214) Error (criu/files-reg.c:1710): Can't lookup mount=25 for fd=0 path=/dev/null
-    return next((line.partition("Error ")[2].partition("): ")[2].strip() for line in lines if "Error (" in line), "")
+    found = [line.partition("Error ")[2].partition("): ")[2].strip() for line in lines if "Error (" in line]
+    return "; ".join(found[:_MAX_ERRORS])
