@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
+from contextlib import ExitStack
 
 import msgspec
 
 from barque.oci.runtime_spec import Linux, Spec
 from barque.runtime.cgroups import UNIFIED, CgroupManager
 from barque.runtime.criu import externals, session, wire
-from barque.runtime.criu.options import DESCRIPTORS, Options, common
+from barque.runtime.criu.options import DESCRIPTORS, Options, common, naming, open_directories
 
 _LOG = "dump.log"
 
@@ -33,16 +34,16 @@ def dump(subject: Subject, options: Options) -> None:
     for directory in (options.images, options.work):
         if directory:
             os.makedirs(directory, mode=0o700, exist_ok=True)
-    with common(options, subject.spec, _LOG) as request:
-        request.update(_of_dump(subject, options))
-        if not options.pre_dump:
-            request["external"] = _keep(subject, options)
+    request = {**common(options, subject.spec, _LOG), **_of_dump(subject, options)}
+    if not options.pre_dump:
+        request["external"] = _keep(subject, options)
+    with ExitStack() as stack:
+        directories = open_directories(options)
+        for fd in directories:
+            stack.callback(os.close, fd)
         run = session.Run(program, "checkpoint", log=options.log(_LOG))
-        try:
-            run.send(wire.PRE_DUMP if options.pre_dump else wire.DUMP, request)
-        except BaseException:
-            run.close()
-            raise
+        stack.callback(run.close)
+        run.send(wire.PRE_DUMP if options.pre_dump else wire.DUMP, {**request, **naming(directories)})
         run.finish()
 
 

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 import msgspec
 
@@ -49,9 +47,8 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
         return os.path.join(self.work or self.images, name)
 
 
-@contextmanager
-def common(options: Options, spec: Spec, log: str) -> Iterator[dict[str, wire.Value]]:
-    """The part of a request that both have; the directories that it names are open for the length of the block."""
+def common(options: Options, spec: Spec, log: str) -> dict[str, wire.Value]:
+    """The part of a request that both have, but for the directories."""
     if options.cgroups not in wire.CGROUP_MODES:
         raise InvalidArgument("Invalid manage-cgroups-mode value")
     found: dict[str, wire.Value] = {
@@ -65,13 +62,20 @@ def common(options: Options, spec: Spec, log: str) -> Iterator[dict[str, wire.Va
         found["config_file"] = config
     if which("iptables-restore") is None:
         found["network_lock"] = wire.NETWORK_LOCK_NFTABLES
-    opened = []
+    return found
+
+
+def open_directories(options: Options) -> list[int]:
+    """Those of the images and of the log, which becomes criu's working directory. The caller closes them."""
+    images = os.open(options.images, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        for name, path in (("images_dir_fd", options.images), ("work_dir_fd", options.work)):
-            if path:
-                opened.append(os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC))
-                found[name] = opened[-1]
-        yield found
-    finally:
-        for fd in opened:
-            os.close(fd)
+        return [images, os.open(options.work or options.images, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)]
+    except OSError:
+        os.close(images)
+        raise
+
+
+def naming(directories: list[int]) -> dict[str, wire.Value]:
+    """The part of a request that names directories, by descriptors of whoever made criu's socket."""
+    images, work = directories
+    return {"images_dir_fd": images, "work_dir_fd": work}

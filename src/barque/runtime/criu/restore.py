@@ -16,7 +16,7 @@ from barque.runtime import hooks, links, mounts, rootfs, targets, userns, valida
 from barque.runtime.cgroups.base import own_cgroups, read
 from barque.runtime.create import CreateRequest, limits, root_path, state_document
 from barque.runtime.criu import externals, session, wire
-from barque.runtime.criu.options import DESCRIPTORS, Options, common
+from barque.runtime.criu.options import DESCRIPTORS, Options, common, naming, open_directories
 from barque.runtime.failure import RuntimeFailure
 from barque.runtime.step import Step
 from barque.sys import mounts as sys_mounts
@@ -83,12 +83,16 @@ def restore(request: RestoreRequest) -> Restored:
         undo.callback(run.close)
         joins.close()
         request.cgroup.add(run.pid)
-        with common(options, spec, _LOG) as words:
-            words.update(_of_restore(request, steps, run.pid, [key for key, _ in inherited]))
-            run.send(wire.RESTORE, words)
+        directories = run.prepared()
+        try:
+            run.send(wire.RESTORE, {**common(options, spec, _LOG), **naming(directories),
+                                    **_of_restore(request, steps, run.pid, [key for key, _ in inherited])})
             made = _Making(request)
             while (notice := made.take(run.next())).script != "post-restore":
                 run.acknowledge()
+        finally:
+            for fd in directories:
+                os.close(fd)
         child = process.Clone(notice.pid, process.pidfd_open(notice.pid))
         undo.pop_all()
     return Restored(run, child, made.console, _with_time(spec, child.pid), warnings)
@@ -99,6 +103,7 @@ class _Making:
 
     def __init__(self, request: RestoreRequest) -> None:
         self._request = request
+        self._pid = 0
         self.console: int | None = None
 
     def take(self, item: session.Notice | wire.Answer) -> session.Notice:
@@ -107,13 +112,14 @@ class _Making:
         spec = self._request.spec
         linux = spec.linux or Linux()
         if item.script == "setup-namespaces":
+            self._pid = item.pid
             wanted = spec.hooks or Hooks()
             state = state_document(self._request, "creating", item.pid)
             hooks.run("prestart", wanted.prestart, state)
             hooks.run("createRuntime", wanted.create_runtime, state)
         elif item.script == "post-setup-namespaces" and any(
                 kind.type == "network" and not kind.path for kind in linux.namespaces):
-            _furnish_network(linux, item.pid)
+            _furnish_network(linux, self._pid)
         elif item.script == "orphan-pts-master" and item.descriptors:
             self.console = item.descriptors[0]
         return item
@@ -176,8 +182,9 @@ def _streams(images: str) -> list[str]:
         raise RuntimeFailure("restore", detail=f"there is no checkpoint in {images}: {error}") from None
 
 
-def _make_root(request: RestoreRequest, steps: Sequence[Step]) -> None:
-    """In criu's process: a mount namespace with the container's root at ``place``, as criu wants it.
+def _make_root(request: RestoreRequest, steps: Sequence[Step]) -> list[int]:
+    """In criu's process: a mount namespace with the container's root at ``place``, as criu wants it. Returns
+    descriptors of the directories that it is to work in.
 
     The root has to be a mount whose parent nobody has mounted over, which the bundle's own directory need not be.
     """
@@ -190,6 +197,7 @@ def _make_root(request: RestoreRequest, steps: Sequence[Step]) -> None:
     if request.spec.root is not None and request.spec.root.readonly:
         sys_mounts.set_attributes(root, add=sys_mounts.ATTR_RDONLY)
     os.close(root)
+    return open_directories(request.options)
 
 
 def _make_mount_points(root: int, steps: Sequence[Step]) -> None:

@@ -69,12 +69,12 @@ def which(program: str) -> str | None:
 class Run:
     """A criu that is there for one request. ``log`` is the file that it is told to write, for its errors.
 
-    ``prepare`` is called in criu's process before criu is. Without ``stdio`` criu, and whoever it restores, has
-    /dev/null. ``extra`` descriptors are criu's from :data:`FIRST_EXTRA` on.
+    ``prepare`` is called in criu's process before criu is there; see :meth:`prepared`. Without ``stdio`` criu, and
+    whoever it restores, has /dev/null. ``extra`` descriptors are criu's from :data:`FIRST_EXTRA` on.
     """
 
     def __init__(self, program: str, stage: str, *, log: str = "", stdio: tuple[int, int, int] | None = None,
-                 extra: Sequence[int] = (), prepare: Callable[[], None] | None = None) -> None:
+                 extra: Sequence[int] = (), prepare: Callable[[], list[int]] | None = None) -> None:
         self._stage = stage
         self._log = log
         # criu opens descriptors that a request names as those of whoever made the socket.
@@ -89,6 +89,17 @@ class Run:
     def pid(self) -> int:
         return self._child.pid
 
+    def prepared(self) -> list[int]:
+        """The descriptors that ``prepare`` has opened, the caller's now; raises RuntimeFailure where it failed.
+
+        criu works in directories that the request names by descriptors of ours: in another mount namespace they have
+        to be of that one.
+        """
+        data, descriptors = self._receive()
+        if not descriptors:
+            raise self._failed(wire.answer(data).message) if data else self._ended()
+        return descriptors
+
     def send(self, kind: int, options: Mapping[str, wire.Value] | None) -> None:
         try:
             self._socket.send(wire.request(kind, options))
@@ -97,7 +108,7 @@ class Run:
 
     def next(self) -> Notice | wire.Answer:
         """A notification, to be acknowledged, or the answer, which is good: raises RuntimeFailure for all else."""
-        data, descriptors = fds.receive(self._socket, _MAX_ANSWER)
+        data, descriptors = self._receive()
         if not data:
             raise self._ended()
         try:
@@ -138,20 +149,27 @@ class Run:
         finally:
             os.close(self._child.pidfd)
 
+    def _receive(self) -> tuple[bytes, list[int]]:
+        try:
+            return fds.receive(self._socket, _MAX_ANSWER)
+        except ConnectionResetError:
+            # It has ended with a request of ours unread.
+            return b"", []
+
     def _ended(self) -> RuntimeFailure:
         return self._failed(f"it has ended with exit code {self.close()}")
 
     def _failed(self, reason: str) -> RuntimeFailure:
         said = errors_in(self._log) or reason
-        where = f" (its log is {self._log})" if self._log else ""
+        where = f" (its log is {self._log})" if os.path.exists(self._log) else ""
         return RuntimeFailure(self._stage, detail=f"criu failed: {said}{where}" if said else f"criu failed{where}")
 
 
 def _become(program: str, stdio: tuple[int, int, int] | None, channel: socket.socket, extra: Sequence[int],
-            prepare: Callable[[], None] | None) -> NoReturn:
+            prepare: Callable[[], list[int]] | None) -> NoReturn:
     try:
         if prepare is not None:
-            prepare()
+            fds.send(channel, b"prepared", prepare())
         null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
         environment = [f"{name}={value}" for name, value in os.environ.items()]
         criu = process.Program([program, "swrk", str(_SOCKET)], environment)
