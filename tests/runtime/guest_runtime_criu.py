@@ -16,6 +16,8 @@ from barque.supervise.messages import Checkpoint
 from tests.contract.test_supervise import RealWorld, attached, open_world
 from tests.runtime.conftest import ANSWER
 
+#: How long a life, an end and another life may take under emulation (seconds).
+PATIENCE = 200
 #: Its state is in memory, in an open file and in a tmpfs; the last line says whether it came through.
 COUNT = ("echo kept >/dev/shm/kept; exec 5>>/counts; i=0; while [ ! -e /stop ]; do i=$((i+1)); echo $i >&5; "
          "sleep 0.1; done; cat /dev/shm/kept; exit 7")
@@ -108,6 +110,7 @@ def in_world(folder: Path, body: Callable[[RealWorld], Awaitable[None]]) -> None
     async def run() -> None:
         async for world in open_world(RealWorld, folder):
             assert isinstance(world, RealWorld)
-            await body(world)
+            async with asyncio.timeout(PATIENCE):
+                await body(world)
 
     asyncio.run(run())

@@ -82,8 +82,8 @@ class TestWithoutCriu:
     def test_an_old_one(self, barque, bundle, images, tmp_path):
         running(barque, bundle)
         old = tmp_path / "criu"
-        old.write_text(f"#!{sys.executable}\nimport socket\nsocket.socket(fileno=3).send(bytes("
-                       "[8, 10, 16, 1, 0x52, 4, 8, 3, 16, 15]))\n")
+        old.write_text(f"#!{sys.executable}\nimport socket\nchannel = socket.socket(fileno=3)\nchannel.recv(99)\n"
+                       "channel.send(bytes([8, 10, 16, 1, 0x52, 4, 8, 3, 16, 15]))\n")
         old.chmod(0o755)
         assert f"checkpoint needs criu 3.16 or newer, {old} is 3.15.0" in checkpoint(barque, old, images)
 
@@ -104,15 +104,10 @@ class TestWithoutCriu:
         assert "invalid --parent-path" in checkpoint(barque, criu, images, "--parent-path=../none")
         assert "--no-pivot is not supported" in restore(barque, criu, images, bundle, "--no-pivot").stderr
 
-    @pytest.mark.parametrize(("change", "what"), [
-        (lambda b: b.linux.update(namespaces=[], maskedPaths=[], readonlyPaths=[], sysctl={}),
-         "no mount namespace of their own"),
-        (lambda b: b.linux.update(seccomp={"defaultAction": "SCMP_ACT_ALLOW", "listenerPath": "/x"}),
-         "a seccomp listener")])
-    def test_containers_that_cannot_be_restored(self, barque, bundle, criu, images, change, what):
-        change(bundle)
+    def test_containers_that_cannot_be_restored(self, barque, bundle, criu, images):
+        bundle.linux["seccomp"] = {"defaultAction": "SCMP_ACT_ALLOW", "listenerPath": "/x"}
         bundle.save("true")
-        assert f"containers with {what} cannot be checkpointed or restored" in restore(
+        assert "containers with a seccomp listener cannot be checkpointed or restored" in restore(
             barque, criu, images, bundle).stderr
         assert barque.ok("list", "-q") == ""
 
