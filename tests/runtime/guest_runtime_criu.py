@@ -13,7 +13,7 @@ import msgspec
 from barque.supervise.checkpoint import CheckpointRequest, CheckpointResult
 from barque.supervise.client import Monitor
 from barque.supervise.messages import Checkpoint
-from tests.contract.test_supervise import RealWorld, attached, open_world
+from tests.contract.test_supervise import RealWorld, open_world
 from tests.runtime.conftest import ANSWER
 
 #: How long a life, an end and another life may take under emulation (seconds).
@@ -72,7 +72,7 @@ class TestCriu:
             order = world.order("sh", "-c", "i=0; while read line; do i=$((i+1)); echo $line $i; done; exit 9",
                                 terminal=True, open_stdin=True)
             monitor = await world.supervisor.create(order)
-            reader, writer = await attached(monitor)
+            reader, writer = await monitor.attach(None, stdin=True, stdout=True, stderr=True)
             await monitor.start()
             writer.write(b"one\n")
             assert b"one 1" in await reader.readuntil(b"one 1\r\n")
@@ -83,7 +83,7 @@ class TestCriu:
 
             again = world.order("sh", terminal=True, open_stdin=True, checkpoint=images)
             monitor = await world.supervisor.create(again)
-            reader, writer = await attached(monitor)
+            reader, writer = await monitor.attach(None, stdin=True, stdout=True, stderr=True)
             await monitor.start()
             writer.write(b"two\n")
             assert b"two 2" in await reader.readuntil(b"two 2\r\n")

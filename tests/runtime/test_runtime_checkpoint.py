@@ -22,10 +22,8 @@ NEWNET = 0x40000000
 
 @pytest.fixture
 def criu(tmp_path: Path) -> Path:
-    program = tmp_path / "criu"
-    program.write_text(f'#!/bin/sh\nexec {sys.executable} {criu_stand_in.__file__} "$@"\n')
-    program.chmod(0o755)
-    return program
+    criu_stand_in.install(tmp_path / "criu")
+    return tmp_path / "criu"
 
 
 @pytest.fixture
