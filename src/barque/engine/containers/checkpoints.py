@@ -40,6 +40,10 @@ class NotRunning(Conflict):
     text = "Container {ref} not running"
 
 
+class Paused(Conflict):
+    text = "Container {ref} is paused. Unpause the container before the checkpoint"
+
+
 class CheckpointOptions(msgspec.Struct, rename="pascal"):
     """As the client sends it; ``checkpoint_dir`` instead of the engine's own place, ``exit`` ends the container."""
 
@@ -79,6 +83,8 @@ async def _create(ctx: Context, live: Live, ref: str, path: str, *, end: bool) -
     folder, name = os.path.split(path)
     unfinished = os.path.join(folder, f".{name}")
     async with live.lock:
+        if live.facts.status is machine.Status.PAUSED:
+            raise Paused(ref=live.container.name)
         if live.facts.status is not machine.Status.RUNNING or live.monitor is None:
             raise NotRunning(ref=live.container.name)
         if live.container.host_config.runtime in ctx.config.runtimes:
