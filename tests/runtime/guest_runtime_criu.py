@@ -82,6 +82,7 @@ class TestCriu:
             await monitor.release()
 
             again = world.order("sh", terminal=True, open_stdin=True, checkpoint=images)
+            Path(again.bundle, "rootfs").mkdir()
             monitor = await world.supervisor.create(again)
             reader, writer = await monitor.attach(None, stdin=True, stdout=True, stderr=True)
             await monitor.start()
