@@ -18,7 +18,7 @@ from aiohttp import web
 from barque.api import app, listeners, metrics
 from barque.api.buildkit import door as buildkit
 from barque.api.listeners import Listener
-from barque.api.routes import archive, attach, containers, execs, lifecycle, networks, system, unsupported
+from barque.api.routes import archive, attach, checkpoints, containers, execs, lifecycle, networks, system, unsupported
 from barque.api.routes import build as build_routes
 from barque.api.routes import commit as commit_routes
 from barque.api.routes import volumes as volume_routes
@@ -220,7 +220,8 @@ async def serve_metrics(stack: AsyncExitStack, text: Callable[[], str], sockets:
 async def serve(stack: AsyncExitStack, context: Context, others: Sequence[web.RouteDef],
                 sockets: Sequence[Listener]) -> ApiServer:
     config = context.config
-    routes = [*containers.routes(context), *archive.routes(context), *lifecycle.routes(context),
+    routes = [*containers.routes(context), *archive.routes(context),
+              *checkpoints.routes(context, experimental=config.experimental), *lifecycle.routes(context),
               *attach.routes(context, experimental=config.experimental),
               *execs.routes(Execs(context), experimental=config.experimental), *others, *unsupported.routes()]
     server = ApiServer(app.build(routes, experimental=config.experimental))

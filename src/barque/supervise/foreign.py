@@ -16,7 +16,6 @@ from typing import Any
 import msgspec
 
 from barque.oci import runtime_spec
-from barque.oci.mount import Mount
 from barque.runtime import cgroups, rootfs, targets, users
 from barque.runtime.failure import RuntimeFailure
 from barque.runtime.payload import CWD_ANNOTATION, GROUPS_ANNOTATION, USER_ANNOTATION
@@ -63,7 +62,7 @@ class ForeignBackend:
             self._away = _own_namespace()
             mounts.set_propagation_of_all(mounts.PROPAGATION_SLAVE)
             for mount in order.rootfs:
-                _mount(mount, self._root)
+                rootfs.mount_on(mount, self._root)
         self._settle(text, spec)
         self._cgroup = _cgroup_of(spec, order)
         self._created = True    # even of a create that fails there may be something to delete
@@ -240,20 +239,6 @@ def _failure(verb: str, log: str) -> RuntimeFailure:
     lowered = text.lower()
     errno = next((number for reason, number in _REASONS if reason in lowered), 0)
     return RuntimeFailure("exec" if "exec" in lowered and errno else verb, errno=errno, detail=text)
-
-
-def _mount(mount: Mount, path: str) -> None:
-    source = rootfs.open_overlay(mount) if mount.type == "overlay" else rootfs.open_other(mount)
-    if source < 0:
-        rootfs.mount_overlay_by_string(mount, path)
-        os.chdir("/")
-        return
-    place = os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
-    try:
-        mounts.attach(source, place)
-    finally:
-        os.close(place)
-        os.close(source)
 
 
 def _receive_console(listener: socket.socket) -> int:
