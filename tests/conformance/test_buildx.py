@@ -64,7 +64,7 @@ def context(tmp_path: Path) -> Path:
 def test_build_and_run(world: EngineWorld, context: Path) -> None:
     done = docker(world, context, "build", "--secret", "id=tok,src=tok", "-t", "buildx", "--iidfile", "iid", "ctx")
     assert done.code == 0, (done, world.log[-4000:])
-    for words in ("using docker driver", "[builder 4/4] RUN", "naming to docker.io/library/buildx:latest done"):
+    for words in ("using docker driver", "[builder 4/4] RUN", "naming to docker.io/library/buildx done"):
         assert words in done.err
     assert world.ok("run", "--rm", "buildx") == "secret\nsub"
     assert (context / "iid").read_text() == world.inspect("buildx", "{{.Id}}")
@@ -99,6 +99,8 @@ def test_a_failure_shows_its_place(world: EngineWorld, context: Path) -> None:
     assert done.code == 1
     assert "non-zero code: 7" in done.err
     assert "2 | >>> RUN exit 7" in done.err
+    (context / "ctx" / "Dockerfile").write_text("FROM busybox\nRUNN x\n")
+    assert "2 | >>> RUNN x" in docker(world, context, "build", "ctx").err
 
 
 @needs_buildx
