@@ -344,6 +344,20 @@ done 2>/dev/null
     assert answer == ""
 
 
+def test_a_runtime_in_a_chroot_makes_no_container(barque, bundle, tmp_path):
+    """Where the top of the chroot is a mount, pivot_root changes that one; who enters the mount namespace later would
+    come in by its own root, the host's, and `exec` would run there.
+    """
+    bundle.save("true")
+    (tmp_path / "top").mkdir()
+    script = 'mount --make-rprivate / && mount --rbind / "$1" && exec chroot "$@"'
+    done = subprocess.run(["unshare", "--mount", "sh", "-c", script, "sh", str(tmp_path / "top"), *barque.base, "run",
+                           "--bundle", str(bundle.path), "chrooted"], capture_output=True, text=True, check=False,
+                          stdin=subprocess.DEVNULL, timeout=60)
+    assert done.returncode == 1
+    assert "the runtime is in a chroot" in done.stderr
+
+
 def test_nothing_is_imported_from_the_container():
     """CVE-2019-14271: what has entered loads its libraries from there. An import of a child that is cut off fails."""
     def child() -> str:
