@@ -40,7 +40,8 @@ async def test_bridge_sandbox_has_address_route_and_peer(network: Network) -> No
     endpoint = one.endpoints[0]
     shown = json.loads(inside(one, "ip", "-j", "addr", "show", "eth0"))[0]
     assert shown["address"] == endpoint.mac and endpoint.mac.startswith("02:42:ac:11")
-    assert [(a["local"], a["prefixlen"]) for a in shown["addr_info"]] == [(endpoint.ipv4, 16)]
+    assert [(a["local"], a["prefixlen"], a["broadcast"]) for a in shown["addr_info"]] == [
+        (endpoint.ipv4, 16, "172.17.255.255")]
     routes = json.loads(inside(one, "ip", "-j", "route"))
     assert {"dst": "default", "gateway": endpoint.gateway, "dev": "eth0", "flags": []} in routes
     inside(one, "ping", "-c1", "-W5", two.endpoints[0].ipv4)

@@ -240,6 +240,12 @@ def _check_combinations(config: ContainerConfig, host: HostConfig) -> None:
         raise InvalidArgument("conflicting options: hostname and the network mode")
     if shared and (host.port_bindings or host.publish_all_ports):
         raise InvalidArgument("conflicting options: port publishing and the container type network mode")
+    if shared and config.exposed_ports:
+        raise InvalidArgument("conflicting options: port exposing and the container type network mode")
+    if host.links and (shared or host.network_mode == "host"):
+        kind = "container type network" if shared else "host type networking"
+        raise InvalidArgument(f"conflicting options: {kind} can't be used with links. This would result in undefined "
+                              "behavior")
     if config.working_dir and not config.working_dir.startswith("/"):
         raise InvalidArgument(f"the working directory '{config.working_dir}' is invalid, it needs to be an absolute "
                               "path")
