@@ -237,8 +237,9 @@ def _address(kind: int, flags: int, index: int, address: IPAddress, prefix_len: 
     if address.version == 6:
         # Duplicate address detection would hold the address back for a second; the allocator rules duplicates out.
         payload += _u32(_IFA_FLAGS, _IFA_F_NODAD)
-    elif prefix_len < 31:  # RFC 3021: networks of two addresses have none
-        network = ipaddress.ip_network((address.packed, prefix_len), strict=False)
+    elif prefix_len < 31:
+        # The kernel makes the route, but programs ask for the address (SIOCGIFBRDADDR), which is else 0.0.0.0.
+        network = ipaddress.ip_network((address, prefix_len), strict=False)
         payload += _attribute(_IFA_BROADCAST, network.broadcast_address.packed)
     return Message(kind, flags, payload)
 
