@@ -6,7 +6,6 @@ Synchronous, for a single-threaded caller. Nothing is left behind when it fails.
 from __future__ import annotations
 
 import os
-import socket
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial
@@ -22,6 +21,7 @@ from barque.runtime.failure import RuntimeFailure
 from barque.runtime.payload import CWD_ANNOTATION, Payload, compile_filter
 from barque.runtime.step import Step
 from barque.sys import namespaces, prctl, process
+from barque.sys.sockets import Socket
 
 __all__ = ["CreateRequest", "Created", "RuntimeFailure", "Stdio", "create"]
 
@@ -55,7 +55,7 @@ class CreateRequest(msgspec.Struct):
     preserve_fds: int = 0
     pid_namespace_ready: bool = False
     new_keyring: bool = True
-    gate: socket.socket | None = None
+    gate: Socket | None = None
     no_pivot: bool = False
 
 
@@ -240,10 +240,11 @@ def _fork(request: CreateRequest, linux: Linux, order: init.Order) \
                 if offsets is not None:
                     stack.enter_context(namespaces.new_time(offsets))
                 child = place.clone(flags)
+            joins_itself = place.complete
         if child is None:
             caller_socket.close()
             init.run(order, sync.ChildEnd(child_socket, request.gate), place)
-    return sync.CallerEnd(caller_socket), child, place.complete
+    return sync.CallerEnd(caller_socket), child, joins_itself
 
 
 def _enter_user(path: str, joins: list[tuple[str, int]], offsets: dict[str, tuple[int, int]] | None) -> None:

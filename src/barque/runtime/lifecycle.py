@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import pwd
 import signal
-import socket
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime
@@ -21,7 +20,7 @@ from barque.runtime.create import Created, CreateRequest, Stdio, create
 from barque.runtime.failure import RuntimeFailure
 from barque.runtime.flags import Parsed
 from barque.runtime.sync import CallerEnd
-from barque.sys import fds, process, unmount
+from barque.sys import process, sockets, unmount
 
 if TYPE_CHECKING:
     from barque.runtime.dispatch import Invocation
@@ -128,9 +127,9 @@ def _hand_over_console(invocation: Invocation, created: Created) -> None:
 
 def send_console(path: str, master: int) -> None:
     """Send the terminal's master over the unix socket at ``path``, as runc does, and close it here."""
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:
+    with sockets.Socket(sockets.AF_UNIX, sockets.SOCK_STREAM) as sock:
         sock.connect(path)
-        fds.send(sock, b"/dev/ptmx", [master])
+        sockets.send(sock, b"/dev/ptmx", [master])
     os.close(master)
 
 

@@ -13,6 +13,7 @@ from barque.engine.containers import (
     exits,
     health,
     learning,
+    log_keeping,
     machine,
     networking,
     surroundings,
@@ -21,7 +22,7 @@ from barque.engine.containers import (
 )
 from barque.engine.containers.context import Context
 from barque.engine.containers.model import Container
-from barque.engine.containers.ports import Monitor
+from barque.engine.containers.ports import Monitor, Shipper
 from barque.engine.containers.registry import Live, Outcome
 from barque.engine.containers.shm import mount_shm, unmount_shm
 from barque.engine.containers.start_errors import StartRefused, log_refused, start_refused
@@ -62,7 +63,7 @@ async def run(ctx: Context, live: Live, checkpoint: Checkpoint | None = None) ->
     """Bring the container up; the caller holds the lock and has checked that it may. On failure the facts say why."""
     try:
         with ctx.metrics.timed("container", "start"):
-            monitor, sandbox = await _bring_up(ctx, live, checkpoint)
+            monitor, sandbox, shipper = await _bring_up(ctx, live, checkpoint)
     except Exception as error:  # a boundary: whatever failed is recorded before the client hears of it
         await _record_failure(ctx, live, error)
         raise
@@ -89,9 +90,11 @@ async def run(ctx: Context, live: Live, checkpoint: Checkpoint | None = None) ->
     ctx.event(live, "start")
     exits.watch(ctx, live, monitor, restart_later)
     health.watch(ctx, live)
+    log_keeping.watch(ctx, live, shipper)
 
 
-async def _bring_up(ctx: Context, live: Live, checkpoint: Checkpoint | None) -> tuple[Monitor, Sandbox | None]:
+async def _bring_up(ctx: Context, live: Live, checkpoint: Checkpoint | None
+                    ) -> tuple[Monitor, Sandbox | None, Shipper | None]:
     container = live.container
     async with AsyncExitStack() as undo:
         sandbox = await _setup_network(ctx, container, undo)
@@ -104,7 +107,7 @@ async def _bring_up(ctx: Context, live: Live, checkpoint: Checkpoint | None) -> 
         spec = to_spec.build(container, surroundings.build(ctx, container, files, sandbox, volumes))
         await learning.begin(ctx, container, spec, undo)
         try:
-            log = await _prepare_log(ctx, container, undo)
+            log, shipper = await _prepare_log(ctx, container, undo)
             monitor = await ctx.supervisor.create(await _order(ctx, container, spec, log, checkpoint))
             undo.push_async_callback(_abandon, monitor)
             hit("container.start.after-create")
@@ -115,7 +118,7 @@ async def _bring_up(ctx: Context, live: Live, checkpoint: Checkpoint | None) -> 
         except RuntimeFailure as failure:
             raise start_refused(failure, container.path) from failure
         undo.pop_all()
-        return monitor, sandbox
+        return monitor, sandbox, shipper
 
 
 async def _setup_network(ctx: Context, container: Container, undo: AsyncExitStack) -> Sandbox | None:
@@ -137,15 +140,18 @@ def _files(ctx: Context, container: Container, sandbox: Sandbox | None) -> to_sp
     return bundle.write_files(ctx, container, sandbox, networking.linked_hosts(ctx, container))
 
 
-async def _prepare_log(ctx: Context, container: Container, undo: AsyncExitStack) -> LogConfig | None:
+async def _prepare_log(ctx: Context, container: Container, undo: AsyncExitStack
+                       ) -> tuple[LogConfig | None, Shipper | None]:
     """What the monitor does with the output; where that goes elsewhere, its shipper is there then."""
+    shipper: Shipper | None = None
     try:
-        config, order = plan.plan(container, f"{ctx.run_dir(container.id)}/log.sock")
+        config, order = plan.plan(container, ctx.log_socket(container.id))
         if order is not None:
-            undo.callback(await ctx.supervisor.ship(container.id, order))
+            shipper = await ctx.supervisor.ship(container.id, order)
+            undo.callback(shipper.let_go)
     except (InvalidArgument, LogTargetRefused) as error:
         raise log_refused(error.message) from None
-    return config
+    return config, shipper
 
 
 async def _order(ctx: Context, container: Container, spec: Spec, log: LogConfig | None,
@@ -158,7 +164,8 @@ async def _order(ctx: Context, container: Container, spec: Spec, log: LogConfig 
         console_size=(size[0], size[1]) if len(size) == 2 and any(size) else None,
         open_stdin=container.config.open_stdin,
         stdin_once=container.config.stdin_once, log=log, cgroup_driver=ctx.config.cgroup_driver,
-        runtime=RuntimeChoice(runtime.path, runtime.args) if runtime else RuntimeChoice(), checkpoint=checkpoint)
+        runtime=RuntimeChoice(runtime.path, runtime.args) if runtime else RuntimeChoice(),
+        spool_dir=ctx.state_dir(container.id), checkpoint=checkpoint)
 
 
 async def _abandon(monitor: Monitor) -> None:

@@ -21,7 +21,7 @@ import msgspec
 
 from barque.runtime.criu import wire
 from barque.runtime.failure import RuntimeFailure
-from barque.sys import fds, process
+from barque.sys import fds, process, sockets
 
 #: External network (3.11) and PID namespaces (3.15), the freezer of cgroup v2 (3.14), labels (3.16).
 _LEAST_VERSION = 31600
@@ -148,7 +148,7 @@ class Run:
 
     def _receive(self) -> tuple[bytes, list[int]]:
         try:
-            return fds.receive(self._socket, _MAX_ANSWER)
+            return sockets.receive(self._socket, _MAX_ANSWER)
         except ConnectionResetError:
             # It has ended with a request of ours unread.
             return b"", []
@@ -166,7 +166,7 @@ def _become(program: str, stage: str, stdio: tuple[int, int, int] | None, channe
             extra: Sequence[int], prepare: Callable[[], list[int]] | None) -> NoReturn:
     try:
         if prepare is not None:
-            fds.send(channel, b"prepared", prepare())
+            sockets.send(channel, b"prepared", prepare())
         null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
         environment = [f"{name}={value}" for name, value in os.environ.items()]
         criu = process.Program([program, "swrk", str(_SOCKET)], environment)
