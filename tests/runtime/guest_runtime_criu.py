@@ -43,16 +43,17 @@ class TestCriu:
         bundle.save("sh", "-c", COUNT)
         barque.detached("run", "--detach", "--bundle", str(bundle.path), "first")
         counted(bundle.rootfs, 2)
-        first, second = str(tmp_path / "one"), str(tmp_path / "two")
-        barque.ok("checkpoint", "--leave-running", "--image-path", first, "first")
+        images = str(tmp_path / "last")
+        barque.ok("checkpoint", "--leave-running", "--image-path", str(tmp_path / "one"), "first")
         counted(bundle.rootfs, counted(bundle.rootfs))
-        barque.ok("checkpoint", "--image-path", second, "first")
+        barque.ok("checkpoint", "--pre-dump", "--image-path", str(tmp_path / "memory"), "first")
+        barque.ok("checkpoint", "--parent-path", "../memory", "--image-path", images, "first")
         assert barque.ok("list", "-q") == ""
         last = counted(bundle.rootfs)
 
         copy = tmp_path / "copy"
         shutil.copytree(bundle.path, copy, symlinks=True)
-        barque.detached("restore", "--detach", "--image-path", second, "--bundle", str(copy), "second")
+        barque.detached("restore", "--detach", "--image-path", images, "--bundle", str(copy), "second")
         counted(copy / "rootfs", last + 2)
         assert counted(bundle.rootfs) == last
         done = barque("exec", "second", "sh", "-c", "cat /dev/shm/kept /etc/given; echo x 2>&1 >/etc/given; "
@@ -62,7 +63,7 @@ class TestCriu:
         barque.ok("delete", "--force", "second")
 
         (bundle.rootfs / "stop").touch()
-        done = barque("restore", "--image-path", second, "--bundle", str(bundle.path), "first")
+        done = barque("restore", "--image-path", images, "--bundle", str(bundle.path), "first")
         assert (done.returncode, done.stderr) == (7, "")
         assert barque.ok("list", "-q") == ""
 
