@@ -14,7 +14,7 @@ import pytest
 from tests.vm import PYTEST, ROOT, Guest, GuestUnavailable, Result
 
 #: Seconds for one machine, on a host that is busy with other things.
-BOOT = 900
+BOOT = 1200
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(BOOT + 60)]
 #: An initramfs is no mount that pivot_root could replace, so the tests get a mount on top of it as their root.
 NEW_ROOT = ("mount --make-rprivate / && mkdir /top && mount --rbind / /top && cd /top && mount --move . / && "
