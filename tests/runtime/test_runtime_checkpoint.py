@@ -19,8 +19,8 @@ from tests.runtime.conftest import Bundle, Runtime
 PROTO = Path("/usr/include/criu/rpc.proto")
 NEWNET = 0x40000000
 #: What the stand-in does, and what is said about it.
-FAILURES = (("die", "criu failed: it has ended with exit code 139"),
-            ("fail", "criu failed: The reason (its log is "))
+FAILURES = (("fail", "criu failed: The reason (its log is "),
+            ("die", "criu failed: it has ended with exit code 139"))
 
 
 @pytest.fixture

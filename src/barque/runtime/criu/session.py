@@ -15,6 +15,7 @@ from __future__ import annotations
 import os
 import socket
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from typing import NoReturn
 
 import msgspec
@@ -76,6 +77,9 @@ class Run:
                  extra: Sequence[int] = (), prepare: Callable[[], list[int]] | None = None) -> None:
         self._stage = stage
         self._log = log
+        # What an earlier run had to say is no reason of this one's.
+        with suppress(FileNotFoundError):
+            os.unlink(log)
         # criu opens descriptors that a request names as those of whoever made the socket.
         self._socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with theirs:
