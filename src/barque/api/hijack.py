@@ -203,8 +203,7 @@ class Hijacked(web.StreamResponse):
         """
         sock = self.writer.get_extra_info("socket")
         for _ in range(HEAD_LOOKS if sock.family == socket.AF_UNIX else 0):
-            unread = fcntl.ioctl(sock.fileno(), termios.TIOCOUTQ, bytes(4))
-            if not any(unread):
+            if self.writer.is_closing() or not any(fcntl.ioctl(sock.fileno(), termios.TIOCOUTQ, bytes(4))):
                 return
             await asyncio.sleep(HEAD_LOOK_AFTER)
 
