@@ -44,6 +44,8 @@ def pytest_configure(config: pytest.Config) -> None:
     settings.load_profile(config.getoption("--hypothesis-profile") or "steady")
     # A command line that nobody told where the engine is would start one on the default paths.
     os.environ["DOCKER_HOST"] = "unix:///nonexistent/engine.sock"
+    # docker's command line builds in another way where its plugin buildx is installed: tests say what they want.
+    os.environ["DOCKER_BUILDKIT"] = "0"
     if config.option.basetemp is None:
         # Short, since sockets have paths of 107 bytes at most, and not shared, since pytest tidies up what it shares.
         config.option.basetemp = tempfile.mkdtemp(prefix="brq-")

@@ -33,7 +33,7 @@ from tests.registry_peers import free_port
 #: How long anything may take on a loaded machine before it counts as hanging (seconds).
 PATIENCE = 60
 PASSWD = b"root:x:0:0:root:/root:/bin/sh\nbob:x:1000:1000:bob:/home/bob:/bin/sh\n"
-GROUP = b"root:x:0:\nbob:x:1000:\nwheel:x:10:bob\n"
+GROUP = b"root:x:0:\nbob:x:1000:\nwheel:x:10:bob,root\n"
 
 
 def _layer() -> bytes:
@@ -155,7 +155,7 @@ class EngineWorld:
 
     def environment(self) -> dict[str, str]:
         return {"PATH": os.environ["PATH"], "DOCKER_HOST": f"unix://{self.socket}", "HOME": str(self.root),
-                "DOCKER_CLI_HINTS": "false"}
+                "DOCKER_CLI_HINTS": "false", "DOCKER_BUILDKIT": os.environ.get("DOCKER_BUILDKIT", "0")}
 
     def docker(self, *arguments: str, stdin: str | None = None) -> Done:
         """docker's own CLI against this engine."""

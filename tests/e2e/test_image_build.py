@@ -354,6 +354,8 @@ def test_cache_is_listed_and_pruned(world: EngineWorld, context: Path) -> None:
     build(world, context, text, tag="cached")
     assert " ---> Using cache" in build(world, context, text, tag="cached")
     assert "echo cached" in world.ok("system", "df", "-v", "--format", "{{json .BuildCache}}")
+    world.ok("system", "prune", "-af", "--filter", "label=kept")
+    assert " ---> Using cache" in build(world, context, text, tag="cached")
     world.ok("builder", "prune", "-af")
     assert " ---> Using cache" not in build(world, context, text, tag="cached")
     assert shell(world, "cat /c", "cached") == "cached"
@@ -418,6 +420,14 @@ def test_images_can_be_the_cache(world: EngineWorld, context: Path) -> None:
     out = build(world, context, text, "--cache-from", "cache-source,not-here")
     assert out.count(" ---> Using cache") == 2
     assert world.inspect("made", "{{.Id}}") == world.inspect("cache-source", "{{.Id}}")
+
+
+def test_steps_of_other_images_do_not_count_where_images_are_named(world: EngineWorld, context: Path) -> None:
+    text = "FROM busybox\nCOPY a /a\nRUN echo costly > /c\nENV A=b\n"
+    build(world, context, text, tag="cache-source")
+    assert build(world, context, text, "--cache-from", "cache-source").count(" ---> Using cache") == 3
+    assert " ---> Using cache" not in build(world, context, text, "--cache-from", "not-here")
+    assert build(world, context, text).count(" ---> Using cache") == 3
 
 
 class _Quiet(http.server.SimpleHTTPRequestHandler):

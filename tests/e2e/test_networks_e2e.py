@@ -221,8 +221,8 @@ def test_interfaces_as_the_endpoint_asks(world: EngineWorld) -> None:
     assert shown["IPAMConfig"]["LinkLocalIPs"] == ["169.254.8.8"]
     assert shown["DriverOpts"]["com.docker.network.endpoint.ifname"] == "lan7"
     world.ok("network", "create", "finer")
-    done = world.docker("network", "connect", "--driver-opt", "colour=red", "finer", "named")
-    assert done.code == 1 and "unknown driver option 'colour'" in done.err
+    done = world.docker("network", "connect", "--driver-opt", "com.docker.network.colour=red", "finer", "named")
+    assert done.code == 1 and "unknown driver option 'com.docker.network.colour'" in done.err
     world.ok("network", "connect", "--driver-opt", "com.docker.network.endpoint.ifname=lan8", "--link-local-ip",
              "169.254.8.9", "finer", "named")
     assert world.ok("exec", "named", "ls", "/sys/class/net").split() == ["lan7", "lan8", "lo"]

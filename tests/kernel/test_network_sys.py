@@ -34,6 +34,8 @@ def test_bridge_addresses_and_routes_are_what_ip_sees() -> None:
             shown = ip("addr", "show", "tb0")[0]
             assert (shown["ifname"], shown["address"], shown["mtu"]) == ("tb0", "02:42:0a:01:02:03", 1400)
             assert {"10.1.2.3", "fd00::1"} <= {address["local"] for address in shown["addr_info"]}
+            assert [address.get("broadcast") for address in shown["addr_info"]
+                    if address["local"] in ("10.1.2.3", "fd00::1")] == ["10.1.2.255", None]
             assert (link.mac, link.mtu, link.kind, link.alias) == ("02:42:0a:01:02:03", 1400, "bridge", "ours")
             assert link.index in [other.index for other in netlink.links() if other.up]
             own = {(str(a.address), a.prefix_len) for a in netlink.addresses() if a.index == link.index}

@@ -196,7 +196,6 @@ def test_spec_writes_a_document_that_runs(barque, bundle):
 def test_what_is_not_supported_is_refused(barque, bundle):
     bundle.save("true")
     assert barque("run", "--bundle", str(bundle.path), "--nonsense", "refused").returncode == 1
-    assert "is not supported" in barque("checkpoint", "x").stderr
     assert "is not supported" in barque("--rootless", "true", "run", "--bundle", str(bundle.path), "refused").stderr
     assert "invalid rootless" in barque("--rootless", "maybe", "list").stderr
     assert Path(barque.root).exists() is False or os.listdir(barque.root) == []

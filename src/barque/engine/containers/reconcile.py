@@ -9,7 +9,7 @@ import shutil
 import time
 
 from barque.engine import clock
-from barque.engine.containers import exits, health, machine, start, volume_use
+from barque.engine.containers import exits, health, log_keeping, machine, start, volume_use
 from barque.engine.containers.context import Context
 from barque.engine.containers.machine import Status
 from barque.engine.containers.ports import Monitor
@@ -101,6 +101,7 @@ async def settle(ctx: Context) -> None:
         else:
             exits.watch(ctx, live, live.monitor, start.restart_later)
             health.watch(ctx, live)
+            log_keeping.resume(ctx, live)
     for target in {target for live in ctx.registry for target in volume_use.held(ctx, live.container)}:
         if not ctx.volume_mounts.used(target):
             await asyncio.to_thread(unmount, target)
