@@ -161,7 +161,7 @@ class Guest:
         machine = ["qemu-system-x86_64", "-accel", "tcg", "-cpu", "max", "-m", str(self._memory), "-smp", "2",
                    "-display", "none", "-serial", "stdio", "-monitor", "none", "-nic", "none", "-no-reboot",
                    "-kernel", str(self._kernel), "-initrd", str(image),
-                   "-append", "console=ttyS0 quiet loglevel=1 panic=-1 mitigations=off swapaccount=1"]
+                   "-append", "console=ttyS0 quiet loglevel=1 panic=-1 mitigations=off swapaccount=1 no_timer_check"]
         try:
             done = subprocess.run(machine, stdin=subprocess.DEVNULL, capture_output=True, timeout=timeout, check=False)
             output = done.stdout + done.stderr

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.e2e.engine_world import PATIENCE, Done, EngineWorld, engine_world
+from tests.e2e.test_bad_input import wait_until
 
 
 def _has(plugin: str) -> bool:
@@ -151,7 +152,7 @@ volumes: {kept: {}}
         assert done.code == 0, (done, world.log[-4000:])
         assert docker(world, context, *compose, "exec", "-T", "first", "ping", "-c1", "other").code == 0
         assert docker(world, context, *compose, "exec", "-T", "second", "cat", "/c", "/x").out == "secret\nsub\n"
-        assert "sub" in docker(world, context, *compose, "logs", "second").out
+        wait_until(lambda: "sub" in docker(world, context, *compose, "logs", "second").out)
     finally:
         done = docker(world, context, *compose, "down", "-v", "-t", "1", "--rmi", "local")
     assert done.code == 0, done
