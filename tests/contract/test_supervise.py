@@ -27,7 +27,8 @@ from barque.supervise.zygote_client import ZygoteClient
 from barque.sys import inotify
 
 FAKE = (str(Path(__file__).with_name("fake_zygote.py")),)
-RESTING = (str(Path(__file__).with_name("resting_zygote.py")),)
+RESTING = (str(Path(__file__).with_name("resting_zygote.py")), "0")
+WAKEFUL = (*RESTING[:1], "3600")
 PATH = ["PATH=/bin:/usr/bin"]
 
 
@@ -499,7 +500,7 @@ async def readable(fd: int) -> None:
     loop = asyncio.get_running_loop()
     event = asyncio.Event()
     loop.add_reader(fd, event.set)
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         await event.wait()
     loop.remove_reader(fd)
 
@@ -608,7 +609,7 @@ async def ended(*pids: int) -> None:
 async def at_rest(world: World, monitor: Monitor) -> int:
     """Wait until the container's keeper is alone with it; the keeper's pid."""
     keeper = monitor_pid(world, monitor)
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while acting := acting_monitors(keeper):
             await ended(*acting)
     return keeper

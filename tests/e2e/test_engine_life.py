@@ -30,8 +30,10 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EngineWorld]:
 def test_on_unhealthy_restarts(world: EngineWorld) -> None:
     """A check that fails ends the container, and the policy brings it back; a stop by hand does not."""
     world.ok("run", "-d", "--name", "sick", "--restart", "on-unhealthy:3", "--stop-timeout", "0", "--health-cmd",
-             "test ! -e /tmp/bad", "--health-interval", "50ms", "--health-retries", "1", "busybox", "sh", "-c",
-             "rm -f /tmp/bad; exec sleep 1000")
+             "test ! -e /tmp/bad", "--health-interval", "50ms", "--health-retries", "1", "--health-start-period", "1h",
+             "--health-start-interval", "50ms", "busybox", "sh", "-c", "rm -f /tmp/bad; echo up; exec sleep 1000")
+    wait_until(lambda: world.ok("logs", "sick") == "up")
+    wait_until(lambda: world.inspect("sick", "{{.State.Health.Status}}") == "healthy")
     world.ok("exec", "sick", "touch", "/tmp/bad")
     wait_until(lambda: world.inspect("sick", "{{.RestartCount}}") != "0")
     wait_until(lambda: world.inspect("sick", "{{.State.Health.Status}}") == "healthy")

@@ -18,8 +18,9 @@ from typing import Any
 import msgspec
 import pytest
 
-from tests.e2e.engine_world import PATIENCE, EngineWorld, engine_world, free_port
+from tests.e2e.engine_world import PATIENCE, EngineWorld, engine_world
 from tests.e2e.test_bad_input import wait_until
+from tests.registry_peers import free_port
 
 METRICS = free_port()
 SPEAK = "echo out; echo err >&2"
@@ -119,8 +120,8 @@ def test_journald(world: EngineWorld) -> None:
 
 def test_local(world: EngineWorld) -> None:
     script = "i=0; while [ $i -lt 3000 ]; do echo line $i; i=$((i+1)); done; read x; echo end"
-    world.ok("run", "-di", "--name", "loc", *options("local", max_size="40k", max_file="2"), "busybox", "sh", "-c",
-             script)
+    identity = world.ok("run", "-di", "--name", "loc", *options("local", max_size="40k", max_file="2"), "busybox", "sh",
+                        "-c", script)
     follower = world.popen("logs", "-f", "--tail", "1000", "loc")
     assert follower.stdout is not None
     assert b"line" in follower.stdout.readline()
@@ -133,7 +134,7 @@ def test_local(world: EngineWorld) -> None:
     assert numbers == list(range(numbers[0], 3000))
     assert 1000 < len(numbers) < 3000
     assert world.inspect("loc", "{{.LogPath}}") == ""
-    written = sorted(path.name for path in world.root.glob("data/containers/*/local-logs/*"))
+    written = sorted(path.name for path in world.root.glob(f"data/containers/{identity}/local-logs/*"))
     assert written == ["container.log", "container.log.1.gz"]
 
 

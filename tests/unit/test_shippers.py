@@ -37,7 +37,7 @@ from barque.supervise.shippers.orders import (
     Tls,
 )
 
-PATIENCE = 20
+PATIENCE = 60
 #: 2001-09-09T01:46:40.123456789Z
 MOMENT = 1_000_000_000_123_456_789
 HOST = os.uname().nodename

@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
 from barque.build import plan as planning
-from barque.build.args import BuildArguments, Expansion, platform_arguments
+from barque.build.args import BuildArguments, platform_arguments
 from barque.build.cache_images import CacheImage
 from barque.build.context import BuildContext
 from barque.build.dockerfile.arguments import Pair
@@ -72,10 +72,7 @@ class Build:
             raise InvalidArgument(str(error)) from None
 
     def _planned(self) -> planning.Plan:
-        for step in self._dockerfile.arguments:
-            expansion = Expansion(self._arguments.for_from(), self._dockerfile.escape)
-            self._arguments.declare_global(step.expanded(expansion).arguments)
-        plan = planning.make(self._dockerfile, self._options.target, self._arguments)
+        plan = planning.resolve(self._dockerfile, self._options.target, self._arguments)
         last = plan.stages[-1]
         labels = [_label(last, key, value) for key, value in sorted(self._options.labels.items())]
         last.steps = [*last.steps, *labels]

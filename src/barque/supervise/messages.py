@@ -88,9 +88,17 @@ class RuntimeChoice(msgspec.Struct, frozen=True):
     args: tuple[str, ...] = ()
 
 
+class Checkpoint(msgspec.Struct, frozen=True):
+    """The state of a container on disk: a directory of criu's images, and one for criu's log."""
+
+    images: str
+    work: str
+
+
 class CreateOrder(msgspec.Struct, frozen=True):
     """All that a monitor has to know; ``bundle`` holds a ``config.json`` that the engine wrote.
 
+    ``checkpoint`` is what the container is made of, instead of running its program anew.
     ``console_size`` is (height, width). ``stdin_once`` closes the process's standard input when the first client that
     attached it has closed its end. Output that an attached client does not take waits in ``spool_dir``, on a disk.
     """
@@ -106,6 +114,7 @@ class CreateOrder(msgspec.Struct, frozen=True):
     cgroup_driver: Literal["cgroupfs", "systemd"] = "cgroupfs"
     runtime: RuntimeChoice = RuntimeChoice()
     spool_dir: str = ""
+    checkpoint: Checkpoint | None = None
 
 
 class ExecOrder(msgspec.Struct, frozen=True):

@@ -15,7 +15,8 @@ IFNAME = "com.docker.network.endpoint.ifname"
 SYSCTLS = "com.docker.network.endpoint.sysctls"
 #: Options by these names are for the drivers that there are; others are for drivers of somebody else, and kept.
 _OURS = "com.docker.network."
-_MAC = re.compile(r"[0-9a-f]{2}(?:[:-][0-9a-f]{2}){5}\Z", re.IGNORECASE | re.ASCII)
+#: The first byte is even: an odd one is a group's address, which no interface can have.
+_MAC = re.compile(r"[0-9a-f][02468ace](?:[:-][0-9a-f]{2}){5}\Z", re.IGNORECASE | re.ASCII)
 _INTERFACE = re.compile(r"[^\s/:%]{1,15}\Z", re.ASCII)
 _SYSCTL = re.compile(r"net\.(?:ipv4|ipv6|mpls)\.[a-z0-9_-]+\.(?:IFNAME|ifname)\.[a-z0-9_-]+\Z", re.ASCII)
 

@@ -92,8 +92,13 @@ async def settle(ctx: Context) -> None:
 
     Only from here on ends are noted: before, the network would bring back what an end has given back.
     """
+    ended: list[tuple[Live, Monitor]] = []
     for live in ctx.registry:
-        if live.monitor is not None:
+        if live.monitor is None:
+            continue
+        if live.monitor.state == "exited":
+            ended.append((live, live.monitor))
+        else:
             exits.watch(ctx, live, live.monitor, start.restart_later)
             health.watch(ctx, live)
             log_keeping.resume(ctx, live)
@@ -116,6 +121,9 @@ async def settle(ctx: Context) -> None:
         elif live.container.host_config.auto_remove and live.facts.has_been_started:
             exits.remove_soon(ctx, live)
     await _drop_strays(ctx)
+    for live, monitor in ended:
+        # Not in the background: the first client would be told that it runs.
+        await exits.finish(ctx, live, await monitor.wait_exit(), monitor, start.restart_later)
 
 
 def _resume_backoff(live: Live) -> float:

@@ -9,6 +9,7 @@ from contextlib import AsyncExitStack
 from barque.engine import clock
 from barque.engine.containers import (
     bundle,
+    checkpoints,
     exits,
     health,
     learning,
@@ -31,32 +32,38 @@ from barque.failpoints import hit
 from barque.network.model import Sandbox
 from barque.oci.runtime_spec import Spec
 from barque.runtime.failure import RuntimeFailure
-from barque.supervise.messages import CreateOrder, LogConfig, RuntimeChoice
+from barque.supervise.messages import Checkpoint, CreateOrder, LogConfig, RuntimeChoice
 from barque.supervise.restart_policy import Backoff
 from barque.supervise.shipping import LogTargetRefused
 
 
-async def start(ctx: Context, ref: str) -> None:
-    """Start the container that ``ref`` names; raises NotModified when it runs already."""
+async def start(ctx: Context, ref: str, checkpoint: str = "", directory: str = "") -> None:
+    """Start the container that ``ref`` names, from a ``checkpoint`` if one is named.
+
+    Raises NotModified when it runs already.
+    """
+    if checkpoint and not ctx.config.experimental:
+        raise InvalidArgument("checkpoint is only supported in experimental mode")
     live = ctx.registry.find(ref)
     machine.check_start(live.facts)
-    await ctx.tasks.shielded(_start_by_hand(ctx, live), f"start {live.id[:12]}")
+    found = checkpoints.find(ctx, live, checkpoint, directory) if checkpoint else None
+    await ctx.tasks.shielded(_start_by_hand(ctx, live, found), f"start {live.id[:12]}")
 
 
-async def _start_by_hand(ctx: Context, live: Live) -> None:
+async def _start_by_hand(ctx: Context, live: Live, checkpoint: Checkpoint | None) -> None:
     async with live.lock:
         machine.check_start(live.facts, doomed=live.doomed)
         live.cancel("restart")
         live.backoff = Backoff()
         live.container.facts = machine.restart_reset(live.facts)
-        await run(ctx, live)
+        await run(ctx, live, checkpoint)
 
 
-async def run(ctx: Context, live: Live) -> None:
+async def run(ctx: Context, live: Live, checkpoint: Checkpoint | None = None) -> None:
     """Bring the container up; the caller holds the lock and has checked that it may. On failure the facts say why."""
     try:
         with ctx.metrics.timed("container", "start"):
-            monitor, sandbox, shipper = await _bring_up(ctx, live)
+            monitor, sandbox, shipper = await _bring_up(ctx, live, checkpoint)
     except Exception as error:  # a boundary: whatever failed is recorded before the client hears of it
         await _record_failure(ctx, live, error)
         raise
@@ -86,7 +93,8 @@ async def run(ctx: Context, live: Live) -> None:
     log_keeping.watch(ctx, live, shipper)
 
 
-async def _bring_up(ctx: Context, live: Live) -> tuple[Monitor, Sandbox | None, Shipper | None]:
+async def _bring_up(ctx: Context, live: Live, checkpoint: Checkpoint | None
+                    ) -> tuple[Monitor, Sandbox | None, Shipper | None]:
     container = live.container
     async with AsyncExitStack() as undo:
         sandbox = await _setup_network(ctx, container, undo)
@@ -100,7 +108,7 @@ async def _bring_up(ctx: Context, live: Live) -> tuple[Monitor, Sandbox | None, 
         await learning.begin(ctx, container, spec, undo)
         try:
             log, shipper = await _prepare_log(ctx, container, undo)
-            monitor = await ctx.supervisor.create(await _order(ctx, container, spec, log))
+            monitor = await ctx.supervisor.create(await _order(ctx, container, spec, log, checkpoint))
             undo.push_async_callback(_abandon, monitor)
             hit("container.start.after-create")
             for pending in live.attaching:
@@ -146,7 +154,8 @@ async def _prepare_log(ctx: Context, container: Container, undo: AsyncExitStack
     return config, shipper
 
 
-async def _order(ctx: Context, container: Container, spec: Spec, log: LogConfig | None) -> CreateOrder:
+async def _order(ctx: Context, container: Container, spec: Spec, log: LogConfig | None,
+                 checkpoint: Checkpoint | None) -> CreateOrder:
     size = container.host_config.console_size
     runtime = ctx.config.runtimes.get(container.host_config.runtime)
     return CreateOrder(
@@ -156,7 +165,7 @@ async def _order(ctx: Context, container: Container, spec: Spec, log: LogConfig 
         open_stdin=container.config.open_stdin,
         stdin_once=container.config.stdin_once, log=log, cgroup_driver=ctx.config.cgroup_driver,
         runtime=RuntimeChoice(runtime.path, runtime.args) if runtime else RuntimeChoice(),
-        spool_dir=ctx.state_dir(container.id))
+        spool_dir=ctx.state_dir(container.id), checkpoint=checkpoint)
 
 
 async def _abandon(monitor: Monitor) -> None:
