@@ -291,7 +291,8 @@ def journald() -> Iterator[None]:
             subprocess.run(["umount", directory], check=True)
 
 
-def test_the_journal_is_read_where_it_has_the_only_copy(world: EngineWorld, journald: None) -> None:
+@pytest.mark.usefixtures("journald")
+def test_the_journal_is_read_where_it_has_the_only_copy(world: EngineWorld) -> None:
     script = "echo out; echo err >&2; printf '%020000d\\n' 7; printf '\\377end\\n'; read line; echo $line"
     world.ok("run", "-di", "--name", "jour", "--label", "colour=red",
              *options("journald", cache_disabled="true", labels="colour"), "busybox", "sh", "-c", script)
