@@ -28,6 +28,7 @@ from barque.config import Config
 from barque.engine import host as hosts
 from barque.engine import system as system_model
 from barque.engine.containers import defaults, reconcile, shutdown
+from barque.engine.containers.cgroup import PARENT as CGROUP_PARENT
 from barque.engine.containers.context import Context
 from barque.engine.containers.execs import Execs
 from barque.engine.containers.model import Container
@@ -143,6 +144,8 @@ async def open_engine(stack: AsyncExitStack, config: Config, layout: Layout, zyg
     measured = [listeners.open_metrics(config.metrics_addr)] if config.metrics_addr else []
     for listener in (*sockets, *measured):
         stack.callback(listener.close)
+    if config.cgroup_driver == "cgroupfs":
+        stack.callback(cgroups.remove_if_empty, CGROUP_PARENT)
     supervisor = await Supervisor.start(config.exec_root, zygote)
     stack.push_async_callback(supervisor.close)
     db = await Database.open(layout.database)

@@ -21,6 +21,7 @@ Version = Literal["v1", "hybrid", "v2"]
 #: Key of the version 2 hierarchy in :meth:`CgroupManager.paths`.
 UNIFIED = "unified"
 _ENOENT, _ENODEV, _EOPNOTSUPP = 2, 19, 95
+_MAKE_ATTEMPTS = 20
 
 
 class InvalidResources(InvalidArgument):
@@ -260,6 +261,21 @@ def walk(directory: str) -> Iterator[str]:
     for child in children:
         yield from walk(child)
     yield directory
+
+
+def make(directory: str) -> None:
+    """mkdir ``directory`` and what is missing above; present is fine.
+
+    Whoever shares the parent may remove it while it is empty (:func:`barque.runtime.cgroups.remove_if_empty`): then
+    it is made again.
+    """
+    for left in reversed(range(_MAKE_ATTEMPTS)):
+        try:
+            os.makedirs(directory, 0o755, exist_ok=True)
+            break
+        except FileNotFoundError:
+            if not left:
+                raise
 
 
 def processes(directory: str) -> list[int]:
