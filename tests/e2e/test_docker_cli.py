@@ -17,7 +17,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e.engine_world import PATIENCE, EngineWorld, engine_world, free_port
+from tests.e2e.engine_world import PATIENCE, EngineWorld, engine_world
+from tests.registry_peers import free_port
 
 
 @pytest.fixture(scope="module")
@@ -228,10 +229,22 @@ def test_life(world: EngineWorld) -> None:
     world.ok("unpause", "life2")
     world.ok("update", "-m", "64m", "--memory-swap", "128m", "life2")
     assert "while" in world.ok("top", "life2")
+    assert "ps: error: " in world.docker("top", "life2", "bogus-options").err
+    assert "Couldn't find PID field in ps output" in world.docker("top", "life2", "-o", "user").err
     world.ok("kill", "life2")
     assert world.ok("wait", "life2") == "137"
     assert "is not running" in world.docker("kill", "life2").err
     world.ok("rm", "life2")
+
+
+def test_what_nobody_set_is_null(world: EngineWorld, tmp_path: Path) -> None:
+    (tmp_path / "empty.tar").write_bytes(bytes(1024))
+    world.ok("import", "-c", "LABEL a=b", str(tmp_path / "empty.tar"), "bare")
+    world.ok("create", "--name", "bare", "bare", "x")
+    assert world.inspect("bare", "{{json .Config.Env}} {{json .Config.Volumes}} {{json .Config.Labels}}") == (
+        'null null {"a":"b"}')
+    world.ok("rm", "bare")
+    world.ok("rmi", "bare")
 
 
 def wait_for_log(world: EngineWorld, name: str, text: str) -> None:
@@ -246,8 +259,10 @@ def test_logs(world: EngineWorld) -> None:
              "for i in 1 2 3; do echo $i; echo e$i >&2; sleep 0.2; done")
     followed = world.docker("logs", "-f", "logs")
     assert (followed.out, followed.err) == ("1\n2\n3\n", "e1\ne2\ne3\n")
-    assert world.docker("logs", "--tail", "2", "logs").out + world.docker("logs", "--tail", "2",
-                                                                          "logs").err == "3\ne3\n"
+    # The order is that in which the two pipes were read.
+    last = world.docker("logs", "--tail", "2", "logs")
+    assert (last.out + last.err).count("\n") == 2
+    assert followed.out.endswith(last.out) and followed.err.endswith(last.err)
     stamped = world.ok("logs", "-t", "--tail", "2", "logs")
     assert stamped.split()[0].endswith("Z")
     assert world.ok("logs", "--since", "2100-01-01", "logs") == ""

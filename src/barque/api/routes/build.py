@@ -18,6 +18,7 @@ from barque.api.progress import stream
 from barque.api.requests import flag, integer, json
 from barque.api.routes import build_options
 from barque.api.streams import begin, send_bytes
+from barque.build.dockerfile.lint import Finding, report
 from barque.build.history import BuildRecord
 from barque.build.options import BuildOptions
 from barque.build.output import Send
@@ -40,7 +41,7 @@ class CannotReadInPlace(BarqueError):
 
 class BuildBackend(Protocol):
     async def build(self, options: BuildOptions, request: Request, send: Send) -> str: ...
-    async def check(self, options: BuildOptions, request: Request) -> tuple[str, bool]: ...
+    async def check(self, options: BuildOptions, request: Request) -> tuple[str, list[Finding]]: ...
     def output(self, token: str) -> AsyncIterator[bytes]: ...
     async def history(self) -> list[BuildRecord]: ...
     async def past(self, ref: str) -> BuildRecord: ...
@@ -84,9 +85,10 @@ class _Builds:
 
     async def _check(self, request: web.Request, options: BuildOptions, asked: Request) -> web.StreamResponse:
         """Our own ``check=1``: the report as a stream whose last message says whether something was found."""
-        text, found = await self._builds.check(options, asked)
+        dockerfile, findings = await self._builds.check(options, asked)
         response = await begin(request)
-        for message in ({"stream": text}, {"aux": {"Findings": found}}):
+        for message in ({"stream": report(findings, dockerfile, options.dockerfile)},
+                        {"aux": {"Findings": bool(findings)}}):
             await response.write(msgspec.json.encode(message) + b"\r\n")
         return response
 
