@@ -388,6 +388,15 @@ def own(world: EngineWorld, *arguments: str, stdin: str = "", **environment: str
     return Done(done.stdout, done.stderr, done.returncode)
 
 
+@pytest.mark.parametrize("pattern", ["[", "!"])
+def test_a_wrong_pattern_of_the_ignore_file_is_named(world: EngineWorld, context: Path, pattern: str) -> None:
+    (context / "Dockerfile").write_text("FROM busybox\nCOPY . /all\n")
+    (context / ".dockerignore").write_text(pattern + "\n")
+    done = own(world, "build", str(context))
+    assert done.code == 1
+    assert "Error checking context: '" in done.err + done.out
+
+
 def test_own_command_line_sends_what_dockers_sends(world: EngineWorld, context: Path) -> None:
     text = "FROM busybox\nCOPY . /all\n"
     (context / ".dockerignore").write_text("d/deep\nDockerfile\n")
