@@ -113,12 +113,12 @@ def create(request: CreateRequest) -> Created:
         with _stage("cgroup"):
             undo.callback(request.cgroup.destroy)
             request.cgroup.create()
-            payload.warnings += request.cgroup.apply(_resources(linux, rootless))
-        steps, leaving = plan.build(spec, _root_path(request), request.rootfs, request.cgroup, known_layout(),
+            payload.warnings += request.cgroup.apply(limits(linux, rootless))
+        steps, leaving = plan.build(spec, root_path(request), request.rootfs, request.cgroup, known_layout(),
                                     make_cwd=spec.annotations.get(CWD_ANNOTATION) != "false",
                                     no_pivot=request.no_pivot)
         if not any(item.type == "mount" and not item.path for item in linux.namespaces):
-            undo.callback(rootfs.take_away, _root_path(request), rootfs.mount_at(_root_path(request)))
+            undo.callback(rootfs.take_away, root_path(request), rootfs.mount_at(root_path(request)))
         late = rootless or _reaches_the_host(linux)
         sources = undo.enter_context(_prepared(() if late else steps))
         order = init.Order(spec, payload, steps, leaving, request.stdio.fds, request.preserve_fds,
@@ -161,7 +161,7 @@ def _reaches_the_host(linux: Linux) -> bool:
     return "user" not in paths and not paths.get("mount")
 
 
-def _resources(linux: Linux, rootless: bool) -> Resources:
+def limits(linux: Linux, rootless: bool) -> Resources:
     """The document's limits, with the devices that every container may use: config-linux.md#allowed-device-list.
 
     As runc has it they come after the document's own rules, and where it has none everything else is denied. An
@@ -175,7 +175,7 @@ def _resources(linux: Linux, rootless: bool) -> Resources:
     return msgspec.structs.replace(wanted, devices=own + [rule for rule in default if rule not in own])
 
 
-def _root_path(request: CreateRequest) -> str:
+def root_path(request: CreateRequest) -> str:
     assert request.spec.root is not None
     return os.path.join(request.bundle, request.spec.root.path)
 

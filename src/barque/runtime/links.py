@@ -25,9 +25,14 @@ class BringUpLoopback(ChildStep):
         return "bring up the loopback device"
 
     def execute(self, context: Context) -> None:
-        with Socket(AF_INET, SOCK_DGRAM) as sock:
-            _, flags = _IFREQ.unpack(fcntl.ioctl(sock, _SIOCGIFFLAGS, _IFREQ.pack(b"lo", 0)))
-            fcntl.ioctl(sock, _SIOCSIFFLAGS, _IFREQ.pack(b"lo", flags | _IFF_UP))
+        bring_up_loopback()
+
+
+def bring_up_loopback() -> None:
+    """In the caller's network namespace."""
+    with Socket(AF_INET, SOCK_DGRAM) as sock:
+        _, flags = _IFREQ.unpack(fcntl.ioctl(sock, _SIOCGIFFLAGS, _IFREQ.pack(b"lo", 0)))
+        fcntl.ioctl(sock, _SIOCSIFFLAGS, _IFREQ.pack(b"lo", flags | _IFF_UP))
 
 
 def move_devices(devices: Mapping[str, NetDevice], pid: int) -> None:

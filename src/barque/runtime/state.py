@@ -154,6 +154,17 @@ def remove(root: str, container_id: str) -> None:
 
 
 @contextmanager
+def place_for_root(root: str, container_id: str) -> Iterator[str]:
+    """An empty directory beside the state, for as long as the block takes."""
+    path = os.path.join(os.path.abspath(root), container_id, "root")
+    os.mkdir(path, 0o700)
+    try:
+        yield path
+    finally:
+        os.rmdir(path)
+
+
+@contextmanager
 def _short_path(root: str, container_id: str) -> Iterator[str]:
     """The socket's path through a descriptor: socket addresses hold 107 bytes, roots may be longer."""
     fd = os.open(os.path.join(root, container_id), os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)

@@ -47,8 +47,9 @@ def resolve(root_fd: int, user: str, groups: Sequence[str] = ()) -> Identity:
     """The identity for ``user[:group]`` (names or numbers; empty: uid 0) plus additional ``groups``.
 
     Without a group it is the user's own from passwd, and the groups that list the user are added; with one, none of
-    those are, as docker does. A uid that passwd does not know has gid 0. Raises RuntimeFailure(stage "user") with
-    dockerd's texts.
+    those are, as docker does. A uid that passwd does not know has gid 0. The gid is one of the groups too, or a file
+    that is closed to the group would open to a process that changes its gid (CVE-2022-36109). Raises
+    RuntimeFailure(stage "user") with dockerd's texts.
     """
     name, _, group = user.partition(":")
     entry = _find_user(root_fd, name)
@@ -61,7 +62,7 @@ def resolve(root_fd: int, user: str, groups: Sequence[str] = ()) -> Identity:
     elif entry:
         additional = [item.gid for item in listed if entry.name in item.members]
     additional += [_find_group(listed, item) for item in groups]
-    return Identity(uid, gid, tuple(dict.fromkeys(additional)), entry.home if entry else "")
+    return Identity(uid, gid, tuple(dict.fromkeys([gid, *additional])), entry.home if entry else "")
 
 
 def home_of(root_fd: int, uid: int) -> str:

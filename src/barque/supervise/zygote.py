@@ -43,6 +43,10 @@ def workers(kind: str) -> dict[str, forkserver.Kind]:
         from barque.supervise.shippers import process
 
         return {kind: process.be}
+    if kind == "checkpoint":
+        from barque.supervise import checkpoint
+
+        return {kind: forkserver.worker(checkpoint.run)}
     from barque.store.tar import child
     from barque.supervise import archive
 
