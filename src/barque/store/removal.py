@@ -31,14 +31,15 @@ class Removals:
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def remove(self, numbers: Sequence[int], *, layers: bool = False) -> None:
-        """Begin, and return when all is gone or after a short while."""
+        """Begin, and return when all is gone or after a short while; with ``layers`` at once."""
         if not numbers:
             return
         workers = self.workers if layers else None
         task = asyncio.ensure_future(self._by_worker(workers, numbers) if workers else self._by_threads(numbers))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
-        await asyncio.wait([task], timeout=_PATIENCE)
+        if not layers:
+            await asyncio.wait([task], timeout=_PATIENCE)
 
     async def wait(self) -> None:
         """Until every deletion begun so far has ended."""

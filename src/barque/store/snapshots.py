@@ -248,6 +248,15 @@ class Snapshots:
             (chain_id,)).fetchone())
         return LayerInfo(*row) if row else None
 
+    async def sizes(self, chain_ids: Sequence[str]) -> tuple[int, ...]:
+        """Bytes of file contents in each of the layers; 0 for one that is missing."""
+        def look(connection: sqlite3.Connection) -> tuple[int, ...]:
+            found = [connection.execute("SELECT size FROM snapshots WHERE key = ? AND kind = 'layer'",
+                                        (chain_id,)).fetchone() for chain_id in chain_ids]
+            return tuple(row[0] if row else 0 for row in found)
+
+        return await self._db.read(look)
+
     async def _chain(self, chain_id: str) -> list[str]:
         """The directories of a chain of layers, topmost first, down to one that hides all below it."""
         rows = await self._db.read(lambda connection: connection.execute(_CHAIN, (chain_id,)).fetchall())
