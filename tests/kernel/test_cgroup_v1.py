@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -115,3 +116,38 @@ class TestV1(CgroupCases):
         paths = cgroups.manager("barque-test/x", layout=layout).paths()
         memory = next(tree for tree in layout.v1 if "memory" in tree.controllers)
         assert paths["memory"] == os.path.normpath(memory.mountpoint + memory.own + "/barque-test/x")
+
+
+def test_a_shared_parent_goes_with_the_last_cgroup() -> None:
+    shared = PARENT + "-shared"
+    parents = set(cgroups.manager(shared).paths().values())
+    manager = cgroups.manager(shared + "/one")
+    manager.create()
+    cgroups.remove_if_empty(shared)
+    assert all(os.path.isdir(path) for path in parents)
+    manager.destroy()
+    cgroups.remove_if_empty(shared)
+    assert not any(os.path.exists(path) for path in parents)
+    cgroups.remove_if_empty(shared)
+
+
+def test_a_cgroup_is_made_while_another_engine_removes_the_parent() -> None:
+    shared = PARENT + "-shared"
+    done = threading.Event()
+
+    def remove() -> None:
+        while not done.is_set():
+            cgroups.remove_if_empty(shared)
+
+    thread = threading.Thread(target=remove)
+    thread.start()
+    try:
+        manager = cgroups.manager(shared + "/one")
+        for _ in range(50):
+            manager.create()
+            assert all(os.path.isdir(path) for path in manager.paths().values())
+            manager.destroy()
+    finally:
+        done.set()
+        thread.join()
+        cgroups.remove_if_empty(shared)

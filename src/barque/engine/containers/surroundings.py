@@ -6,6 +6,7 @@ import re
 
 from barque.engine import host as machine_host
 from barque.engine.containers import networking, security, to_spec
+from barque.engine.containers.cgroup import PARENT
 from barque.engine.containers.context import Context
 from barque.engine.containers.machine import NotRunning
 from barque.engine.containers.model import Container
@@ -50,7 +51,7 @@ def cgroups_path(ctx: Context, container: Container) -> str:
     parent = container.host_config.cgroup_parent
     if ctx.config.cgroup_driver == "systemd":
         return f"{parent or 'system.slice'}:barque:{container.id}"
-    return f"/{(parent or 'barque').strip('/')}/{container.id}"
+    return f"/{(parent or PARENT).strip('/')}/{container.id}"
 
 
 def _namespaces(ctx: Context, container: Container, sandbox: Sandbox | None) -> tuple[dict[str, str], frozenset[str]]:

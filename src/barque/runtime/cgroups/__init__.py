@@ -15,7 +15,7 @@ from barque.runtime.cgroups.v2 import V2Manager
 Driver = Literal["cgroupfs", "systemd"]
 
 __all__ = ["UNIFIED", "CgroupManager", "Driver", "InvalidResources", "Layout", "beneath", "host_layout",
-           "known_layout", "load", "manager", "permitted"]
+           "known_layout", "load", "manager", "permitted", "remove_if_empty"]
 
 #: The host's layout as it was at the first call, for a process that stays in its own cgroup: hierarchies do not come
 #: and go while containers are made.
@@ -38,6 +38,15 @@ def manager(cgroups_path: str, *, driver: Driver = "cgroupfs", layout: Layout | 
     if layout.version == "v2" and layout.v2 is not None:
         return V2Manager.at(cgroups_path, layout.v2)
     return V1Manager.at(cgroups_path, layout)
+
+
+def remove_if_empty(cgroups_path: str) -> None:
+    """rmdir the cgroup in each hierarchy where nothing is in it; the rest stays."""
+    for directory in set(manager(cgroups_path).paths().values()):
+        try:
+            os.rmdir(directory)
+        except OSError:
+            continue
 
 
 def permitted(cgroup: CgroupManager) -> CgroupManager:

@@ -21,6 +21,7 @@ Version = Literal["v1", "hybrid", "v2"]
 #: Key of the version 2 hierarchy in :meth:`CgroupManager.paths`.
 UNIFIED = "unified"
 _ENOENT, _ENODEV, _EOPNOTSUPP = 2, 19, 95
+_MAKE_ATTEMPTS = 20
 
 
 class InvalidResources(InvalidArgument):
@@ -70,7 +71,7 @@ def host_layout(mountinfo: str | None = None, own: str | None = None, enabled: s
 
     Raises FileNotFoundError where no hierarchy is mounted at all.
     """
-    belongs = _own_cgroups(read("/proc/self", "cgroup") if own is None else own)
+    belongs = own_cgroups(read("/proc/self", "cgroup") if own is None else own)
     v1: dict[tuple[str, ...], Hierarchy] = {}
     v2: Hierarchy | None = None
     for kind, root, mountpoint, options in _cgroup_mounts(mountinfo):
@@ -97,7 +98,7 @@ def _cgroup_mounts(mountinfo: str | None) -> Iterator[tuple[str, str, str, str]]
             yield kind, _unescape(fields[3]), _unescape(fields[4]), options
 
 
-def _own_cgroups(text: str) -> dict[str, str]:
+def own_cgroups(text: str) -> dict[str, str]:
     """/proc/PID/cgroup as controller (or ``name=x``, or "" for version 2) -> path."""
     result = {}
     for line in text.splitlines():
@@ -109,7 +110,7 @@ def _own_cgroups(text: str) -> dict[str, str]:
 
 def own_cgroup(pid: int, controller: str) -> str:
     """The path of ``pid``'s cgroup as /proc/PID/cgroup says it; "" names version 2."""
-    return _own_cgroups(read(f"/proc/{pid}", "cgroup"))[controller]
+    return own_cgroups(read(f"/proc/{pid}", "cgroup"))[controller]
 
 
 def _below(path: str, root: str) -> str:
@@ -260,6 +261,21 @@ def walk(directory: str) -> Iterator[str]:
     for child in children:
         yield from walk(child)
     yield directory
+
+
+def make(directory: str) -> None:
+    """mkdir ``directory`` and what is missing above; present is fine.
+
+    Whoever shares the parent may remove it while it is empty (:func:`barque.runtime.cgroups.remove_if_empty`): then
+    it is made again.
+    """
+    for left in reversed(range(_MAKE_ATTEMPTS)):
+        try:
+            os.makedirs(directory, 0o755, exist_ok=True)
+            break
+        except FileNotFoundError:
+            if not left:
+                raise
 
 
 def processes(directory: str) -> list[int]:

@@ -16,6 +16,7 @@ from barque.runtime.cgroups.base import (
     UNIFIED,
     Layout,
     exists,
+    make,
     open_directory,
     pairs,
     processes,
@@ -55,7 +56,7 @@ class V1Manager:
 
     def create(self) -> None:
         for name, path in self._unique():
-            os.makedirs(path, 0o755, exist_ok=True)
+            make(path)
             if name == "cpuset":
                 _fill_cpuset(path)
 

@@ -11,6 +11,7 @@ from barque.runtime.cgroups.base import (
     UNIFIED,
     Hierarchy,
     exists,
+    make,
     open_directory,
     own_cgroup,
     pairs,
@@ -41,7 +42,7 @@ class V2Manager:
         return cls(tree.mountpoint.rstrip("/") + resolve(cgroups_path, os.path.dirname(tree.own)))
 
     def create(self) -> None:
-        os.makedirs(self._path, 0o755, exist_ok=True)
+        make(self._path)
         for parent in self._parents():
             _pass_on_controllers(parent)
 
