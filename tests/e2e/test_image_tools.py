@@ -8,12 +8,14 @@ import hashlib
 import http.client
 import json
 import os
+import resource
 import shutil
 import signal
 import socket
 import stat
 import subprocess
 import sys
+import tarfile
 import threading
 import time
 from collections.abc import Iterator
@@ -26,6 +28,9 @@ import pytest
 from tests.e2e.engine_world import PATIENCE, Done, EngineWorld, engine_world
 from tests.e2e.test_bad_input import wait_until
 from tests.image_world import CONFIG, LAYER, MANIFEST, digest, tar_of
+
+#: Bytes of a layer, and what may come on top of an idle process that has to do with it; 8 MB is the stack of a thread.
+LARGE, GROWTH = 96 << 20, 48 << 20
 
 
 @pytest.fixture(scope="module")
@@ -100,6 +105,67 @@ def test_the_engine_is_checked_and_mended_while_it_runs(world: EngineWorld) -> N
     assert (done.code, done.out) == (1, "snapshot-unrecorded 4711: directory without a row\n1 found, 0 repaired\n")
     assert "1 found, 1 repaired" in ok(world, "system", "fsck", "--repair")
     assert not (world.root / "data/snapshots/4711").exists()
+
+
+def status(pid: int, field: str) -> int:
+    """Bytes, from proc_pid_status(5)."""
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    return next(int(line.split()[1]) << 10 for line in lines if line.startswith(f"{field}:"))
+
+
+def children(pid: int) -> list[int]:
+    tasks = Path(f"/proc/{pid}/task").iterdir()
+    return [int(child) for task in tasks for child in (task / "children").read_text().split()]
+
+
+def write_large(path: Path) -> None:
+    """Every eighth MB of it cannot be compressed."""
+    with path.open("wb") as file:
+        for number in range(LARGE >> 20):
+            file.write(os.urandom(1 << 20) if number % 8 == 0 else bytes(1 << 20))
+
+
+def test_a_large_layer_goes_through_little_memory(world: EngineWorld, tmp_path: Path) -> None:
+    """In every way there is. The daemon's peak is what the kernel noted (VmHWM); workers inherit the zygote's limit of
+    data (getrlimit(2)), and one that took more would fail, and its command with it.
+    """
+    assert world.process is not None
+    daemon = world.process.pid
+    zygotes = children(daemon)
+    assert zygotes, "workers have another parent"
+    _, hard = resource.prlimit(daemon, resource.RLIMIT_DATA)
+    for zygote in zygotes:
+        resource.prlimit(zygote, resource.RLIMIT_DATA, (status(zygote, "VmData") + GROWTH, hard))
+    Path(f"/proc/{daemon}/clear_refs").write_text("5")  # begin the peak anew
+    idle = status(daemon, "VmRSS")
+
+    large, plain, saved = tmp_path / "large", tmp_path / "plain.tar", tmp_path / "saved.tar"
+    write_large(large)
+    with tarfile.open(plain, "w") as archive:
+        archive.add(large, "large")
+    (tmp_path / "Dockerfile").write_text("FROM scratch\nCOPY large /copied\n")
+    (tmp_path / ".dockerignore").write_text("*.tar\n")
+    name = f"{world.mirror.removeprefix('http://')}/large"
+
+    def peak(*command: str) -> None:
+        world.ok(*command)
+        grown = status(daemon, "VmHWM") - idle
+        assert grown < GROWTH, f"{command[0]} took {grown >> 20} MB"
+
+    peak("import", str(plain), name)
+    peak("push", "-q", name)
+    peak("save", "-o", str(saved), name)
+    for again in (("load", "-q", "-i", str(saved)), ("pull", "-q", name)):
+        world.ok("rmi", name)
+        peak(*again)
+    world.ok("create", "--name", "changed", name, "none")
+    peak("cp", str(large), "changed:/more")
+    peak("commit", "changed", "committed")
+    peak("export", "-o", str(tmp_path / "exported.tar"), "changed")
+    peak("build", "-q", str(tmp_path))
+    world.ok("rm", "changed")
+    for zygote in zygotes:
+        resource.prlimit(zygote, resource.RLIMIT_DATA, (hard, hard))
 
 
 def _repository(root: Path) -> str:

@@ -163,8 +163,8 @@ class Snapshots:
         return os.path.join(self.root, str(number), *names)
 
     def underway(self, number: int) -> bool:
-        """Whether the directory was made by this process, and may be about to get its row or to be removed."""
-        return self._first <= number < self._next
+        """Whether the directory was made by this process, and may be about to get its row, or is being removed."""
+        return self._first <= number < self._next or number in self.removals.underway
 
     async def _make_directory(self, names: Sequence[str]) -> int:
         if not self._next:
@@ -404,7 +404,7 @@ class Snapshots:
         await self.remove_unrecorded(await self._db.write(swap))
 
     async def remove_unrecorded(self, numbers: Sequence[int]) -> None:
-        """Delete directories of layers whose rows are gone."""
+        """Begin to delete directories of layers whose rows are gone."""
         await self.removals.remove(numbers, layers=True)
 
     async def wait_removed(self) -> None:
