@@ -206,6 +206,37 @@ def test_base_images_from_packages_are_the_same_each_time(world: EngineWorld, tm
     assert done.code == 1 and "name them with --mirror" in done.err
 
 
+def test_base_images_where_there_is_only_debootstrap(world: EngineWorld, tmp_path: Path) -> None:
+    """It would install a whole system from a mirror: what it is asked for, and what is made of its tree."""
+    programs, asked = tmp_path / "bin", tmp_path / "asked"
+    programs.mkdir()
+    command = ["image", "bootstrap", "--mirror", "deb [trusted=yes] http://mirror.invalid/debian test main contrib",
+               "--include", "tool", "--include", "other", "example:test", "fallen:1"]
+    done = barque(world, *command, PATH=str(programs))
+    assert done.code == 1 and "neither mmdebstrap nor debootstrap is installed" in done.err
+    script = programs / "debootstrap"
+    script.write_text(f"""#!/bin/sh -e
+PATH=/usr/bin:/bin
+echo "$@" > {asked}
+while [ $# -gt 2 ]; do shift; done
+mkdir -p "$1/usr/bin" "$1/var/lib/apt/lists" "$1/debootstrap"
+cp /bin/busybox "$1/usr/bin/"
+echo 'Date: Sat, 17 May 2025 09:15:54 UTC' > "$1/var/lib/apt/lists/test_Release"
+""")
+    script.chmod(0o755)
+    first = ok(world, *command, PATH=str(programs)).splitlines()[-1]
+    *options, suite, _, address = asked.read_text().split()
+    assert (suite, address) == ("test", "http://mirror.invalid/debian")
+    assert options == ["--variant=minbase", "--no-check-gpg", "--components=main,contrib", "--include=tool,other"]
+    image = json.loads(world.ok("image", "inspect", "fallen:1"))[0]
+    assert image["Id"] == first and image["Created"] == "2025-05-17T09:15:54Z"
+    assert ok(world, *command, PATH=str(programs)).splitlines()[-1] == first
+    assert world.ok("run", "--rm", "fallen:1", "/usr/bin/busybox", "ls", "/var/lib/apt/lists") == ""
+    script.write_text("#!/bin/sh\necho E: no such suite; exit 1\n")
+    done = barque(world, *command, PATH=str(programs))
+    assert done.code == 1 and "debootstrap failed:\nE: no such suite" in done.err
+
+
 class _Slow(BaseHTTPRequestHandler):
     """A registry with one image, whose layer stops in the middle as often as ``stops`` says."""
 
