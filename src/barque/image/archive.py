@@ -44,8 +44,7 @@ class NoSuchMember(InvalidArgument):
 class Member:
     """``path`` is the scratch file with its bytes; "" where the content store has them already.
 
-    ``guess``: it is being unpacked as the layer that it may be. ``moving`` is held while the content store takes it
-    over: an image may have the same layer twice.
+    ``guess``: it is being unpacked as the layer that it may be. ``moving`` is held while the file goes elsewhere.
     """
 
     digest: str

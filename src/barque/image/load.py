@@ -249,8 +249,8 @@ class Loader:
         descriptor = Descriptor(media_type=media_type, digest=member.digest, size=member.size)
         async with member.moving:
             if member.path:
-                path, member.path = member.path, ""
-                await self._content.adopt(lease, descriptor, path)
+                await self._content.adopt(lease, descriptor, member.path)
+                member.path = ""
                 return
         async with await self._content.ingest(lease, descriptor) as ingest:
             if not ingest.exists:
