@@ -14,11 +14,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from aiohttp import web
-
 from barque.errors import BarqueError
 from barque.registry import workers
-from barque.registry.app import Settings, make_app, make_status_app
+from barque.registry.app import Registry, Settings, make_app, make_status_app
 from barque.registry.assemble import address, load_tls, policy_of, settings_of, storage_of, tls_of
 from barque.registry.collect import collect
 from barque.registry.config import Config, InvalidConfig, seconds
@@ -39,7 +37,7 @@ class Service:
     config: Config
     storage: Storage
     settings: Settings
-    app: web.Application
+    app: Registry
     tls: ssl.SSLContext | None
     sockets: list[socket.socket]
     status_sockets: list[socket.socket]

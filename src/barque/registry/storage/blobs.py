@@ -13,7 +13,6 @@ import contextlib
 import errno
 import os
 import re
-import secrets
 import shutil
 import time
 from collections.abc import Callable
@@ -78,7 +77,7 @@ class FilesystemBlobs:
         os.utime(path)
         failpoints.hit("registry.blob.synced")
         # The second name comes first: a deletion elsewhere drops a content that has one name only.
-        spare = f"{os.path.dirname(link)}/.{secrets.token_hex(8)}"
+        spare = f"{os.path.dirname(link)}/.{os.urandom(8).hex()}"
         os.link(path, spare)
         os.rename(path, content)
         failpoints.hit("registry.blob.stored")
@@ -98,7 +97,7 @@ class FilesystemBlobs:
         link = self._link(repository, digest)
         os.utime(source)
         durable.make_directories(os.path.dirname(link))
-        temporary = f"{os.path.dirname(link)}/.{secrets.token_hex(8)}"
+        temporary = f"{os.path.dirname(link)}/.{os.urandom(8).hex()}"
         try:
             os.link(source, temporary)
         except OSError as error:
@@ -144,7 +143,7 @@ class FilesystemBlobs:
         return durable.digests(f"{self._root}/repositories/{repository}/_blobs")
 
     async def start_upload(self, repository: str, algorithm: str = "sha256") -> Upload:
-        id = secrets.token_hex(16)
+        id = os.urandom(16).hex()
         path = self._upload_path(repository, id)
         await self.run(self._create, path)
         if len(self._uploads) >= self._prune_at:
