@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import os
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from barque.registry import config as config_of
 from barque.registry.app import Settings
 from barque.registry.collect import Policy
-from barque.registry.config import Auth, Config, InvalidConfig, Tls, seconds, size
+from barque.registry.config import Auth, Config, InvalidConfig, Tls, read_text, seconds, size
 from barque.registry.events import Receiver
 from barque.registry.limits import RateLimiter
 from barque.registry.names import valid_name
@@ -131,6 +130,14 @@ def _receiver(url: str, actions: list[str], headers: dict[str, str]) -> Receiver
     return Receiver(url, frozenset(actions), headers)
 
 
+def _secret(path: str) -> bytes:
+    """Without a file it lives as long as the server: enough for one front end, whose clients fetch anew."""
+    if not path:
+        return os.urandom(32)
+    with open(path, "rb") as file:
+        return file.read()
+
+
 def _permissions(config: Config, auth: Auth) -> Permissions:
     from barque.registry.auth import Grant, Permissions
 
@@ -152,7 +159,7 @@ def _authorisation(config: Config) -> tuple[Authenticator | None, PasswordFile |
     permissions = _permissions(config, auth)
     users = None
     if auth.htpasswd:
-        users = PasswordFile(Path(auth.htpasswd).read_text(encoding="utf-8"), auth.realm, permissions)
+        users = PasswordFile(read_text(auth.htpasswd), auth.realm, permissions)
     if auth.tokens is None:
         if users is None:
             raise InvalidConfig(reason="auth needs htpasswd or tokens")
@@ -165,12 +172,11 @@ def _authorisation(config: Config) -> tuple[Authenticator | None, PasswordFile |
     if tokens.jwks:
         if not tokens.realm:
             raise InvalidConfig(reason="auth.tokens.jwks needs realm, the URL of that issuer's token server")
-        keys = load_key_set(Path(tokens.jwks).read_bytes())
+        keys = load_key_set(read_text(tokens.jwks).encode())
         return TokenAuthority(tokens.realm, tokens.service, TokenCheck(keys, tokens.issuer, tokens.service)), None, None
     if users is None:
         raise InvalidConfig(reason="the built-in token server needs auth.htpasswd; for another's tokens give jwks")
-    # Without a file the secret lives as long as the server: enough for one front end, whose clients fetch anew.
-    secret = Secret(Path(tokens.secret_file).read_bytes() if tokens.secret_file else os.urandom(32))
+    secret = Secret(_secret(tokens.secret_file))
     own: dict[str, Key] = {"": secret}
     check = TokenCheck(own, tokens.issuer, tokens.service)
     return (TokenAuthority(tokens.realm, tokens.service, check), users,

@@ -6,24 +6,25 @@ import asyncio
 import logging
 import signal
 import socket
-import ssl
 import sys
 from collections.abc import AsyncIterator, Coroutine
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from barque.errors import BarqueError
 from barque.registry import workers
 from barque.registry.app import Registry, Settings, make_app, make_status_app
 from barque.registry.assemble import address, load_tls, policy_of, settings_of, storage_of, tls_of
 from barque.registry.collect import collect
-from barque.registry.config import Config, InvalidConfig, seconds
+from barque.registry.config import Config, InvalidConfig, read_text, seconds
 from barque.registry.listen import listeners, serving_on
 from barque.registry.siblings import Siblings
 from barque.registry.storage.base import Storage
 from barque.sys.malloc import trim
+
+if TYPE_CHECKING:
+    import ssl
 
 #: Seconds between two looks at whether it is quiet.
 _QUIET = 10.0
@@ -90,7 +91,7 @@ class Service:
             if self.tls is not None and self.config.tls is not None:
                 load_tls(self.tls, self.config.tls)
             if self.settings.users is not None and self.config.auth is not None:
-                self.settings.users.replace(Path(self.config.auth.htpasswd).read_text(encoding="utf-8"))
+                self.settings.users.replace(read_text(self.config.auth.htpasswd))
         except (OSError, ValueError, BarqueError) as error:
             log.error("reload: %s", error)
         else:

@@ -13,7 +13,6 @@ import contextlib
 import errno
 import os
 import re
-import shutil
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -103,6 +102,8 @@ class FilesystemBlobs:
         except OSError as error:
             if error.errno != errno.EMLINK:  # ext4 allows 65,000 links to a file
                 raise
+            import shutil
+
             shutil.copyfile(source, temporary)
         os.rename(temporary, link)
         with contextlib.suppress(FileNotFoundError):
