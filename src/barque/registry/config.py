@@ -131,7 +131,7 @@ class Collection(Section, frozen=True, kw_only=True):
 
 
 class Config(Section, frozen=True, kw_only=True):
-    """``workers``: processes that serve; 0: as many as there are processors."""
+    """``workers``: processes that serve; 0: one for four processors."""
 
     listen: str = "127.0.0.1:5000"
     workers: Annotated[int, msgspec.Meta(ge=0, le=256)] = 0

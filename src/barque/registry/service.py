@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import signal
 import socket
@@ -112,7 +113,7 @@ def worker_count(config: Config) -> int:
     """A cache of other registries is one process: who asks for a blob that is on its way reads along in memory."""
     if config.upstream and (config.workers or 1) > 1:
         raise InvalidConfig(reason="a registry with upstreams has one worker")
-    return config.workers or (1 if config.upstream else workers.usable_processors())
+    return config.workers or (1 if config.upstream else workers.worth_their_memory())
 
 
 def serve(config: Config) -> int:
@@ -126,6 +127,8 @@ def serve(config: Config) -> int:
     where = config.storage.root or (config.storage.s3 and f"bucket {config.storage.s3.bucket}")
     bound = service.sockets[0].getsockname()[1]
     print(f"registry: {'https' if config.tls else 'http'}://{host}:{bound} serves {where}", file=sys.stderr, flush=True)
+    gc.collect()
+    trim()
     if count == 1:
         asyncio.run(service.work())
         return 0
