@@ -42,7 +42,7 @@ def _parser() -> argparse.ArgumentParser:
     serve.add_argument("--htpasswd", metavar="FILE", help="ask for a user of this file (bcrypt: htpasswd -B)")
     serve.add_argument("--anonymous-pull", action="store_true", default=None, help="pulls need no user")
     serve.add_argument("--access-log", action="store_true", default=None, help="log every request")
-    serve.add_argument("--workers", metavar="N", type=_count, help="processes that serve (default: one for 4 processors)")
+    serve.add_argument("--workers", metavar="N", type=_count, help="processes that serve (default: one for 4 CPUs)")
     commands.add_parser("gc", parents=[common], help="collect garbage by the configuration's rules, also while serving")
     found = commands.add_parser("check", parents=[common], help="verify every digest and reference")
     found.add_argument("--repair", action="store_true", help="remove what is damaged, so that a push can bring it back")

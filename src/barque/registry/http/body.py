@@ -38,6 +38,7 @@ class Body:
         self._consent = waits_for_consent
         self._ended = length == 0
         self._first = True
+        self._broken: ConnectionError | BadRequest | None = None
         self.length = length
 
     async def fill(self, view: memoryview) -> int:
@@ -47,19 +48,20 @@ class Body:
         :class:`BadRequest` for malformed chunks.
         """
         done = 0
-        while done < len(view) and not self._ended:
+        while done < len(view) and not self._ended and self._broken is None:
             try:
                 if not self._left:
                     await self._next_chunk()
                     continue
                 count = await self._take(view[done:done + self._left])
-            except (ConnectionError, BadRequest):
-                if done:
-                    break  # the next call finds the same again
-                raise
+            except (ConnectionError, BadRequest) as error:
+                self._broken = error
+                break
             done += count
             self._left -= count
             self._ended = not self._chunked and not self._left
+        if self._broken is not None and not done:
+            raise self._broken
         return done
 
     async def read(self, most: int) -> bytes:
@@ -124,10 +126,12 @@ class Body:
 
     async def _line(self, most: int) -> bytes:
         arrived = self._source.arrived
-        while (end := arrived.find(b"\r\n", 0, most + 2)) < 0:
+        while (end := arrived.find(b"\n", 0, most + 2)) < 0:
             if len(arrived) >= most + 2:
                 raise BadRequest("malformed chunk")
             await self._more()
         line = bytes(arrived[:end])
-        del arrived[:end + 2]
-        return line
+        del arrived[:end + 1]
+        if not line.endswith(b"\r"):
+            raise BadRequest("malformed chunk")
+        return line[:-1]

@@ -271,7 +271,8 @@ class Connection(asyncio.BufferedProtocol):
     async def _linger(self) -> None:
         """Read and drop what the client still sends: the end of the connection would overtake the answer."""
         if self._transport.can_write_eof():
-            self._transport.write_eof()
+            with contextlib.suppress(OSError):  # the client has reset the connection
+                self._transport.write_eof()
         deadline = time.monotonic() + self._peers.patience.linger
         while await self._wait(None, deadline):
             self.arrived.clear()

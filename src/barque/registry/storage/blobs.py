@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
+import fcntl
 import os
 import re
 import time
@@ -175,6 +176,19 @@ class FilesystemBlobs:
     def forget(self, id: str) -> None:
         self._uploads.pop(id, None)
 
+    @staticmethod
+    def _give_up(path: str) -> bool:
+        """Unlink an upload, but for one that a client sends to right now: a clock that jumps makes it look old."""
+        fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            os.unlink(path)
+        except BlockingIOError:
+            return False
+        finally:
+            os.close(fd)
+        return True
+
     def drop_unused(self, oldest: float) -> Freed:
         """Blocking: give up uploads and leftovers untouched since ``oldest``, and contents without users.
 
@@ -188,8 +202,7 @@ class FilesystemBlobs:
                     continue
                 with contextlib.suppress(FileNotFoundError):
                     path = f"{directory}/{name}"
-                    if os.stat(path).st_mtime < oldest:
-                        os.unlink(path)
+                    if os.stat(path).st_mtime < oldest and self._give_up(path):
                         self.forget(name)
                         freed.uploads += upload
         for algorithm in ALGORITHMS:
