@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import logging
+import resource
 import signal
 import socket
 import sys
@@ -127,6 +128,9 @@ def serve(config: Config) -> int:
     where = config.storage.root or (config.storage.s3 and f"bucket {config.storage.s3.bucket}")
     bound = service.sockets[0].getsockname()[1]
     print(f"registry: {'https' if config.tls else 'http'}://{host}:{bound} serves {where}", file=sys.stderr, flush=True)
+    # A connection is a descriptor, and shells give 1024 of them.
+    most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
     gc.collect()
     trim()
     if count == 1:
