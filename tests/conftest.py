@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import ctypes
 import fnmatch
+import glob
 import os
+import re
 import shutil
 import subprocess
 import tempfile
@@ -17,7 +19,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 
 CLONE_NEWNS = 0x00020000
 CLONE_NEWNET = 0x40000000
@@ -25,18 +27,25 @@ MS_REC_PRIVATE = 0x4000 | 0x40000
 TESTS = Path(__file__).parent
 AREAS_FOR_ROOT = ("kernel", "runtime", "api", "e2e", "contract", "crash", "conformance")
 #: How long a module's asynchronous teardown (namespaces die, processes are reaped) may take to finish, in seconds.
-SETTLE = 10.0
+SETTLE = 60.0
 #: The most that a test marked so may take, in seconds: it boots a machine.
 SLOW = 600
+#: Cgroups that tests make themselves, with the number of the run's process in their names.
+_NUMBERED = re.compile(r"barque-[a-z]+-(\d+).*")
 _skipped: set[str] = set()
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    # How long an example takes says more about the machine's other work than about the code.
-    settings.register_profile("untimed", deadline=None)
-    settings.load_profile("untimed")
+    # How long an example takes says more about the machine's other work than about the code; and the verdict about a
+    # change must not depend on chance, which --hypothesis-profile=search is for.
+    unhurried = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
+    settings.register_profile("search", unhurried)
+    settings.register_profile("steady", unhurried, derandomize=True)
+    settings.load_profile(config.getoption("--hypothesis-profile") or "steady")
     # A command line that nobody told where the engine is would start one on the default paths.
     os.environ["DOCKER_HOST"] = "unix:///nonexistent/engine.sock"
+    # docker's command line builds in another way where its plugin buildx is installed: tests say what they want.
+    os.environ["DOCKER_BUILDKIT"] = "0"
     if config.option.basetemp is None:
         # Short, since sockets have paths of 107 bytes at most, and not shared, since pytest tidies up what it shares.
         config.option.basetemp = tempfile.mkdtemp(prefix="brq-")
@@ -90,23 +99,55 @@ def _lines(*command: str) -> list[str]:
     return done.stdout.splitlines() if done.returncode == 0 else []
 
 
-def _own_cgroups() -> set[str]:
-    return set(_lines("find", "/sys/fs/cgroup", "-type", "d", "-name", "*barque*"))
+def _named() -> tuple[set[str], set[int]]:
+    """Processes that name us: what those of this run are, and the numbers of other runs'.
 
-
-def _processes() -> set[str]:
-    """Processes of this run that name us; the network namespace tells them from another run's."""
-    found, own = set(), os.readlink("/proc/self/ns/net")
+    The network namespace tells them apart.
+    """
+    own, others, here = set(), set(), os.readlink("/proc/self/ns/net")
     for pid in filter(str.isdigit, os.listdir("/proc")):
         try:
             line = Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+            if "barque" not in line or "pytest" in line or int(pid) == os.getpid():
+                continue
             parent = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[1]
-            same_run = os.readlink(f"/proc/{pid}/ns/net") == own and int(pid) != os.getpid()
+            if os.readlink(f"/proc/{pid}/ns/net") == here:
+                own.add(f"process {pid} (parent {parent}): {line.strip()}")
+            else:
+                others.add(int(pid))
         except (FileNotFoundError, ProcessLookupError, PermissionError):
             # Gone meanwhile, or with more capabilities than this run has: not started by it.
             continue
-        if same_run and "barque" in line and "pytest" not in line:
-            found.add(f"process {pid} (parent {parent}): {line.strip()}")
+    return own, others
+
+
+def _parents(cgroup: str) -> set[int]:
+    """Who started the processes in it and below."""
+    found = set()
+    for listing in glob.glob(f"{cgroup}/**/cgroup.procs", recursive=True):
+        try:
+            for pid in Path(listing).read_text().split():
+                found.add(int(Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[1]))
+        except (OSError, IndexError):
+            continue
+    return found
+
+
+def _cgroups(others: set[int]) -> set[str]:
+    """Those that name us and those of containers; not those of the processes ``others`` and of other runs of tests."""
+    found = set()
+    for pattern in ("*barque*", "barque/*", "*/*barque*", "*/barque/*"):
+        for path in filter(os.path.isdir, glob.glob(f"/sys/fs/cgroup/{pattern}")):
+            name = os.path.basename(path)
+            run = _NUMBERED.fullmatch(name)
+            if name == "barque":    # shared by all engines of the machine; the last one removes it
+                used = bool(others)
+            elif run is not None:
+                used = int(run[1]) != os.getpid() and os.path.exists(f"/proc/{run[1]}")
+            else:
+                used = bool(_parents(path) & others)
+            if not used:
+                found.add(f"cgroup {path}")
     return found
 
 
@@ -115,12 +156,16 @@ def _world() -> set[str]:
     mounts = {f"mount {line.split()[4]}" for line in Path("/proc/self/mountinfo").read_text().splitlines()}
     links = {f"link {line.split(':')[1].strip().split('@')[0]}" for line in _lines("ip", "-o", "link", "show")}
     tables = {f"nft {line}" for line in _lines("nft", "list", "tables")}
-    return mounts | links | tables | _own_cgroups() | _processes()
+    own, others = _named()
+    return mounts | links | tables | own | _cgroups(others)
 
 
 @pytest.fixture(scope="module", autouse=True)
 def nothing_left_behind(request: pytest.FixtureRequest) -> Iterator[None]:
-    """Compare mounts, links, rules, cgroups and processes before and after each module that works on the kernel."""
+    """Compare mounts, links, rules, cgroups and processes before and after each module that works on the kernel.
+
+    Other runs on the same machine come and go meanwhile: what is theirs does not count.
+    """
     if _area(request.path) not in AREAS_FOR_ROOT or os.geteuid() != 0:
         yield
         return

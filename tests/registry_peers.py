@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import shutil
 import socket
 import subprocess
@@ -14,11 +15,16 @@ import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
+_ports = itertools.count(10000)
+
 
 def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """Of loopback: below those that the kernel gives to connections, and no other call gets it."""
+    for port in _ports:
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
+    raise AssertionError("no port is free")
 
 
 @contextlib.contextmanager
@@ -28,7 +34,7 @@ def answering(command: list[str], port: int, path: str = "/v2/") -> Iterator[str
     with tempfile.TemporaryFile() as said, \
             subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=said) as process:
         try:
-            deadline = time.monotonic() + 20
+            deadline = time.monotonic() + 60
             while True:
                 try:
                     with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}"):
@@ -42,7 +48,7 @@ def answering(command: list[str], port: int, path: str = "/v2/") -> Iterator[str
             yield f"127.0.0.1:{port}"
         finally:
             process.terminate()
-            process.wait(20)
+            process.wait(60)
 
 
 @contextlib.contextmanager

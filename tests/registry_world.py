@@ -89,7 +89,7 @@ class Client:
         return json.loads(await self.bytes_of(path))
 
 
-async def until(holds: Callable[[], Awaitable[bool]], seconds: float = 20) -> None:
+async def until(holds: Callable[[], Awaitable[bool]], seconds: float = 60) -> None:
     """Wait for what nobody announces."""
     async with asyncio.timeout(seconds):
         while True:

@@ -16,8 +16,9 @@ from functools import partial
 from aiohttp import web
 
 from barque.api import app, listeners, metrics
+from barque.api.buildkit import door as buildkit
 from barque.api.listeners import Listener
-from barque.api.routes import archive, attach, containers, execs, lifecycle, networks, system, unsupported
+from barque.api.routes import archive, attach, checkpoints, containers, execs, lifecycle, networks, system, unsupported
 from barque.api.routes import build as build_routes
 from barque.api.routes import commit as commit_routes
 from barque.api.routes import volumes as volume_routes
@@ -183,12 +184,19 @@ async def open_engine(stack: AsyncExitStack, config: Config, layout: Layout, zyg
     builds = await open_builds(stack, layout, stores, images, context, supervisor)
     others = [*images.routes, *commit_routes.routes(committer(stores, images, context)),
               *build_routes.routes(builds.service, builds.cache),
+              *buildkit.routes(builds.service, builds.cache, engine_id, partial(_host_gateway, config, network)),
               *volume_routes.routes(volumes, VolumeCopies(volumes, context.volume_mounts, supervisor)),
               *networks.routes(service, Memberships(context)),
               *system.routes(context, bus, engine_id, images.service,
                              system_model.VolumeUsage(volumes, users), builds.cache)]
     server = await serve(stack, context, others, sockets)
     return Engine(context, server, images)
+
+
+def _host_gateway(config: Config, network: Network) -> str:
+    """What host-gateway stands for; "" where there is no default bridge."""
+    bridges = [info.gateway for info in network.networks() if info.name == "bridge"]
+    return config.host_gateway_ip or next(iter(bridges), "")
 
 
 def _save_events(bus: EventBus, path: str) -> None:
@@ -212,7 +220,8 @@ async def serve_metrics(stack: AsyncExitStack, text: Callable[[], str], sockets:
 async def serve(stack: AsyncExitStack, context: Context, others: Sequence[web.RouteDef],
                 sockets: Sequence[Listener]) -> ApiServer:
     config = context.config
-    routes = [*containers.routes(context), *archive.routes(context), *lifecycle.routes(context),
+    routes = [*containers.routes(context), *archive.routes(context),
+              *checkpoints.routes(context, experimental=config.experimental), *lifecycle.routes(context),
               *attach.routes(context, experimental=config.experimental),
               *execs.routes(Execs(context), experimental=config.experimental), *others, *unsupported.routes()]
     server = ApiServer(app.build(routes, experimental=config.experimental))

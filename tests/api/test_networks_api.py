@@ -128,29 +128,30 @@ async def test_create_is_shown_stored_told_and_removed(client: TestClient, world
                "com.docker.network.bridge.name": "br0", "com.docker.network.bridge.host_binding_ipv4": "127.0.0.1"}
     pools = [{"Subnet": "10.9.0.0/24", "IPRange": "10.9.0.128/25", "Gateway": "10.9.0.254",
               "AuxiliaryAddresses": {"tv": "10.9.0.7"}}]
-    status, made = await create(client, "backend", Driver="bridge", CheckDuplicate=True, Internal=True,
+    status, made = await create(client, "back end", Driver="bridge", CheckDuplicate=True, Internal=True,
                                 Attachable=True, EnableIPv6=True, Labels={"a": "b"}, Options=options,
                                 IPAM={"Driver": "default", "Config": pools})
     assert status == 201 and made["Warning"] == "", "nothing leaves an internal network"
-    shown = await (await client.get("/networks/backend")).json()
+    shown = await (await client.get("/networks/back end")).json()
     assert shown["Id"] == made["Id"] and shown["IPAM"]["Config"] == pools and shown["Options"] == options
     assert shown["Internal"] and shown["Attachable"] and shown["EnableIPv6"] and shown["Labels"] == {"a": "b"}
     (stored,) = await world.service.stored()
     assert (stored.icc, stored.mtu, stored.bridge, stored.publish_ip) == (False, 1400, "br0", "127.0.0.1")
-    assert await create(client, "backend") == (409, {"message": "network with name backend already exists"})
-    world.sandboxes.append(("busy", sandbox(made["Id"], "backend")))
-    answer = await client.delete("/networks/backend")
+    assert await create(client, "back end") == (409, {"message": "network with name back end already exists"})
+    world.sandboxes.append(("busy", sandbox(made["Id"], "back end")))
+    answer = await client.delete("/networks/back end")
     assert (answer.status, (await answer.json())["message"]) == (
-        403, f'error while removing network: network backend has active endpoints (name:"busy" id:"{"e" * 12}")')
+        403, f'error while removing network: network back end has active endpoints (name:"busy" id:"{"e" * 12}")')
     world.sandboxes.pop()
-    assert (await client.delete("/networks/backend")).status == 204 and await world.service.stored() == []
+    assert (await client.delete("/networks/back end")).status == 204 and await world.service.stored() == []
     assert [(kind, action, attributes["name"]) for kind, action, attributes in world.events] == [
-        ("network", "create", "backend"), ("network", "destroy", "backend")]
+        ("network", "create", "back end"), ("network", "destroy", "back end")]
 
 
 @pytest.mark.parametrize(("body", "status", "text"), [
     ({"Name": "host"}, 403, "operation is not permitted on predefined host network"),
     ({"Name": ""}, 400, "invalid network name"), ({"Name": "a/b"}, 400, "invalid network name"),
+    ({"Name": " "}, 400, "invalid network name"), ({"Name": "a "}, 400, "invalid network name"),
     ({"Name": "x", "Driver": "weave"}, 404, "plugin not found"), ({"Name": "x", "Driver": "overlay"}, 501, "no swarm"),
     ({"Name": "x", "Driver": "ipvlan", "Options": {"ipvlan_mode": "l4"}}, 400, "not one of l2, l3, l3s"),
     ({"Name": "x", "Driver": "host"}, 403, 'only one instance of "host" network is allowed'),

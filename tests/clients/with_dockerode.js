@@ -20,8 +20,6 @@ async function containers() {
   const both = Promise.all([collect(stdout), collect(stderr)]);
   const [result, ran] = await docker.run('busybox', ['sh', '-c', 'echo out; echo err >&2; exit 4'], [stdout, stderr],
     { Tty: false });
-  stdout.end();
-  stderr.end();
   assert.strictEqual(result.StatusCode, 4);
   assert.deepStrictEqual(await both, ['out\n', 'err\n']);
   await ran.remove();

@@ -14,11 +14,12 @@ import socket
 import subprocess
 import sys
 import tarfile
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+from tests.e2e.test_bad_input import wait_until
 
 PATIENCE = 60
 #: Where the engines are to put their containers: their own default stays behind.
@@ -187,16 +188,14 @@ def test_exec(engine: Engine) -> None:
 def test_terminals(engine: Engine) -> None:
     name = engine.start("-t", "busybox", "sh", "-c", "tty; readlink /proc/self/fd/0; exec sleep 1000")
     engine.ok("exec", "-d", "-t", name, "sh", "-c", "tty > /tmp/tty; exec sleep 1000")
-    deadline = time.monotonic() + PATIENCE
-    while not (said := engine("exec", name, "cat", "/tmp/tty").stdout):
-        assert time.monotonic() < deadline
-    assert said == "/dev/pts/1\n"
-    assert engine.ok("logs", name).split() == ["/dev/pts/0", "/dev/pts/0"]
+    wait_until(lambda: engine("exec", name, "cat", "/tmp/tty").stdout == "/dev/pts/1\n")
+    wait_until(lambda: engine.ok("logs", name).split() == ["/dev/pts/0", "/dev/pts/0"])
     engine.remove(name)
 
 
 def test_stop_kill_and_wait(engine: Engine) -> None:
-    name = engine.start("busybox", "sh", "-c", "trap 'exit 9' TERM; while :; do sleep 0.1; done")
+    name = engine.start("busybox", "sh", "-c", "trap 'exit 9' TERM; echo ready; while :; do sleep 0.1; done")
+    wait_until(lambda: engine.ok("logs", name) == "ready")
     engine.ok("stop", "-t", "30", name)
     assert engine.inspect(name, "{{.State.ExitCode}}") == "9"
     engine.ok("start", name)

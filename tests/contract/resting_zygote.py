@@ -1,4 +1,4 @@
-"""The zygote of a daemon whose monitors leave their containers to the keeper at every chance."""
+"""The zygote of a daemon whose monitors leave their containers to the keeper after so many seconds without work."""
 
 from __future__ import annotations
 
@@ -7,4 +7,4 @@ import sys
 from barque.supervise import zygote
 
 if __name__ == "__main__":
-    zygote.main(sys.argv[1], rest_after=0)
+    zygote.main(sys.argv[2], rest_after=float(sys.argv[1]))

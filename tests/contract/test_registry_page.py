@@ -37,7 +37,7 @@ class Browser:
     async def call(self, method: str, **params: Any) -> Any:
         self._serial += 1
         await self._socket.send_json({"id": self._serial, "method": method, "params": params})
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(60):
             while True:
                 answer = await self._socket.receive_json()
                 if answer.get("id") == self._serial:

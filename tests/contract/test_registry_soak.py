@@ -21,11 +21,13 @@ from barque.registry.retention import Rule
 from barque.registry.storage.base import Storage
 from barque.registry.storage.filesystem import FilesystemStorage
 from tests.contract.test_registry_workers import Server, server
-from tests.registry_world import Client, digest, registry_over, s3_server, s3_storage
+from tests.registry_world import Client, digest, registry_over, s3_server, s3_storage, until
 
 #: How long the workers go on; the S3 server of the tests is a slow one.
 SECONDS = 4.0
+#: What must have happened of everything, for which a busy machine gets more time (seconds).
 ENOUGH = 3
+AT_MOST = 120.0
 
 
 @pytest.fixture(params=["filesystem", "s3"])
@@ -47,13 +49,27 @@ class Soak:
         self._storage = storage
         self._workers = workers
         self._until = time.monotonic() + SECONDS
-        self.pushed = self.broken = self.collected = 0
+        self.pushed = self.broken = self.collected = self.killed = 0
         self.held: dict[tuple[str, str], tuple[bytes, tuple[bytes, ...]]] = {}
 
     def _on(self) -> bool:
-        """For as long as it was given, and until enough has happened; a busy machine gets more time for that."""
+        """For as long as it was given, and until enough has happened."""
         left = self._until - time.monotonic()
-        return left > 0 or (min(self.pushed, self.broken, self.collected) < ENOUGH and left > -30)
+        return left > 0 or (not self.enough() and left > SECONDS - AT_MOST)
+
+    def enough(self) -> bool:
+        happened = [self.pushed, self.broken, self.collected]
+        return min(happened if self._workers is None else [*happened, self.killed]) >= ENOUGH
+
+    async def _until_a_push(self, seconds: float) -> None:
+        """Sleep, and until something was pushed: on a busy machine no push might ever be fast enough otherwise."""
+        before = self.pushed
+
+        async def went_on() -> bool:
+            return self.pushed > before or not self._on()
+
+        await asyncio.sleep(seconds)
+        await until(went_on, AT_MOST)
 
     async def push_and_delete(self, worker: int) -> None:
         dice = random.Random(worker)
@@ -86,9 +102,11 @@ class Soak:
     async def kill(self) -> None:
         """One worker after the other, without a warning."""
         while self._workers is not None and self._on():
-            await asyncio.sleep(0.7)
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(random.choice(self._workers.workers()), signal.SIGKILL)
+            await self._until_a_push(0.7)
+            if alive := self._workers.workers():
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(random.choice(alive), signal.SIGKILL)
+                    self.killed += 1
 
     async def break_off(self) -> None:
         """Uploads whose client goes away in the middle."""
@@ -110,7 +128,7 @@ class Soak:
         while self._on():
             self.collected += 1
             assert (await collect(self._storage, policy)).skipped == []
-            await asyncio.sleep(0.3)
+            await self._until_a_push(0.3)
 
     async def pull(self) -> None:
         while self._on():
@@ -133,7 +151,7 @@ class Soak:
 async def run(soak: Soak) -> None:
     await asyncio.gather(soak.push_and_delete(1), soak.push_and_delete(2), soak.push_and_delete(3),
                          soak.break_off(), soak.collect(), soak.pull(), soak.kill())
-    assert min(soak.pushed, soak.broken, soak.collected) >= ENOUGH
+    assert soak.enough(), (soak.pushed, soak.broken, soak.collected, soak.killed)
 
 
 async def test_nothing_is_lost(storage: Storage) -> None:

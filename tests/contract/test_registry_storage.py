@@ -284,8 +284,8 @@ async def test_session_has_one_writer_among_processes(tmp_path: Path) -> None:
             async with asyncio.timeout(0.2), upload.lock:
                 pass
         go_on.set()
-        assert await asyncio.wait_for(sending, 20) == 202
-        async with asyncio.timeout(20), upload.lock:
+        assert await asyncio.wait_for(sending, 60) == 202
+        async with asyncio.timeout(60), upload.lock:
             assert upload.offset == len(first + second)
         async with two.put(location, params={"digest": digest(first + second)}) as answer:
             assert answer.status == 201

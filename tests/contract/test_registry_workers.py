@@ -19,7 +19,7 @@ import pytest
 
 from barque.registry.server import main
 from tests.registry_peers import free_port
-from tests.registry_world import Client, digest
+from tests.registry_world import Client, digest, until
 
 SERVE = "import sys; from barque.registry.server import main; sys.exit(main(sys.argv[1:]))"
 #: "secret" by bcrypt with the lowest cost.
@@ -43,7 +43,7 @@ class Server:
         return [int(text) for text in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
     async def until_said(self, pattern: str, times: int = 1) -> None:
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + 60
         while len(re.findall(pattern, self.said())) < times:
             assert self.process.poll() is None and time.monotonic() < deadline, self.said()
             await asyncio.sleep(0.02)
@@ -57,13 +57,13 @@ def server(root: Path, *options: str, workers: int = 3) -> Iterator[Server]:
     command = ["sh", "-c", 'ulimit -Sn 200; exec "$0" "$@"', *command]
     with log.open("wb") as said, subprocess.Popen(command, stderr=said) as process:
         try:
-            deadline = time.monotonic() + 20
+            deadline = time.monotonic() + 60
             while "serves" not in log.read_text():
                 assert process.poll() is None and time.monotonic() < deadline, log.read_text()
                 time.sleep(0.02)
             yield Server(process, port, log)
             process.terminate()
-            assert process.wait(20) == 0, log.read_text()
+            assert process.wait(60) == 0, log.read_text()
         finally:
             process.kill()
 
@@ -127,7 +127,12 @@ async def test_worker_that_dies_is_replaced_and_loses_nothing(tmp_path: Path) ->
             assert await client.bytes_of("/v2/app/manifests/v1") == image
             async with client.put(location, data=b"second", params={"digest": digest(b"firstsecond")}) as answer:
                 assert answer.status == 201
-        assert len(found.workers()) == 3
+
+
+        async def complete() -> bool:
+            return len(found.workers()) == 3
+
+        await until(complete)
         assert not set(before) & set(found.workers())
 
 
@@ -140,7 +145,7 @@ async def test_workers_end_with_the_one_that_watches_them(tmp_path: Path) -> Non
         for fd in watched:
             ended = loop.create_future()
             loop.add_reader(fd, ended.set_result, None)
-            await asyncio.wait_for(ended, 20)
+            await asyncio.wait_for(ended, 60)
             loop.remove_reader(fd)
             os.close(fd)
 
@@ -163,7 +168,7 @@ async def test_hangup_reads_certificate_and_users_anew(tmp_path: Path) -> None:
             return await fresh(f"https://127.0.0.1:{found.port}", "/v2/", ssl=False, headers=headers)
 
         async def shown() -> str:
-            return await asyncio.to_thread(ssl.get_server_certificate, ("127.0.0.1", found.port), timeout=20)
+            return await asyncio.to_thread(ssl.get_server_certificate, ("127.0.0.1", found.port), timeout=60)
 
         read = "are those of the files now"
         await found.until_said(read, 2)

@@ -23,10 +23,12 @@ from barque.runtime.failure import RuntimeFailure
 from barque.supervise import forkserver
 from barque.supervise.client import Disconnected, Monitor, MonitorGone, Supervisor, WorkerDied
 from barque.supervise.messages import CreateOrder, ExecOrder, ExitRecord, LogConfig, RuntimeChoice
+from barque.supervise.zygote_client import ZygoteClient
 from barque.sys import inotify
 
 FAKE = (str(Path(__file__).with_name("fake_zygote.py")),)
-RESTING = (str(Path(__file__).with_name("resting_zygote.py")),)
+RESTING = (str(Path(__file__).with_name("resting_zygote.py")), "0")
+WAKEFUL = (*RESTING[:1], "3600")
 PATH = ["PATH=/bin:/usr/bin"]
 
 
@@ -65,7 +67,7 @@ class World:
         (bundle / "config.json").write_bytes(json.dumps(self.spec(list(args), terminal, bundle)).encode())
         path = str(self.root / f"{container_id}-json.log")
         return CreateOrder(container_id, str(bundle), terminal=terminal, log=LogConfig(path) if log else None,
-                           **options)
+                           spool_dir=str(self.root), **options)
 
     def spec(self, args: list[str], terminal: bool, bundle: Path) -> dict[str, Any]:
         return {"ociVersion": "1.3.0", "process": {"args": args, "env": PATH, "cwd": "/", "terminal": terminal}}
@@ -364,6 +366,23 @@ async def test_reader_that_stops_neither_blocks_the_log_nor_the_others(world: Wo
     writer.close()
 
 
+async def test_readers_that_stop_hold_up_nobody_where_there_is_no_log(fake_world: World) -> None:
+    monitor = await fake_world.create("sh", "-c", "head -c 8000000 /dev/zero | tr '\\0' a", log=False)
+    stuck = [await attached(monitor) for _ in range(2)]
+    for _, writer in stuck:
+        writer.transport.pause_reading()  # type: ignore[attr-defined]
+    reader, writer = await attached(monitor)
+    await monitor.start()
+    output, record = await asyncio.gather(reader.read(), monitor.wait_exit())
+    assert (record.exit_code, frames(output)[1]) == (0, b"a" * 8_000_000)
+    writer.close()
+    await monitor.release()
+    for reader, writer in stuck:
+        writer.transport.resume_reading()  # type: ignore[attr-defined]
+        assert frames(await reader.read())[1] == b"a" * 8_000_000    # had they been held on to, they would be cut off
+        writer.close()
+
+
 async def test_slow_reader_gets_everything(world: World) -> None:
     monitor = await world.create("sh", "-c", "head -c 20000000 /dev/zero | tr '\\0' a")
     reader, writer = await attached(monitor)
@@ -481,7 +500,7 @@ async def readable(fd: int) -> None:
     loop = asyncio.get_running_loop()
     event = asyncio.Event()
     loop.add_reader(fd, event.set)
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         await event.wait()
     loop.remove_reader(fd)
 
@@ -590,7 +609,7 @@ async def ended(*pids: int) -> None:
 async def at_rest(world: World, monitor: Monitor) -> int:
     """Wait until the container's keeper is alone with it; the keeper's pid."""
     keeper = monitor_pid(world, monitor)
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while acting := acting_monitors(keeper):
             await ended(*acting)
     return keeper
@@ -674,6 +693,38 @@ async def test_zygote_that_cannot_fork_says_so_and_lives(fake_world: World) -> N
     resource.prlimit(zygote, resource.RLIMIT_NOFILE, (soft, hard))
     assert (await fake_world.run("sh", "-c", "exit 3")).exit_code == 3
     assert fake_world.supervisor.zygote_pid == zygote
+
+
+#: A zygote whose first monitor is killed when it has taken the request, before or after it has told the zygote so.
+DYING = """
+import os, signal, socket, sys
+from barque.supervise import forkserver, wire
+def serve(fds):
+    mark = sys.argv[1] + "/mark"
+    if os.path.exists(mark):
+        return len(forkserver.take(fds, os.getpid()).recv(1))
+    open(mark, "w").close()
+    wire.receive_packet(socket.socket(fileno=fds[0]), wire.ZYGOTE_REQUESTS)
+    if {told}:
+        os.write(fds[1], b"x")
+    os.kill(os.getpid(), signal.SIGKILL)
+import encodings.ascii, encodings.utf_8
+forkserver.serve(serve, {{}})
+"""
+
+
+@pytest.mark.parametrize("told", [False, True])
+async def test_monitor_that_is_killed_before_its_first_word_is_replaced(tmp_path: Path, told: bool) -> None:
+    program = ("-c", DYING.format(told=told))
+    client = ZygoteClient(forkserver.spawn(str(tmp_path), program), lambda: forkserver.spawn(str(tmp_path), program))
+    async with asyncio.timeout(60):
+        pid, channel = await client.fork("monitor")
+    assert (tmp_path / "mark").exists()
+    pidfd = os.pidfd_open(pid)
+    channel.close()
+    await readable(pidfd)
+    os.close(pidfd)
+    client.close()
 
 
 async def test_zygote_ends_with_the_daemon(fake_world: World) -> None:

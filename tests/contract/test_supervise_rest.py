@@ -11,10 +11,12 @@ from pathlib import Path
 import pytest
 from msgspec.structs import replace
 
+from barque.supervise import forkserver
 from barque.supervise.client import Monitor
 from barque.supervise.log_sink import PIECE
 from barque.supervise.messages import ExitRecord, LogConfig, Shipping
 from tests.contract.test_supervise import (
+    WAKEFUL,
     RealWorld,
     RestingWorld,
     RuncWorld,
@@ -38,10 +40,16 @@ async def world(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator
         yield world
 
 
+class WakefulWorld(RealWorld):
+    """The same containers, whose monitors do not rest within a test."""
+
+    def spawn(self, exec_root: str) -> forkserver.ZygoteHandle:
+        return forkserver.spawn(exec_root, WAKEFUL)
+
+
 @pytest.fixture
 async def wakeful(tmp_path: Path) -> AsyncIterator[World]:
-    """A world whose monitors do not rest within a test."""
-    async for world in open_world(RealWorld, tmp_path):
+    async for world in open_world(WakefulWorld, tmp_path):
         yield world
 
 
@@ -55,7 +63,7 @@ async def type_in(monitor: Monitor, line: bytes) -> None:
 
 async def logged(world: World, monitor: Monitor, size: int) -> None:
     """Wait until the log has ``size`` lines."""
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while len(world.log(monitor)) < size:  # noqa: ASYNC110
             await asyncio.sleep(0.01)
 
@@ -108,7 +116,7 @@ async def test_shipper_is_kept(world: World) -> None:
     path = str(world.root / "shipper.sock")
     async with await asyncio.start_unix_server(ship, path):
         await run_in_two_halves(world, LogConfig(shipping=Shipping(path)))
-        data = await asyncio.wait_for(received, 10)
+        data = await asyncio.wait_for(received, 60)
     pieces = []
     while data:
         _, length, _ = PIECE.unpack_from(data)

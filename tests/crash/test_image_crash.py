@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import random
 import signal
 import sys
 from collections.abc import AsyncIterator
@@ -21,10 +22,11 @@ from barque.store.verify import restore_torn
 from barque.store.workers import SubprocessWorkers
 from tests.image_world import World, faulty_registry, make_image, world
 
-IMAGE = make_image({"a": b"x" * 200_000}, {"b": b"y" * 100_000}, Labels={"k": "v"})
+A, B = (random.Random(seed).randbytes(100_000) for seed in "ab")
+IMAGE = make_image({"a": A}, {"b": B}, Labels={"k": "v"})
 PULL = ["content.write", "content.before-rename", "content.before-row", "snapshots.mend", "snapshots.before-row",
         "snapshots.after-row", "snapshots.before-settle"]
-LOAD = ["content.adopt.renamed", "snapshots.before-row", "snapshots.after-row"]
+LOAD = ["load.guessed", "content.adopt.renamed", "snapshots.before-row", "snapshots.after-row"]
 
 
 async def boot(here: World) -> None:
@@ -73,7 +75,7 @@ async def looks_whole(root: Path, source: str, reference: str) -> None:
         image = await here.images.resolve(reference)
         assert image.id == IMAGE.id
         top, base = await here.snapshots.image_lower(image.chain_id)
-        assert Path(base, "a").read_bytes() == b"x" * 200_000 and Path(top, "b").read_bytes() == b"y" * 100_000
+        assert Path(base, "a").read_bytes() == A and Path(top, "b").read_bytes() == B
         await here.names.remove_image(IMAGE.id)
         await here.assert_empty()
     assert list((root / "content/ingest").iterdir()) == []

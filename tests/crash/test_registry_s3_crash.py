@@ -188,10 +188,10 @@ async def test_killed_server_is_followed_by_another_one(s3_url: str, tmp_path: P
                 await asyncio.sleep(60)
 
             broken = asyncio.create_task(session.patch(location, data=slow()).__aenter__())
-            await asyncio.wait_for(sent.wait(), 20)
+            await asyncio.wait_for(sent.wait(), 60)
             first.send_signal(signal.SIGKILL)
             with pytest.raises(aiohttp.ClientError):
-                await asyncio.wait_for(broken, 20)
+                await asyncio.wait_for(broken, 60)
         async with aiohttp.ClientSession(second_url) as session:
             client = Client(session)
             async with client.get(location) as answer:

@@ -30,7 +30,7 @@ class Api:
         self._session = session
 
     async def call(self, method: str, path: str, body: Any = None) -> Answer:
-        async with (asyncio.timeout(PATIENCE),
+        async with (asyncio.timeout(2 * PATIENCE),
                     self._session.request(method, f"http://d{VERSION}{path}", json=body) as answer):
             if answer.content_type == "application/json":
                 return Answer(answer.status, await answer.json())

@@ -18,7 +18,7 @@ import sys
 import tarfile
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO
@@ -28,11 +28,12 @@ from barque.image.client.transport import Transport
 from barque.image.push import push_image
 from barque.oci import media_types as mt
 from barque.oci.reference import parse
+from tests.registry_peers import free_port
 
 #: How long anything may take on a loaded machine before it counts as hanging (seconds).
 PATIENCE = 60
 PASSWD = b"root:x:0:0:root:/root:/bin/sh\nbob:x:1000:1000:bob:/home/bob:/bin/sh\n"
-GROUP = b"root:x:0:\nbob:x:1000:\nwheel:x:10:bob\n"
+GROUP = b"root:x:0:\nbob:x:1000:\nwheel:x:10:bob,root\n"
 
 
 def _layer() -> bytes:
@@ -91,12 +92,6 @@ def push_busybox(directory: Path, port: int) -> None:
             await transport.close()
 
     asyncio.run(push())
-
-
-def free_port() -> int:
-    with closing(socket.socket()) as sock:
-        sock.bind(("127.0.0.1", 0))
-        return int(sock.getsockname()[1])
 
 
 def wait_listening(port: int) -> None:
@@ -160,7 +155,7 @@ class EngineWorld:
 
     def environment(self) -> dict[str, str]:
         return {"PATH": os.environ["PATH"], "DOCKER_HOST": f"unix://{self.socket}", "HOME": str(self.root),
-                "DOCKER_CLI_HINTS": "false"}
+                "DOCKER_CLI_HINTS": "false", "DOCKER_BUILDKIT": os.environ.get("DOCKER_BUILDKIT", "0")}
 
     def docker(self, *arguments: str, stdin: str | None = None) -> Done:
         """docker's own CLI against this engine."""

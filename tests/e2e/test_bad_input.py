@@ -19,8 +19,9 @@ from pathlib import Path
 import pytest
 
 from barque.sys.unmount import detach
-from tests.e2e.engine_world import PATIENCE, EngineWorld, engine_world, free_port
+from tests.e2e.engine_world import PATIENCE, EngineWorld, engine_world
 from tests.image_world import CONFIG, LAYER, MANIFEST, FaultyRegistry, SmallImage, digest, faulty_registry, make_image
+from tests.registry_peers import free_port
 
 Member = tuple[tarfile.TarInfo, bytes]
 FINE = {"fine": b"x" * 10_000}

@@ -484,6 +484,7 @@ def test_a_terminal_gets_a_tree(world: EngineWorld, context: Path) -> None:
 def test_dockers_client_without_its_plugin_uses_the_classic_builder(world: EngineWorld, context: Path) -> None:
     """As with every engine: it falls back by itself, and refuses by itself where BuildKit is demanded."""
     environment = {**world.environment(), "DOCKER_CONFIG": str(context)}
+    del environment["DOCKER_BUILDKIT"]
     fallen, demanded = (subprocess.run(["docker", "build", "-q", str(context)], env={**environment, **more}, text=True,
                                        capture_output=True, check=False, timeout=PATIENCE)
                         for more in ({}, {"DOCKER_BUILDKIT": "1"}))

@@ -69,6 +69,26 @@ def test_owners(world: EngineWorld, box: str, tmp_path: Path) -> None:
             assert next(iter(found)).uid == owner
 
 
+def test_what_is_there_is_overwritten(world: EngineWorld, box: str, tmp_path: Path) -> None:
+    (tmp_path / "in" / "sub").mkdir(parents=True)
+    (tmp_path / "in" / "link").symlink_to("file")
+    for text, target in (("first", "file"), ("second", "file"), ("third", "link")):
+        (tmp_path / "in" / "sub" / "deep").write_text(text)
+        world.ok("cp", f"{tmp_path}/in", f"{box}:/tmp")
+        (tmp_path / "file").write_text(text)
+        world.ok("cp", f"{tmp_path}/file", f"{box}:/tmp/in/{target}")
+        world.ok("cp", f"{box}:/tmp/in", f"{tmp_path}/{text}")
+        assert (tmp_path / text / "sub" / "deep").read_text() == (tmp_path / text / "file").read_text() == text
+        assert os.readlink(tmp_path / text / "link") == "file"
+    (tmp_path / "in" / "file").mkdir()
+    done = world.docker("cp", f"{tmp_path}/in", f"{box}:/tmp")
+    assert (done.code, "cannot overwrite non-directory" in done.err) == (1, True), done
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "sub").write_text("no directory")
+    done = world.docker("cp", f"{tmp_path}/other/.", f"{box}:/tmp/in")
+    assert (done.code, "cannot overwrite directory" in done.err) == (1, True), done
+
+
 def test_what_cannot_be_copied(world: EngineWorld, box: str, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("x")
     (tmp_path / "from-image").mkdir()

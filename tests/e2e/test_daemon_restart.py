@@ -12,6 +12,7 @@ from collections.abc import Iterator
 import pytest
 
 from tests.e2e.engine_world import PATIENCE, EngineWorld, engine_world
+from tests.e2e.test_bad_input import wait_until
 
 TICK = "i=0; while :; do echo tick $i; i=$((i+1)); sleep 0.1; done"
 
@@ -22,21 +23,23 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EngineWorld]:
         yield made
 
 
-def wait_dead(pid: int) -> None:
-    deadline = time.monotonic() + PATIENCE
-    while os.path.exists(f"/proc/{pid}"):
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
+def end(world: EngineWorld, container: str, pid: int, number: int) -> None:
+    """End a container of a daemon that is dead; returns once its monitor has recorded it."""
+    os.kill(pid, number)
+    wait_until((world.root / "run/containers" / container / "exit.json").exists)
 
 
 def test_kill_9_leaves_containers_running_and_the_next_daemon_adopts_them(world: EngineWorld) -> None:
     world.ok("run", "-d", "--name", "on", "busybox", "sh", "-c", TICK)
-    world.ok("run", "-d", "--name", "ends", "busybox", "sh", "-c", "read x < /dev/zero & sleep 0.7; exit 9")
-    world.ok("run", "-d", "--rm", "--name", "goes", "busybox", "sleep", "0.7")
-    pid, ending = world.inspect("on", "{{.State.Pid}}"), int(world.inspect("ends", "{{.State.Pid}}"))
+    ends = world.ok("run", "-d", "--name", "ends", "busybox", "sh", "-c",
+                    "trap 'exit 9' TERM; read x < /dev/zero & echo ready; while :; do sleep 0.1; done")
+    goes = world.ok("run", "-d", "--rm", "--name", "goes", "busybox", "sleep", "1000")
+    wait_until(lambda: world.ok("logs", "ends") == "ready")
+    pid, ending, going = (int(world.inspect(name, "{{.State.Pid}}")) for name in ("on", "ends", "goes"))
     world.end(signal.SIGKILL)
     assert os.path.exists(f"/proc/{pid}")
-    wait_dead(ending)
+    end(world, ends, ending, signal.SIGTERM)
+    end(world, goes, going, signal.SIGKILL)
     ticks_at_restart = time.time()
     world.start()
     assert world.inspect("on", "{{.State.Running}} {{.State.Pid}}") == f"true {pid}"
@@ -48,10 +51,7 @@ def test_kill_9_leaves_containers_running_and_the_next_daemon_adopts_them(world:
     assert "ends 9" in events
     numbers = [int(line.split()[1]) for line in world.ok("logs", "on").split("\n")]
     assert numbers == list(range(len(numbers)))
-    deadline = time.monotonic() + PATIENCE
-    while "goes" in world.ok("ps", "-a", "--format", "{{.Names}}"):
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
+    wait_until(lambda: "goes" not in world.ok("ps", "-a", "--format", "{{.Names}}"))
     world.ok("stop", "-t", "1", "on")
     assert world.inspect("on", "{{.State.ExitCode}}") == "137"
     world.ok("rm", "on", "ends")
@@ -65,10 +65,7 @@ def test_a_stop_of_the_daemon_stops_containers_and_policies_bring_them_back(worl
     assert world.end() == 0
     assert not os.path.exists(world.socket)
     world.start()
-    deadline = time.monotonic() + PATIENCE
-    while set(world.ok("ps", "--format", "{{.Names}}").split()) != {"always", "unless"}:
-        assert time.monotonic() < deadline, world.ok("ps", "-a")
-        time.sleep(0.05)
+    wait_until(lambda: set(world.ok("ps", "--format", "{{.Names}}").split()) == {"always", "unless"})
     world.ok("rm", "-f", "no", "always", "unless", "stopped")
 
 
@@ -85,11 +82,11 @@ def test_a_crash_anywhere_leaves_no_ghost(world: EngineWorld, point: str, monkey
     monkeypatch.delenv("BARQUE_FAILPOINTS")
     world.start()
     world.docker("rm", "-f", "crash")
+    # The daemon may be about to remove it already: then the name is free a little later.
+    wait_until(lambda: world.ok("ps", "-aq", "-f", "name=crash") == "")
     assert world.ok("run", "--rm", "--name", "crash", "busybox", "echo", "fine") == "fine"
-    deadline = time.monotonic() + PATIENCE
-    while os.listdir(world.root / "data" / "containers") or os.listdir(world.root / "run" / "containers"):
-        assert time.monotonic() < deadline, os.listdir(world.root / "run" / "containers")
-        time.sleep(0.05)
+    wait_until(lambda: not os.listdir(world.root / "data" / "containers")
+               and not os.listdir(world.root / "run" / "containers"))
     assert world.ok("ps", "-aq") == ""
 
 

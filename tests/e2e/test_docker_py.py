@@ -86,6 +86,15 @@ def test_the_engine_tells_of_itself(client: docker.DockerClient) -> None:
         assert usage["ImageUsage"]["TotalCount"] if "ImageUsage" in usage else usage["Images"]
 
 
+def test_the_runtime_that_is_asked_for(client: docker.DockerClient) -> None:
+    """docker-py's low level puts it beside HostConfig."""
+    made = client.api.create_container("busybox", ["true"], runtime="runc")
+    assert client.api.inspect_container(made)["HostConfig"]["Runtime"] == "runc"
+    client.api.remove_container(made)
+    with pytest.raises(APIError, match="unknown or invalid runtime name: nosuch"):
+        client.api.create_container("busybox", ["true"], runtime="nosuch")
+
+
 def test_the_log_of_a_container_that_has_ended(client: docker.DockerClient) -> None:
     """It comes right behind the head of the answer, which docker-py reads through a buffer that it then drops."""
     container = client.containers.run("busybox", ["echo", "hello"], detach=True)

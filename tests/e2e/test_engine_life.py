@@ -30,8 +30,10 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EngineWorld]:
 def test_on_unhealthy_restarts(world: EngineWorld) -> None:
     """A check that fails ends the container, and the policy brings it back; a stop by hand does not."""
     world.ok("run", "-d", "--name", "sick", "--restart", "on-unhealthy:3", "--stop-timeout", "0", "--health-cmd",
-             "test ! -e /tmp/bad", "--health-interval", "50ms", "--health-retries", "1", "busybox", "sh", "-c",
-             "rm -f /tmp/bad; exec sleep 1000")
+             "test ! -e /tmp/bad", "--health-interval", "50ms", "--health-retries", "1", "--health-start-period", "1h",
+             "--health-start-interval", "50ms", "busybox", "sh", "-c", "rm -f /tmp/bad; echo up; exec sleep 1000")
+    wait_until(lambda: world.ok("logs", "sick") == "up")
+    wait_until(lambda: world.inspect("sick", "{{.State.Health.Status}}") == "healthy")
     world.ok("exec", "sick", "touch", "/tmp/bad")
     wait_until(lambda: world.inspect("sick", "{{.RestartCount}}") != "0")
     wait_until(lambda: world.inspect("sick", "{{.State.Health.Status}}") == "healthy")
@@ -40,6 +42,19 @@ def test_on_unhealthy_restarts(world: EngineWorld) -> None:
     world.ok("rm", "sick")
     done = world.docker("create", "--restart", "sometimes", "busybox")
     assert "unknown policy 'sometimes'" in done.err
+
+
+def test_checks_come_sooner_while_the_container_starts(world: EngineWorld) -> None:
+    """At their interval none would come within the hour."""
+    world.ok("run", "-d", "--name", "slow", "--health-interval", "1h", "--health-start-period", "1h",
+             "--health-start-interval", "20ms", "--health-cmd", "echo x >> /checks; test -e /up", "busybox", "sleep",
+             "1000")
+    wait_until(lambda: world.docker("exec", "slow", "cat", "/checks").out.count("x") > 2)
+    assert world.inspect("slow", "{{.State.Health.Status}} {{.State.Health.FailingStreak}}") == "starting 0"
+    world.ok("exec", "slow", "touch", "/up")
+    wait_until(lambda: world.inspect("slow", "{{.State.Health.Status}}") == "healthy")
+    assert world.inspect("slow", "{{.Config.Healthcheck.StartInterval}}") == "20ms"
+    world.ok("rm", "-f", "slow")
 
 
 def test_back_off_survives_the_daemon(world: EngineWorld) -> None:
@@ -92,19 +107,29 @@ def test_who_starts_an_exec_says_whether_there_are_frames(world: EngineWorld, ma
     world.ok("rm", "-f", "frames")
 
 
-def test_attach_by_web_socket(world: EngineWorld) -> None:
-    world.ok("run", "-d", "-i", "--name", "ws", "busybox", "cat")
+@pytest.mark.parametrize(("version", "kind"), [("1.45", aiohttp.WSMsgType.BINARY), ("1.27", aiohttp.WSMsgType.TEXT)])
+def test_attach_by_web_socket(world: EngineWorld, version: str, kind: aiohttp.WSMsgType) -> None:
+    """What was said before comes first, then what is said now; the end of the container ends the conversation."""
+    world.ok("run", "-d", "-i", "--name", "ws", "busybox", "sh", "-c", "echo before; read line; echo $line >&2")
+    wait_until(lambda: world.ok("logs", "ws") == "before")
+    received: list[tuple[aiohttp.WSMsgType, str | bytes]] = []
 
-    async def talk() -> bytes:
+    async def talk() -> int | None:
+        url = f"http://d/v{version}/containers/ws/attach/ws?logs=1&stream=1&stdin=1&stdout=1&stderr=1"
         async with (aiohttp.ClientSession(connector=aiohttp.UnixConnector(world.socket)) as session,
-                    session.ws_connect("http://d/v1.45/containers/ws/attach/ws?stream=1&stdin=1&stdout=1") as channel):
+                    asyncio.timeout(PATIENCE), session.ws_connect(url) as channel):
+            first = await channel.receive()
             await channel.send_bytes(b"typed\n")
-            return bytes((await channel.receive(PATIENCE)).data)
+            async for message in channel:
+                received.append((message.type, message.data))
+            received.insert(0, (first.type, first.data))
+            return channel.close_code
 
-    assert asyncio.run(talk()) == b"typed\n"
-    assert world.inspect("ws", "{{.State.Running}}") == "true"
-    assert call(world, "GET", "/v1.45/containers/nosuch/attach/ws")[0] == 404
-    world.ok("rm", "-f", "ws")
+    assert asyncio.run(talk()) == aiohttp.WSCloseCode.OK
+    said = ["before\n", "typed\n"] if kind == aiohttp.WSMsgType.TEXT else [b"before\n", b"typed\n"]
+    assert received == [(kind, text) for text in said]
+    assert call(world, "GET", f"/v{version}/containers/nosuch/attach/ws")[0] == 404
+    world.ok("rm", "ws")
 
 
 def test_default_log_rotates(world: EngineWorld) -> None:

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import signal
 import subprocess
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.e2e.engine_world import PATIENCE, EngineWorld, engine_world
+from tests.e2e.test_bad_input import wait_until
 
 RUNTIMES = ("runc", "crun")
 
@@ -75,10 +74,7 @@ def test_exec(world: EngineWorld) -> None:
 
 def test_terminals(world: EngineWorld) -> None:
     name = world.ok("run", "-d", "-t", "busybox", "sh", "-c", "tty; exec sleep 1000")
-    deadline = time.monotonic() + PATIENCE
-    while "pts" not in world.ok("logs", name):
-        assert time.monotonic() < deadline
-    assert world.ok("logs", name) == "/dev/pts/0"
+    wait_until(lambda: world.ok("logs", name) == "/dev/pts/0")
     program = ["script", "-qec", f"docker exec -t {name} tty", "/dev/null"]
     done = subprocess.run(program, env=world.environment(), capture_output=True, text=True, check=True,
                           timeout=PATIENCE, stdin=subprocess.DEVNULL)
@@ -87,7 +83,8 @@ def test_terminals(world: EngineWorld) -> None:
 
 
 def test_kill_stop_and_restart(world: EngineWorld) -> None:
-    name = world.ok("run", "-d", "busybox", "sh", "-c", "trap 'exit 9' TERM; while :; do sleep 0.1; done")
+    name = world.ok("run", "-d", "busybox", "sh", "-c", "trap 'exit 9' TERM; echo ready; while :; do sleep 0.1; done")
+    wait_until(lambda: world.ok("logs", name) == "ready")
     world.ok("stop", "-t", "30", name)
     assert world.inspect(name, "{{.State.ExitCode}}") == "9"
     world.ok("start", name)
@@ -115,10 +112,7 @@ def test_a_killed_daemon_finds_them_again(world: EngineWorld) -> None:
     pid, last = world.inspect(name, "{{.State.Pid}}"), world.inspect(ending, "{{.State.Pid}}")
     world.end(signal.SIGKILL)
     Path(f"/proc/{last}/root/end").touch()
-    deadline = time.monotonic() + PATIENCE
-    while os.path.exists(f"/proc/{last}"):
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
+    wait_until((world.root / "run/containers" / ending / "exit.json").exists)
     world.start()
     assert world.inspect(name, "{{.State.Running}} {{.State.Pid}}") == f"true {pid}"
     assert world.inspect(ending, "{{.State.Status}} {{.State.ExitCode}}") == "exited 9"

@@ -208,7 +208,7 @@ def test_triggers_run_in_the_next_build(world: EngineWorld, context: Path) -> No
 def test_stages_run_side_by_side_and_only_where_needed(world: EngineWorld, context: Path) -> None:
     text = "FROM busybox AS unused\nRUN exit 9\n"
     for name, other in (("one", "two"), ("two", "one")):
-        wait = f"i=0; while [ ! -e /s/{other} ] && [ $i -lt 200 ]; do sleep 0.05; i=$((i+1)); done; [ -e /s/{other} ]"
+        wait = f"i=0; while [ ! -e /s/{other} ] && [ $i -lt 1200 ]; do sleep 0.05; i=$((i+1)); done; [ -e /s/{other} ]"
         text += f"FROM busybox AS {name}\nRUN --mount=type=cache,id=s,target=/s touch /s/{name} && {wait}\n"
     # Each of the two stages waits for the other one: they can only end if they run at the same time.
     build(world, context, text + "FROM busybox\nCOPY --from=one /etc/passwd /1\nCOPY --from=two /etc/passwd /2\n")
@@ -354,6 +354,8 @@ def test_cache_is_listed_and_pruned(world: EngineWorld, context: Path) -> None:
     build(world, context, text, tag="cached")
     assert " ---> Using cache" in build(world, context, text, tag="cached")
     assert "echo cached" in world.ok("system", "df", "-v", "--format", "{{json .BuildCache}}")
+    world.ok("system", "prune", "-af", "--filter", "label=kept")
+    assert " ---> Using cache" in build(world, context, text, tag="cached")
     world.ok("builder", "prune", "-af")
     assert " ---> Using cache" not in build(world, context, text, tag="cached")
     assert shell(world, "cat /c", "cached") == "cached"
@@ -418,6 +420,14 @@ def test_images_can_be_the_cache(world: EngineWorld, context: Path) -> None:
     out = build(world, context, text, "--cache-from", "cache-source,not-here")
     assert out.count(" ---> Using cache") == 2
     assert world.inspect("made", "{{.Id}}") == world.inspect("cache-source", "{{.Id}}")
+
+
+def test_steps_of_other_images_do_not_count_where_images_are_named(world: EngineWorld, context: Path) -> None:
+    text = "FROM busybox\nCOPY a /a\nRUN echo costly > /c\nENV A=b\n"
+    build(world, context, text, tag="cache-source")
+    assert build(world, context, text, "--cache-from", "cache-source").count(" ---> Using cache") == 3
+    assert " ---> Using cache" not in build(world, context, text, "--cache-from", "not-here")
+    assert build(world, context, text).count(" ---> Using cache") == 3
 
 
 class _Quiet(http.server.SimpleHTTPRequestHandler):

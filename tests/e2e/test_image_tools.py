@@ -24,6 +24,7 @@ from pathlib import Path
 import pytest
 
 from tests.e2e.engine_world import PATIENCE, Done, EngineWorld, engine_world
+from tests.e2e.test_bad_input import wait_until
 from tests.image_world import CONFIG, LAYER, MANIFEST, digest, tar_of
 
 
@@ -64,6 +65,19 @@ def test_a_flat_image_is_the_same_image(world: EngineWorld) -> None:
     assert world.ok("run", "--rm", "flat:1", "sh", "-c", listing) == "7 8\nnew\n2"
 
 
+def on_the_disk(world: EngineWorld) -> int:
+    """Bytes of the contents of all files of images, containers and volumes."""
+    files = {}
+    for part in ("content/blobs", "snapshots", "volumes"):
+        for folder, _, names in os.walk(world.root / "data" / part):
+            for name in names:
+                with contextlib.suppress(FileNotFoundError):
+                    info = os.lstat(os.path.join(folder, name))
+                    if stat.S_ISREG(info.st_mode):
+                        files[info.st_dev, info.st_ino] = info.st_size
+    return sum(files.values())
+
+
 def test_disk_usage_is_what_is_on_the_disk(world: EngineWorld) -> None:
     world.ok("run", "--name", "writer", "-v", "filled:/v", "busybox", "sh", "-c", "head -c 5000 /dev/zero > /v/x; "
              "head -c 777 /dev/zero > /tmp/y")
@@ -74,10 +88,7 @@ def test_disk_usage_is_what_is_on_the_disk(world: EngineWorld) -> None:
         usage = json.loads(connection.getresponse().read())
     told = usage["LayersSize"] + sum(item["UsageData"]["Size"] for item in usage["Volumes"]) \
         + sum(item["SizeRw"] for item in usage["Containers"])
-    files = {(info.st_dev, info.st_ino): info.st_size for part in ("content/blobs", "snapshots", "volumes")
-             for folder, _, names in os.walk(world.root / "data" / part) for name in names
-             if stat.S_ISREG((info := os.lstat(os.path.join(folder, name))).st_mode)}
-    assert told == sum(files.values())
+    wait_until(lambda: on_the_disk(world) == told)  # files go behind their rows
     world.ok("rm", "-v", "writer")
     world.ok("volume", "rm", "filled")
 

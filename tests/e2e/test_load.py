@@ -49,8 +49,15 @@ async def test_many_containers_at_once(world: EngineWorld) -> None:
         assert len(set(addresses)) == AT_ONCE
         told = await asyncio.gather(*(client.ok("GET", f"/containers/{ident}/json") for ident in idents))
         assert all(os.path.exists(f"/proc/{item['State']['Pid']}") for item in told)
-        logs = await asyncio.gather(*(client.ok("GET", f"/containers/{ident}/logs?stdout=1") for ident in idents))
-        assert [int(text[8:]) for text in logs] == list(range(AT_ONCE))
+
+        async def said(ident: str) -> int:
+            text = b""
+            async with asyncio.timeout(PATIENCE):
+                while not text:
+                    text = await client.ok("GET", f"/containers/{ident}/logs?stdout=1")
+            return int(text[8:])
+
+        assert await asyncio.gather(*map(said, idents)) == list(range(AT_ONCE))
         await asyncio.gather(*(client.ok("DELETE", f"/containers/{ident}?force=1") for ident in idents))
         assert await client.ok("GET", "/containers/json?all=1") == []
     nothing_runs(world)
@@ -169,6 +176,7 @@ async def test_runs_leave_the_counts_as_they_were(world: EngineWorld) -> None:
     async with api(world) as client:
         for number in range(15):
             await client.run_and_remove(f"warm{number}")
+        nothing_runs(world)
         before, weight = counts(world), memory(world.process.pid)
         idents = {await client.run_and_remove(f"run{number}") for number in range(RUNS)}
     nothing_runs(world)

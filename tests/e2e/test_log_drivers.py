@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
+import re
 import signal
 import socket
+import struct
 import subprocess
 import urllib.request
 from collections.abc import Iterator
@@ -14,7 +17,9 @@ from typing import Any
 import msgspec
 import pytest
 
-from tests.e2e.engine_world import PATIENCE, EngineWorld, engine_world, free_port
+from tests.e2e.engine_world import PATIENCE, EngineWorld, engine_world
+from tests.e2e.test_bad_input import wait_until
+from tests.registry_peers import free_port
 
 METRICS = free_port()
 SPEAK = "echo out; echo err >&2"
@@ -114,8 +119,8 @@ def test_journald(world: EngineWorld) -> None:
 
 def test_local(world: EngineWorld) -> None:
     script = "i=0; while [ $i -lt 3000 ]; do echo line $i; i=$((i+1)); done; read x; echo end"
-    world.ok("run", "-di", "--name", "loc", *options("local", max_size="40k", max_file="2"), "busybox", "sh", "-c",
-             script)
+    identity = world.ok("run", "-di", "--name", "loc", *options("local", max_size="40k", max_file="2"), "busybox", "sh",
+                        "-c", script)
     follower = world.popen("logs", "-f", "--tail", "1000", "loc")
     assert follower.stdout is not None
     assert b"line" in follower.stdout.readline()
@@ -128,7 +133,7 @@ def test_local(world: EngineWorld) -> None:
     assert numbers == list(range(numbers[0], 3000))
     assert 1000 < len(numbers) < 3000
     assert world.inspect("loc", "{{.LogPath}}") == ""
-    written = sorted(path.name for path in world.root.glob("data/containers/*/local-logs/*"))
+    written = sorted(path.name for path in world.root.glob(f"data/containers/{identity}/local-logs/*"))
     assert written == ["container.log", "container.log.1.gz"]
 
 
@@ -209,3 +214,54 @@ def test_shippers_outlive_the_daemon(world: EngineWorld) -> None:
         assert sock.recv(1000).endswith(b": after\n")
         assert world.ok("logs", "long") == "after"
         world.ok("rm", "-f", "long")
+
+
+def unix_listener(path: Path) -> socket.socket:
+    sock = socket.socket(socket.AF_UNIX)
+    sock.settimeout(PATIENCE)
+    sock.bind(str(path))
+    sock.listen()
+    return sock
+
+
+def messages_from(listener: socket.socket) -> tuple[socket.socket, int]:
+    """The next connection, once it has brought a whole message, and the shipper that made it."""
+    connection, _ = listener.accept()
+    connection.settimeout(PATIENCE)
+    text = b""
+    while b"\n" not in text:
+        piece = connection.recv(1 << 16)
+        assert piece, text
+        text += piece
+    assert re.match(rb"<30>.* again\[\d+\]: \d+\n", text), text
+    (pid, _, _) = struct.unpack("3i", connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
+    return connection, pid
+
+
+def test_a_shipper_that_dies_is_followed_by_another(world: EngineWorld, tmp_path: Path) -> None:
+    path = tmp_path / "devlog"
+    with unix_listener(path) as listener:
+        world.ok("run", "-d", "--name", "again", *options("syslog", syslog_address=f"unix://{path}", tag="again"),
+                 "busybox", "sh", "-c", "i=0; while true; do echo $i; i=$((i+1)); sleep 0.02; done")
+        first, pid = messages_from(listener)
+        os.kill(pid, signal.SIGKILL)
+        second, other = messages_from(listener)
+        assert other != pid
+        world.end(signal.SIGKILL)
+        os.kill(other, signal.SIGKILL)
+        world.start()
+        third, pid = messages_from(listener)
+        assert pid != other
+    world.end(signal.SIGKILL)
+    world.start()
+    path.unlink()
+    for connection in (first, second, third):
+        connection.close()
+    wait_until(lambda: "the log target takes no messages: [Errno 2] No such file or directory" in world.log)
+    with unix_listener(path) as listener:
+        fourth, same = messages_from(listener)
+        fourth.close()
+    assert same == pid
+    wait_until(lambda: "the log target takes messages again; lost in between: " in world.log)
+    assert world.log.count("the process that passes its log on has died; starting another one") == 2
+    world.ok("rm", "-f", "again")

@@ -13,6 +13,10 @@ from pathlib import Path
 from barque.network.model import Attachment, NetworkSettings, NetworkSpec, PortBinding, Sandbox, SandboxRequest
 from barque.network.stack import Network
 
+#: How long an answer may take (seconds), and after how long without one there is none to come.
+PATIENCE = 30.0
+SILENCE = 0.5
+
 SERVER = """
 import socket, sys
 kind, port = sys.argv[1], int(sys.argv[2])
@@ -60,7 +64,7 @@ def inside(sandbox: Sandbox, *command: str, check: bool = True) -> str:
     return run("nsenter", "--net=" + sandbox.netns_path, *command, check=check)
 
 
-def ask(kind: str, host: str, port: int, *, within: Sandbox | None = None, timeout: float = 5) -> str:
+def ask(kind: str, host: str, port: int, *, within: Sandbox | None = None, timeout: float = PATIENCE) -> str:
     """Send hello, return the answer: "hello from <the address that the server saw>"."""
     command = [sys.executable, "-I", "-S", "-c", CLIENT, kind, host, str(port), str(timeout)]
     return (run(*command) if within is None else inside(within, *command)).strip()
@@ -111,7 +115,7 @@ def set_up(*names: str) -> None:
     """Set links up and wait until they are: the kernel tells of it up to a second later."""
     for name in names:
         run("ip", "link", "set", name, "up")
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + PATIENCE
     while any("state UP" not in run("ip", "link", "show", name) for name in names):
         assert time.monotonic() < deadline, f"{names} do not come up"
 
@@ -143,19 +147,29 @@ def to(made: NetworkSpec, *names: str, **more: object) -> Attachment:
     return Attachment(network_id=made.id, names=names, **more)
 
 
-def reaches(source: Sandbox, address: str) -> bool:
-    """Whether ping gets an answer. (The second try is for a packet that was lost on the way.)"""
+def _pings(source: Sandbox, address: str, *waits: float) -> bool:
+    """The second try is for a packet that was lost on the way."""
     assert source.netns_path is not None
     ping = ["nsenter", "--net=" + source.netns_path, "ping", "-c1"]
-    return any(subprocess.run([*ping, wait, address], check=False, capture_output=True, timeout=20).returncode == 0
-               for wait in ("-W0.3", "-W0.7"))
+    return any(subprocess.run([*ping, f"-W{wait}", address], check=False, capture_output=True, timeout=60).returncode
+               == 0 for wait in waits)
+
+
+def reaches(source: Sandbox, address: str) -> bool:
+    """Whether ping gets an answer, which may take its time on a busy machine."""
+    return _pings(source, address, 1, PATIENCE)
+
+
+def cut_off(source: Sandbox, address: str) -> bool:
+    """Whether ping gets no answer in a time in which it should have one."""
+    return not _pings(source, address, SILENCE, SILENCE)
 
 
 class Outside:
     """Another machine, on the far end of a veth; with ``card`` on a macvlan there, which is no container's kind."""
 
     def __init__(self, number: int, *, card: bool = False) -> None:
-        self._process = subprocess.Popen(["unshare", "-n", "sh", "-c", "echo ready; exec sleep 300"],
+        self._process = subprocess.Popen(["unshare", "-n", "sh", "-c", "echo ready; exec sleep 1000"],
                                          stdout=subprocess.PIPE, text=True)
         assert self._process.stdout is not None and self._process.stdout.readline() == "ready\n"
         self.netns = f"/proc/{self._process.pid}/ns/net"

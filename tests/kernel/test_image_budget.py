@@ -41,7 +41,7 @@ async def test_least_recently_used_images_go(tmp_path: Path) -> None:
         budget.heard({"Type": "container", "Action": "start", "Actor": {"ID": "c"}})
         await pull(3)
         budget.heard({"Type": "image", "Action": "pull", "Actor": {"ID": "app3"}})
-        await asyncio.wait_for(gone.wait(), 30)
+        await asyncio.wait_for(gone.wait(), 60)
         assert await ids(here) == {IMAGES[0].id, IMAGES[2].id, IMAGES[3].id}, "1 was not used for longest"
         await budget.close()
         again = ImageUse(here.db)

@@ -41,7 +41,7 @@ def own_address(tmp_path: Path) -> Iterator[str]:
 
 
 def fetch(address: str, path: str) -> bytes:
-    connection = http.client.HTTPConnection(address, timeout=20)
+    connection = http.client.HTTPConnection(address, timeout=60)
     try:
         connection.request("GET", path, headers={"Accept": MANIFEST})
         return connection.getresponse().read()

@@ -35,11 +35,11 @@ async def container(network: Network, number: int, *attachments: Attachment, **m
 
 
 def dig(sandbox: Sandbox, *words: str) -> list[str]:
-    return inside(sandbox, "dig", "@" + OWN_SERVER, "+tries=1", "+time=6", "+short", *words).split()
+    return inside(sandbox, "dig", "@" + OWN_SERVER, "+tries=1", "+time=30", "+short", *words).split()
 
 
 def status(sandbox: Sandbox, *words: str) -> str:
-    text = inside(sandbox, "dig", "@" + OWN_SERVER, "+tries=1", "+time=6", *words)
+    text = inside(sandbox, "dig", "@" + OWN_SERVER, "+tries=1", "+time=30", *words)
     return text.split("status: ")[1].split(",")[0]
 
 
@@ -221,11 +221,10 @@ async def test_other_servers_are_asked_remembered_and_never_waited_for(network: 
         with servers(dead, good, broken):
             two = await container(network, 2, on(web, "two"), resolving=Resolving(
                 servers=("198.51.100.3", "198.51.100.1", "198.51.100.2")))
-            began = time.monotonic()
             assert dig(two, "example.test") == ["192.0.2.7"] and dig(two, "+tcp", "tcp.test") == ["192.0.2.7"]
             for number in range(10):
                 assert dig(two, f"n{number}.test") == ["192.0.2.7"]
-            assert time.monotonic() - began < 4.5  # not once for as long as a client waits
+            assert dead.asked <= 6  # not each time, which would cost some of the time that a client waits
             asked = good.asked
             assert dig(two, "example.test") == ["192.0.2.7"] and good.asked == asked
             shut = await net(network, "shut", 2, internal=True)
@@ -265,11 +264,11 @@ async def test_the_hosts_resolv_conf_is_followed(resolvers: Path, network: Netwo
         assert status(one, "example.test") == "SERVFAIL", "there is no server at all yet"
         # Nobody is at the first address, which costs no time; the second is one that only the host itself reaches.
         resolvers.write_text("nameserver 127.0.1.9\nnameserver 127.0.1.2\n")
-        assert seen_within(5, lambda: dig(one, "example.test") == ["192.0.2.7"])
+        assert seen_within(60, lambda: dig(one, "example.test") == ["192.0.2.7"])
         asked = first.asked
         assert dig(one, "example.test") == ["192.0.2.7"] and first.asked == asked
         resolvers.write_text("nameserver 127.0.1.3\n")
-        assert seen_within(5, lambda: dig(one, "example.test") == ["192.0.2.8"]) and second.asked == 1
+        assert seen_within(60, lambda: dig(one, "example.test") == ["192.0.2.8"]) and second.asked == 1
 
 
 async def test_answers_are_kept_for_their_time_and_no_longer(resolvers: Path, network: Network) -> None:
@@ -277,7 +276,7 @@ async def test_answers_are_kept_for_their_time_and_no_longer(resolvers: Path, ne
     with servers(server := Server("127.0.1.2", "192.0.2.7", ttl=1), Server("127.0.1.3", "")):
         one = await container(network, 1, on(await net(network, "web"), "one"))
         assert [dig(one, "example.test") for _ in range(3)] == [["192.0.2.7"]] * 3
-        assert seen_within(5, lambda: bool(dig(one, "example.test")) and server.asked >= 2)
+        assert seen_within(60, lambda: bool(dig(one, "example.test")) and server.asked >= 2)
 
 
 async def test_large_answers_come_by_tcp(resolvers: Path, network: Network) -> None:
@@ -311,7 +310,7 @@ async def test_the_resolver_of_the_c_library_searches(resolvers: Path, network: 
             lookup = f"mount --bind {inner} /etc/resolv.conf && getent ahostsv4 {name}"
             assert sandbox.netns_path is not None
             done = subprocess.run(["nsenter", "--net=" + sandbox.netns_path, "unshare", "-m", "sh", "-c", lookup],
-                                  capture_output=True, text=True, check=False, timeout=30)
+                                  capture_output=True, text=True, check=False, timeout=60)
             return done.stdout.split()[0] if done.stdout else ""
 
         for sandbox, ndots in ((one, 0), (many, 2)):

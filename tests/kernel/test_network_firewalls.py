@@ -12,7 +12,7 @@ import pytest
 from barque.engine.network_reach import explain
 from barque.network.model import Sandbox
 from barque.network.stack import Network
-from tests.kernel.network_world import Outside, Servers, ask, on, publish, run, spec, to
+from tests.kernel.network_world import PATIENCE, SILENCE, Outside, Servers, ask, on, publish, run, spec, to
 
 #: The shape of ufw: base chains with a policy jump into chains of its own, which end without a verdict.
 UFW = """*filter
@@ -73,9 +73,9 @@ def ufw() -> Iterator[None]:
     run("nft", "delete", "table", "ip", "filter")
 
 
-def enters(machine: Outside, port: int) -> bool:
+def enters(machine: Outside, port: int, timeout: float = PATIENCE) -> bool:
     try:
-        return ask("tcp", machine.host, port, within=machine.as_sandbox(), timeout=0.4).startswith("hello")
+        return ask("tcp", machine.host, port, within=machine.as_sandbox(), timeout=timeout).startswith("hello")
     except subprocess.CalledProcessError:
         return False
 
@@ -91,7 +91,7 @@ async def test_what_ufw_drops_is_said(network: Network, servers: Servers, strang
     servers.start(sandbox, "tcp", 80)
     assert enters(stranger, 8021) and not (await network.blockers()).forward
     restore("iptables-nft", UFW.format(forward="DROP"))
-    assert not enters(stranger, 8021)
+    assert not enters(stranger, 8021, SILENCE)
     assert ask("tcp", "127.0.0.1", 8021).startswith("hello"), "from this host nothing is forwarded"
     shown = await said(network, "a", sandbox)
     assert shown["Blockers"] == ["ip filter FORWARD", "ip filter INPUT"]
@@ -112,7 +112,7 @@ async def test_published_ports_pass_the_input_rules_by_unless_told_to_obey(netwo
     for sandbox in (one, two):
         servers.start(sandbox, "tcp", 80)
     restore("iptables-nft", UFW.format(forward="ACCEPT"))
-    assert enters(stranger, 8022) and not enters(stranger, 8023)
+    assert enters(stranger, 8022) and not enters(stranger, 8023, SILENCE)
     shown = [await said(network, name, sandbox) for name, sandbox in (("a", one), ("b", two))]
     first, second = (item["Ports"][0] for item in shown)  # type: ignore[index]
     assert "Warning" not in first and "do not see it" in first["Path"]
@@ -128,7 +128,7 @@ async def test_chains_that_reject_in_their_last_rule(network: Network, servers: 
     run("nft", FIREWALLD)
     try:
         found = await network.blockers()
-        assert found.forward == ("inet firewalld filter_FORWARD",) and not enters(stranger, 8024)
+        assert found.forward == ("inet firewalld filter_FORWARD",) and not enters(stranger, 8024, SILENCE)
         assert found.input == (), "a chain that it always goes through accepts before"
     finally:
         run("nft", "delete", "table", "inet", "firewalld")
@@ -147,7 +147,7 @@ async def test_the_older_iptables_is_read_too(network: Network, servers: Servers
         run("ip6tables-legacy", "-P", "FORWARD", "DROP")
         found = await network.blockers()
         assert found.forward == ("iptables (legacy) filter FORWARD", "ip6tables (legacy) filter FORWARD")
-        assert found.input == ("iptables (legacy) filter INPUT",) and not enters(stranger, 8025)
+        assert found.input == ("iptables (legacy) filter INPUT",) and not enters(stranger, 8025, SILENCE)
     finally:
         for tool in ("iptables-legacy", "ip6tables-legacy"):
             for chain in ("INPUT", "FORWARD"):

@@ -21,6 +21,8 @@ from barque.network.errors import PoolOverlaps, PortFailure, PortsWithoutNetwork
 from barque.network.model import NetworkSettings, Sandbox
 from barque.network.stack import Network
 from tests.kernel.network_world import (
+    PATIENCE,
+    SILENCE,
     Outside,
     Servers,
     ask,
@@ -43,16 +45,16 @@ async def test_bridge_sandbox_has_address_route_and_peer(network: Network) -> No
     assert [(a["local"], a["prefixlen"]) for a in shown["addr_info"]] == [(endpoint.ipv4, 16)]
     routes = json.loads(inside(one, "ip", "-j", "route"))
     assert {"dst": "default", "gateway": endpoint.gateway, "dev": "eth0", "flags": []} in routes
-    inside(one, "ping", "-c1", "-W5", two.endpoints[0].ipv4)
-    inside(one, "ping", "-c1", "-W5", endpoint.gateway)
-    run("ping", "-c1", "-W5", endpoint.ipv4)
-    inside(one, "ping", "-c1", "-W5", "127.0.0.1")
+    inside(one, "ping", "-c1", f"-W{PATIENCE}", two.endpoints[0].ipv4)
+    inside(one, "ping", "-c1", f"-W{PATIENCE}", endpoint.gateway)
+    run("ping", "-c1", f"-W{PATIENCE}", endpoint.ipv4)
+    inside(one, "ping", "-c1", f"-W{PATIENCE}", "127.0.0.1")
 
 
 async def test_none_has_loopback_only_and_host_nothing_of_its_own(network: Network) -> None:
     none, host = await network.setup(request(1, "none")), await network.setup(request(2, "host"))
     assert [link["ifname"] for link in json.loads(inside(none, "ip", "-j", "link"))] == ["lo"]
-    inside(none, "ping", "-c1", "-W5", "127.0.0.1")
+    inside(none, "ping", "-c1", f"-W{PATIENCE}", "127.0.0.1")
     assert none.endpoints == () and host.netns_path is None and host.endpoints == ()
 
 
@@ -193,7 +195,7 @@ async def test_containers_cannot_reach_the_hosts_loopback(network: Network, serv
     inside(sandbox, "sh", "-c", "echo 1 > /proc/sys/net/ipv4/conf/all/route_localnet; "
            "ip rule add pref 1 to 127.0.0.5 lookup main; ip rule add pref 2 lookup local; ip rule del pref 0")
     with pytest.raises(subprocess.CalledProcessError) as failed:
-        ask("tcp", "127.0.0.5", 7777, within=sandbox, timeout=1)
+        ask("tcp", "127.0.0.5", 7777, within=sandbox, timeout=SILENCE)
     assert "timed out" in failed.value.stderr
     run("nft", "flush", "chain", "inet", network.settings.table, "guard")
     assert ask("tcp", "127.0.0.5", 7777, within=sandbox).startswith("hello"), "the attack itself must work"
@@ -229,7 +231,7 @@ async def test_many_that_go_together_go_in_one_transaction(network: Network, ser
         await asyncio.gather(*(network.teardown(sandbox.container_id) for sandbox in made))
         run("nft", "add table inet finished; delete table inet finished")
         lines = []
-        while b"finished" not in (line := await asyncio.wait_for(monitor.stdout.readline(), 20)):
+        while b"finished" not in (line := await asyncio.wait_for(monitor.stdout.readline(), 60)):
             lines.append(line)
     finally:
         monitor.kill()
@@ -314,7 +316,7 @@ async def test_out_by_masquerade_in_by_published_port_only(network: Network, out
     inside(stranger, "ip", "route", "add", "default", "via", outside.host)
     for host, port in (outside.host, 8081), (sandbox.endpoints[0].ipv4, 81), (sandbox.endpoints[0].ipv4, 80):
         with pytest.raises(subprocess.CalledProcessError):
-            ask("tcp", host, port, within=stranger, timeout=0.5)
+            ask("tcp", host, port, within=stranger, timeout=SILENCE)
 
 
 @pytest.mark.parametrize("others", [False, True], ids=["alone", "beside another firewall"])
@@ -342,9 +344,9 @@ async def test_the_last_engine_gives_forwarding_back_and_all_before_it_keep_the_
     machines = Outside(1, card=True), Outside(2, card=True)
     one, two = (machine.as_sandbox() for machine in machines)
 
-    def passes() -> bool:
+    def passes(timeout: float = SILENCE) -> bool:
         try:
-            return ask("tcp", machines[1].address, 7000, within=one, timeout=0.4).startswith("hello")
+            return ask("tcp", machines[1].address, 7000, within=one, timeout=timeout).startswith("hello")
         except subprocess.CalledProcessError:
             return False
 
@@ -363,7 +365,7 @@ async def test_the_last_engine_gives_forwarding_back_and_all_before_it_keep_the_
         await opened[2].close(remove=True)
         assert forwarding.read_text().strip() == "1" and not passes()
         run("nft", "flush", "chain", "inet", opened[1].settings.table, "forward")
-        assert passes(), "without the guard it would have been a router"
+        assert passes(PATIENCE), "without the guard it would have been a router"
         await opened[1].close(remove=True)
         assert forwarding.read_text().strip() == "0"
     finally:
@@ -398,7 +400,7 @@ async def test_turning_forwarding_on_makes_no_router(tmp_path: Path, servers: Se
             inside(two, "ip", "route", "add", "default", "via", machines[1].host)
             servers.start(two, "tcp", 7000)
             with pytest.raises(subprocess.CalledProcessError):
-                ask("tcp", machines[1].address, 7000, within=one, timeout=0.5)
+                ask("tcp", machines[1].address, 7000, within=one, timeout=SILENCE)
             sandbox = await network.setup(request())
             assert ask("tcp", machines[1].address, 7000, within=sandbox).startswith("hello")
             run("nft", "flush", "chain", "inet", network.settings.table, "forward")
@@ -435,13 +437,13 @@ async def test_icc_off_separates_containers_even_by_way_of_the_gateway(tmp_path:
         one = await network.setup(request(1, ports=(publish(80, 8080),)))
         two = await network.setup(request(2))
         servers.start(one, "tcp", 80)
-        inside(two, "ping", "-c1", "-W5", two.endpoints[0].gateway)
-        run("ping", "-c1", "-W5", two.endpoints[0].ipv4)
+        inside(two, "ping", "-c1", f"-W{PATIENCE}", two.endpoints[0].gateway)
+        run("ping", "-c1", f"-W{PATIENCE}", two.endpoints[0].ipv4)
         with pytest.raises(subprocess.CalledProcessError):
-            ask("tcp", one.endpoints[0].ipv4, 80, within=two, timeout=0.5)
+            ask("tcp", one.endpoints[0].ipv4, 80, within=two, timeout=SILENCE)
         inside(two, "ip", "route", "add", one.endpoints[0].ipv4 + "/32", "via", two.endpoints[0].gateway)
         with pytest.raises(subprocess.CalledProcessError):
-            ask("tcp", one.endpoints[0].ipv4, 80, within=two, timeout=0.5)
+            ask("tcp", one.endpoints[0].ipv4, 80, within=two, timeout=SILENCE)
         assert network.networks()[0].icc is False
 
 
@@ -538,7 +540,7 @@ async def test_a_persistent_udp_client_finds_the_new_container(network: Network,
     """Its flow would otherwise stay bound to what the port meant when it began, packet after packet."""
     ports = (publish(53, 5353, "udp", "0.0.0.0"),)
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as client:
-        client.settimeout(5)
+        client.settimeout(PATIENCE)
         client.connect((network.networks()[0].gateway, 5353))
         client.send(b"nobody there yet")
         with pytest.raises(ConnectionRefusedError):
@@ -551,7 +553,7 @@ async def test_a_persistent_udp_client_finds_the_new_container(network: Network,
             servers.stop()
             await network.teardown(sandbox.container_id)
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as own:
-            own.settimeout(5)
+            own.settimeout(PATIENCE)
             own.bind(("0.0.0.0", 5353))
             client.send(b"for the host's own program")
             assert await asyncio.to_thread(own.recv, 2048) == b"for the host's own program"

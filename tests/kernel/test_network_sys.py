@@ -34,6 +34,8 @@ def test_bridge_addresses_and_routes_are_what_ip_sees() -> None:
             shown = ip("addr", "show", "tb0")[0]
             assert (shown["ifname"], shown["address"], shown["mtu"]) == ("tb0", "02:42:0a:01:02:03", 1400)
             assert {"10.1.2.3", "fd00::1"} <= {address["local"] for address in shown["addr_info"]}
+            assert [address.get("broadcast") for address in shown["addr_info"]
+                    if address["local"] in ("10.1.2.3", "fd00::1")] == ["10.1.2.255", None]
             assert (link.mac, link.mtu, link.kind, link.alias) == ("02:42:0a:01:02:03", 1400, "bridge", "ours")
             assert link.index in [other.index for other in netlink.links() if other.up]
             own = {(str(a.address), a.prefix_len) for a in netlink.addresses() if a.index == link.index}
@@ -66,7 +68,7 @@ def test_a_fresh_namespace_leaves_this_and_other_threads_alone(tmp_path: Path) -
     inside, looked = threading.Event(), threading.Event()
 
     def look() -> None:
-        assert inside.wait(20)
+        assert inside.wait(60)
         seen.append(os.readlink("/proc/thread-self/ns/net"))
         looked.set()
 
@@ -76,7 +78,7 @@ def test_a_fresh_namespace_leaves_this_and_other_threads_alone(tmp_path: Path) -
         assert os.readlink("/proc/thread-self/ns/net") != home
         assert [link["ifname"] for link in ip("link")] == ["lo"]
         inside.set()
-        assert looked.wait(20)
+        assert looked.wait(60)
     other.join()
     assert seen == [home] and os.readlink("/proc/thread-self/ns/net") == home
     inode = os.fstat(fd).st_ino

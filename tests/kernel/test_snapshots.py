@@ -177,7 +177,7 @@ async def test_container_layer_and_its_diff(store: Store) -> None:
     in_overlay(
         mount,
         "echo more > usr/added; rm old/b; rm -r swept; mkdir swept; echo z > swept/z; chmod 700 usr; "
-        "ln usr/added usr/hard; mkfifo pipe; chown 3:4 pipe; test $(stat -c %a .) = 750",
+        "ln usr/added usr/hard; mkfifo pipe; chown 3:4 pipe; test $(stat -c %a .) = 755",
     )
     assert await store.snapshots.container_size("c1") == len("more\n") + len("z\n")
     upper = os.open(await store.snapshots.container_upper("c1"), os.O_RDONLY)
@@ -230,6 +230,13 @@ async def test_places_for_what_every_container_has_mounted(store: Store) -> None
         ".", "./.dockerenv", "./dev", "./etc", "./etc/hostname", "./etc/hosts", "./etc/mtab", "./etc/resolv.conf",
         "./proc", "./sys", "700 5 1", "own/proc/mounts", "755"]
     assert os.listdir(await store.snapshots.container_upper("c1")) == []
+
+
+async def test_the_root_is_open_to_everybody(store: Store) -> None:
+    """As with dockerd, whatever the archive says, which may come from a temporary directory: its owner counts."""
+    [chain] = await store.layers(tar(directory(b".", mode=0o700, uid=5), file(b"f", b"x")))
+    mount = await store.snapshots.create_container(None, "c1", chain)
+    assert in_overlay(mount, "stat -c '%a %u' .") == "755 5\n"
 
 
 async def test_container_without_image(store: Store) -> None:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import os
+import shutil
 import stat
+import struct
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -18,7 +21,11 @@ from barque.store.db import Database
 from barque.store.ingest import WriteFailed
 from barque.store.layout import Layout
 from barque.store.leases import Leases
+from barque.store.workers import SubprocessWorkers, copy_volume
 from barque.sys.fsync import atomic_write
+
+FS_IOC_FIEMAP = 0xC020660B
+FIEMAP_FLAG_SYNC, FIEMAP_EXTENT_SHARED = 1, 0x2000
 
 _OLD_VIEW = """
 import os, sys
@@ -75,3 +82,46 @@ def test_view_for_old_kernels(tmp_path: Path) -> None:
     command = [sys.executable, "-c", _OLD_VIEW, str(tmp_path / "2/fs"), str(tmp_path / "1/fs")]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.stdout.strip() == "['from-1', 'from-2']", done.stderr
+
+
+def extents(path: Path) -> list[tuple[int, bool]]:
+    """Where the file lies on its disk, and whether it shares that place with another (the ioctl FIEMAP)."""
+    most = 32
+    head, extent = struct.Struct("QQIIII"), struct.Struct("QQQ2QI3I")
+    buffer = bytearray(head.pack(0, 1 << 40, FIEMAP_FLAG_SYNC, 0, most, 0) + bytes(most * extent.size))
+    with open(path, "rb") as file:
+        fcntl.ioctl(file, FS_IOC_FIEMAP, buffer)
+    count = head.unpack_from(buffer)[3]
+    found = [extent.unpack_from(buffer, head.size + number * extent.size) for number in range(count)]
+    return [(item[1], bool(item[5] & FIEMAP_EXTENT_SHARED)) for item in found]
+
+
+@pytest.fixture(params=["btrfs", "xfs"])
+def sharing_disk(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Path]:
+    """A file system of that kind, in a file."""
+    make = shutil.which(f"mkfs.{request.param}", path="/usr/sbin:/sbin:/usr/bin")
+    if make is None:
+        pytest.skip(f"no mkfs.{request.param}")
+    image, disk = tmp_path / "image", tmp_path / "disk"
+    disk.mkdir()
+    with open(image, "wb") as file:
+        file.truncate(320 << 20)
+    subprocess.run([make, "-q", image], check=True)
+    if subprocess.run(["mount", "-o", "loop", "-t", request.param, image, disk], check=False).returncode:
+        pytest.skip(f"this host mounts no {request.param}")
+    yield disk
+    subprocess.run(["umount", disk], check=True)
+
+
+async def test_copies_of_a_volume_share_their_blocks(sharing_disk: Path) -> None:
+    source, target = sharing_disk / "source", sharing_disk / "target"
+    source.mkdir()
+    target.mkdir()
+    data = os.urandom(1 << 20)
+    (source / "file").write_bytes(data)
+    assert await copy_volume(SubprocessWorkers(), str(source), str(target)) > 0
+    there = extents(source / "file")
+    assert there == extents(target / "file")
+    assert all(shared for _, shared in there)
+    (target / "file").write_bytes(b"changed")
+    assert (source / "file").read_bytes() == data

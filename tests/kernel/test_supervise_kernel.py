@@ -28,6 +28,7 @@ from tests.contract.test_supervise import (
     acting_monitors,
     attached,
     children,
+    ended,
     finish,
     frames,
     monitor_pid,
@@ -77,7 +78,7 @@ async def test_out_of_memory_is_recorded_and_told(box: Box) -> None:
     box.resources = {"memory": {"limit": 16 << 20, "swap": 16 << 20}}
     monitor = await box.create("sh", "-c", f"sh -c '{EAT}'; sleep 1000")
     await monitor.start()
-    assert await asyncio.wait_for(monitor.wait_oom(), 10) >= 1
+    assert await asyncio.wait_for(monitor.wait_oom(), 60) >= 1
     record = await finish(monitor)
     assert (record.exit_code, record.oom_killed) == (137, True)
 
@@ -120,8 +121,10 @@ async def test_without_a_pid_namespace_all_end_with_the_first_process(box: Box) 
     pid = int(frames(await reader.read())[1])
     record = await monitor.wait_exit()
     assert record.exit_code == 3
-    assert not pid_is_alive(pid)
-    assert offspring(box, monitor) == []
+    await ended(pid)
+    async with asyncio.timeout(60):
+        while offspring(box, monitor):  # noqa: ASYNC110
+            await asyncio.sleep(0.01)    # /proc tells no events
     writer.close()
     await monitor.release()
 
@@ -138,7 +141,7 @@ async def test_orphans_of_a_container_without_pid_namespace_are_reaped(box: Box)
         output += await reader.read(100)
     await monitor.exec(box.exec_order("e", "true"))
     assert await monitor.wait_exec("e") == 0
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while offspring(box, monitor) != [monitor.pid]:  # noqa: ASYNC110
             await asyncio.sleep(0.01)    # /proc tells no events
     writer.close()
@@ -248,7 +251,7 @@ async def test_a_hundred_in_a_row_leave_nothing(box: Box, tmp_path: Path) -> Non
         assert pid is not None
         with pytest.raises(RuntimeFailure):
             await box.supervisor.run("nothing", b"", [])    # once this is refused it has done all before
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             while len(children(pid)) > 1:  # noqa: ASYNC110
                 await asyncio.sleep(0.01)    # keepers, but for the spare one, end soon after the release
         return {

@@ -10,7 +10,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ from barque.runtime.default_spec import default_document
 BUSYBOX = "/bin/busybox"
 CGROUPS = Path("/sys/fs/cgroup")
 #: How long one answer may take, in seconds.
-ANSWER = 30
+ANSWER = 60
 _numbers = itertools.count()
 
 
@@ -82,6 +82,13 @@ def bundle(tmp_path: Path, busybox_root: Path) -> Bundle:
     return Bundle(path, busybox_root)
 
 
+def wait_until(happened: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + ANSWER
+    while not happened():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
 class Runtime:
     """One runtime's command line over a state directory of its own."""
 
@@ -93,7 +100,7 @@ class Runtime:
 
     def __call__(self, *args: str, **options: Any) -> subprocess.CompletedProcess[str]:
         options.setdefault("stdin", subprocess.DEVNULL)
-        return subprocess.run([*self.base, *args], capture_output=True, text=True, check=False, timeout=30, **options)
+        return subprocess.run([*self.base, *args], capture_output=True, text=True, check=False, timeout=60, **options)
 
     def ok(self, *args: str, **options: Any) -> str:
         done = self(*args, **options)
@@ -103,8 +110,21 @@ class Runtime:
     def detached(self, *args: str) -> None:
         """For create and run -d, whose container would keep captured pipes open."""
         done = subprocess.run([*self.base, *args], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
-                              stderr=subprocess.DEVNULL, check=False, timeout=30)
+                              stderr=subprocess.DEVNULL, check=False, timeout=60)
         assert done.returncode == 0
+        if self.name == "runc" and args[0] == "run":
+            self._until_the_program_runs(args[-1])
+
+    def _until_the_program_runs(self, container: str) -> None:
+        """runc's start is over before its last exec."""
+        def runs() -> bool:
+            try:
+                return not Path(f"/proc/{pid}/cmdline").read_bytes().startswith(b"runc\0init\0")
+            except (FileNotFoundError, ProcessLookupError):
+                return True
+
+        pid = self.state(container)["pid"]
+        wait_until(runs)
 
     def run(self, bundle: Bundle, *args: str, **options: Any) -> subprocess.CompletedProcess[str]:
         """Run the bundle with ``args`` to its end."""

@@ -283,3 +283,12 @@ def test_nothing_is_imported_between_fork_and_exec():
     done = subprocess.run([sys.executable, "-I", "-c", script], capture_output=True, text=True, check=True,
                           timeout=ANSWER)
     assert done.stdout == "[]\n"
+
+
+def test_the_first_process_enters_its_cgroup_by_itself(containers, monkeypatch):
+    """The caller's way into version 1's would wait for a grace period of RCU: 10 ms, and the child with it."""
+    monkeypatch.setattr(type(containers.cgroup), "add", lambda *_: pytest.fail("the caller put it there"))
+    created = containers.create(containers.spec("true"))
+    for path in containers.cgroup.paths().values():
+        with open(f"{path}/cgroup.procs") as file:
+            assert str(created.pid) in file.read().split()

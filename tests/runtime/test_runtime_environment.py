@@ -102,7 +102,7 @@ def test_a_limit_beyond_ours_is_a_warning(barque, bundle):
 def test_signals_are_as_at_the_start_of_the_world(runtime, bundle):
     bundle.save("cat", "/proc/self/status")
     done = subprocess.run([*runtime.base, "run", "--bundle", str(bundle.path), "signals"], capture_output=True,
-                          text=True, check=True, timeout=30, restore_signals=False, stdin=subprocess.DEVNULL)
+                          text=True, check=True, timeout=60, restore_signals=False, stdin=subprocess.DEVNULL)
     fields = status_fields(done.stdout)
     # The C library keeps signals 32 and 33 to itself: neither it nor Go's lets a program set them.
     reserved = 1 << 31 | 1 << 32
@@ -310,7 +310,7 @@ def test_descriptors_do_not_leak(runtime, bundle):
     root = os.open("/", os.O_RDONLY)
     try:
         done = subprocess.run([*runtime.base, "run", "--bundle", str(bundle.path), "fds"], pass_fds=(root,),
-                              capture_output=True, text=True, check=True, timeout=30, stdin=subprocess.DEVNULL)
+                              capture_output=True, text=True, check=True, timeout=60, stdin=subprocess.DEVNULL)
     finally:
         os.close(root)
     assert done.stdout.split() == ["0", "1", "2", "3"]
@@ -323,7 +323,7 @@ def test_descriptors_that_are_to_be_preserved(runtime, bundle):
                "--bundle", str(bundle.path), "kept"]
     with os.fdopen(reader) as file:
         try:
-            done = subprocess.run(program, pass_fds=(writer,), capture_output=True, text=True, check=True, timeout=30,
+            done = subprocess.run(program, pass_fds=(writer,), capture_output=True, text=True, check=True, timeout=60,
                                   stdin=subprocess.DEVNULL)
         finally:
             os.close(writer)

@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from tests.runtime.conftest import ANSWER, read_until
+from tests.runtime.conftest import ANSWER, read_until, wait_until
 
 
 def test_a_hook_in_the_container_before_the_program(runtime, bundle):
@@ -143,7 +143,7 @@ def test_an_event_when_memory_runs_out(runtime, bundle):
         go = os.open(bundle.rootfs / "go", os.O_RDWR)
         try:
             os.write(go, b"go\n")
-            assert "oom" in (events.next()["type"] for _ in range(50))
+            wait_until(lambda: events.next()["type"] == "oom")
         finally:
             os.close(go)
 

@@ -223,6 +223,6 @@ def test_warnings_reach_the_log(barque, bundle, tmp_path):
     bundle.save("true")
     log = tmp_path / "log"
     done = subprocess.run([*barque.base, "--log", str(log), "--log-format", "json", "run", "--bundle",
-                           str(bundle.path), "warned"], capture_output=True, text=True, check=True, timeout=30)
+                           str(bundle.path), "warned"], capture_output=True, text=True, check=True, timeout=60)
     assert done.stderr == ""
     assert json.loads(log.read_text())["level"] == "warning"

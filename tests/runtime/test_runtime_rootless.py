@@ -204,6 +204,6 @@ def test_what_an_ordinary_user_cannot_have(user, own):
 def test_without_a_place_for_the_state(user, own):
     own.save("true")
     done = subprocess.run([*user.command[:-2], "run", "--bundle", str(own.path), "nowhere"], capture_output=True,
-                          text=True, check=False, timeout=30, env={"PYTHONPATH": str(user.directory / "lib")})
+                          text=True, check=False, timeout=60, env={"PYTHONPATH": str(user.directory / "lib")})
     assert done.returncode == 1
     assert "XDG_RUNTIME_DIR" in done.stderr

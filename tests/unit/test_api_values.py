@@ -11,7 +11,7 @@ from barque.engine import clock, filters, names
 from barque.engine.containers import publish
 from barque.engine.containers.listing import shlex_join
 from barque.engine.containers.options import ContainerConfig, HostConfig, PortBinding
-from barque.engine.signals import InvalidSignal, parse_signal
+from barque.engine.signals import InvalidSignal, UnsupportedSignal, parse_signal
 from barque.errors import InvalidArgument
 from barque.oci.durations import human_duration
 
@@ -54,10 +54,15 @@ def test_signals(text: str, number: int) -> None:
     assert parse_signal(text) == number
 
 
-@pytest.mark.parametrize("text", ["", "0", "99", "SIGFOO", "-9", "٩", "_IGN", "RTMAX+1"])
+@pytest.mark.parametrize("text", ["", "0", "SIGFOO", "-9", "٩", "_IGN", "RTMAX+1"])
 def test_bad_signals(text: str) -> None:
     with pytest.raises(InvalidSignal):
         parse_signal(text)
+
+
+def test_signals_that_linux_has_not() -> None:
+    with pytest.raises(UnsupportedSignal, match="the linux daemon does not support signal 99"):
+        parse_signal("99")
 
 
 def test_names() -> None:

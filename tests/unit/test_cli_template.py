@@ -98,13 +98,18 @@ def test_wide_characters_take_two_columns() -> None:
     ("{{.ID}} {{.Id}} {{.Name}}|{{.State.Health}}|{{.State.Pid}}", "7 7 /n|<nil>|0"),
     ("{{.HostConfig.DNS}} {{.HostConfig.NanoCPUs}} {{.HostConfig.Memory}}", "[1.1.1.1] 5 0"),
     ("{{.GraphDriver.Data}}{{.NetworkSettings.IPAddress}}{{.Config.Labels}}", "map[]map[a:1 b:2]"),
+    ("{{with index .NetworkSettings.Networks \"bridge\"}}{{.Links}} {{.DriverOpts}} {{json .Links}}{{end}}",
+     "[] map[] null"),
+    ("{{.Args}}{{json .Args}}{{.Config.Cmd}}{{json .HostConfig.Tmpfs}}{{json .Config.Env}}", "[]null[]null[]"),
+    ("{{json .Config}}", '{"Cmd":null,"Env":[],"Labels":{"a":"1","b":"2"}}'),
     ("{{json .Config.Labels}}{{range .Mounts}}{{.Name}}{{.Type}}{{end}}", '{"a":"1","b":"2"}bind'),
     ("{{range .NetworkSettings.Networks}}{{.IPAddress}}/{{.Gateway}}{{end}}", "1.2.3.4/"),
 ])
 def test_fields_of_types_that_docker_knows(template: str, text: str) -> None:
     document = {"Id": "7", "Name": "/n", "State": {"Status": "running"}, "Mounts": [{"Type": "bind"}],
-                "HostConfig": {"Dns": ["1.1.1.1"], "NanoCpus": 5}, "Config": {"Labels": {"b": "2", "a": "1"}},
-                "NetworkSettings": {"Networks": {"bridge": {"IPAddress": "1.2.3.4"}}}}
+                "HostConfig": {"Dns": ["1.1.1.1"], "NanoCpus": 5},
+                "Config": {"Cmd": None, "Env": [], "Labels": {"b": "2", "a": "1"}}, "NetworkSettings": {
+                    "Networks": {"bridge": {"IPAddress": "1.2.3.4", "Links": None, "DriverOpts": None}}}}
     assert parse(template).execute(typed(document, "Container"), strict=True) == text
 
 

@@ -6,6 +6,7 @@ import base64
 import io
 import json
 import os
+import shutil
 import subprocess
 import tarfile
 from pathlib import Path
@@ -76,6 +77,34 @@ def test_helpers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert json.loads((tmp_path / "log.store").read_text()) == {"ServerURL": "x", "Username": "bob", "Secret": "secret"}
     with pytest.raises(BadConfig, match='exec: "docker-credential-none": executable file not found'):
         config.credentials("other")
+
+
+@pytest.mark.skipif(not all(map(shutil.which, ("docker-credential-pass", "pass", "gpg", "gpgconf"))),
+                    reason="needs docker-credential-pass, pass and gpg")
+def test_a_password_store_of_the_users(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """docker-credential-pass keeps what docker and we store, and gives it to both."""
+    (tmp_path / "gpg").mkdir(mode=0o700)
+    monkeypatch.setenv("GNUPGHOME", str(tmp_path / "gpg"))
+    monkeypatch.setenv("PASSWORD_STORE_DIR", str(tmp_path / "store"))
+    config = write(tmp_path, {"credsStore": "pass"})
+    try:
+        for command in (["gpg", "--batch", "--quiet", "--passphrase", "", "--quick-generate-key", "me",
+                         "future-default"],
+                        ["pass", "init", "me"]):
+            subprocess.run(command, check=True, capture_output=True, stdin=subprocess.DEVNULL)
+        config.store("r.example:5000", "bob", "pä:ss", "")
+        config.store("tok.example", "bob", "", "identity")
+        again = ConfigFile(str(tmp_path))
+        assert again.document["auths"] == {"r.example:5000": {}, "tok.example": {}}
+        assert again.all_credentials() == {
+            "r.example:5000": {"serveraddress": "r.example:5000", "username": "bob", "password": "pä:ss"},
+            "tok.example": {"serveraddress": "tok.example", "identitytoken": "identity"}}
+        again.erase("tok.example")
+        assert again.credentials("tok.example") == {}
+        listed = subprocess.run(["docker-credential-pass", "list"], check=True, capture_output=True)
+        assert json.loads(listed.stdout) == {"r.example:5000": "bob"}
+    finally:
+        subprocess.run(["gpgconf", "--kill", "all"], check=True)
 
 
 def test_bad_files(tmp_path: Path) -> None:

@@ -23,7 +23,7 @@ def exchange(answer: bytes, body: bytes | Iterator[bytes] | None = None, method:
     connection.send(method, "/x", {"Host": "h"}, body)
     theirs.sendall(answer)
     theirs.shutdown(socket.SHUT_WR)
-    theirs.settimeout(5)
+    theirs.settimeout(60)
     got = theirs.recv(65536)
     theirs.close()
     return connection, got

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import gzip
 import io
 from pathlib import Path
@@ -10,6 +11,9 @@ import pytest
 
 from barque.engine import clock
 from barque.engine.containers import logs
+from barque.engine.containers.model import Container
+from barque.engine.containers.options import ContainerConfig, HostConfig, LogConfig
+from barque.engine.containers.registry import Live
 from barque.engine.logging.formats import JSON_FILE
 
 
@@ -65,3 +69,20 @@ def test_rotated_files_are_read_oldest_first(tmp_path: Path) -> None:
     (tmp_path / "x.log.tmp").write_bytes(b"no")
     assert logs.files(str(path)) == [f"{path}.2.gz", f"{path}.1", str(path)]
     assert logs.files(str(tmp_path / "none" / "x")) == []
+
+
+async def test_followed_over_the_moment_of_a_rotation_without_a_file(tmp_path: Path) -> None:
+    path = tmp_path / "x-json.log"
+    live = Live(Container(id="x", name="x", created="", image="", image_id="", chain_id=None, path="", args=[],
+                          endpoints={}, mounts=[], log_path=str(path), config=ContainerConfig(tty=True),
+                          host_config=HostConfig(log_config=LogConfig(type="json-file"))))
+    end = asyncio.Event()
+    live.tasks["exit"] = asyncio.ensure_future(end.wait())  # type: ignore[assignment]
+    pieces = logs.stream(live, logs.Query(stdout=True, stderr=True, follow=True))
+    first = asyncio.ensure_future(anext(pieces))
+    await asyncio.sleep(0)    # it has looked, and waits
+    (tmp_path / "new").write_bytes(line("a") + b"\n")
+    (tmp_path / "new").rename(path)
+    assert await asyncio.wait_for(first, 30) == b"a\n"
+    end.set()
+    assert [piece async for piece in pieces] == []

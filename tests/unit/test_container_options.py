@@ -55,6 +55,8 @@ def test_the_empty_request_is_fine() -> None:
 
 @pytest.mark.parametrize(("host", "text"), [
     (HostConfig(memory=1024), "Minimum memory limit allowed is 6MB"),
+    (HostConfig(memory_reservation=1024), "Minimum memory reservation allowed is 6MB"),
+    (HostConfig(cpuset_cpus="0,3-1"), "Invalid value 0,3-1 for cpuset cpus: invalid format"),
     (HostConfig(memory_swap=10 << 20), "You should always set the Memory limit when using Memoryswap limit, see usage"),
     (HostConfig(nano_cpus=9 * 10**9), "range of CPUs is from 0.01 to 2.00, as there are only 2 CPUs available"),
     (HostConfig(nano_cpus=10**9, cpu_quota=5000), "Conflicting options: Nano CPUs and CPU Quota cannot both be set."),

@@ -23,10 +23,13 @@ def test_driver_options() -> None:
     assert options.interface == "lan0" and options.sysctls == {
         "net.ipv4.conf.IFNAME.log_martians": "1", "net.ipv6.conf.ifname.accept_ra": "0"}
     assert driver_options(EndpointSettings()).interface is None
+    others = EndpointSettings(driver_opts={"colour": "red"})
+    assert checked(info(), others) == others
 
 
 @pytest.mark.parametrize(("options", "text"), [
-    ({"colour": "red"}, "unknown driver option 'colour'"), ({IFNAME: "lo"}, "invalid interface name 'lo'"),
+    ({"com.docker.network.colour": "red"}, "unknown driver option 'com.docker.network.colour'"),
+    ({IFNAME: "lo"}, "invalid interface name 'lo'"),
     ({IFNAME: "a b"}, "invalid interface name"), ({IFNAME: "x" * 16}, "invalid interface name"),
     ({IFNAME: "a/../b"}, "invalid interface name"),
     ({SYSCTLS: "net.ipv4.conf.eth0.log_martians=1"}, "unrecognised network interface sysctl"),

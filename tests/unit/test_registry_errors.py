@@ -113,7 +113,7 @@ async def test_codes_of_trouble(tmp_path: Path) -> None:
     transport = Transport(HostConfig(), RetryPolicy(attempts=1))
     cache = CachingStorage(FilesystemStorage(str(tmp_path / "cache")),
                            (Upstream("up", f"127.0.0.1:{free_port()}"),), Registry(transport))
-    async with asyncio.timeout(20), registry_over(cache) as client:
+    async with asyncio.timeout(60), registry_over(cache) as client:
         await refused(client, "UNAVAILABLE", "GET", "/v2/up/app/manifests/v1")
     await cache.aclose()
 

@@ -31,26 +31,26 @@ def root(tmp_path):
 
 
 @pytest.mark.parametrize(("user", "expected"), [
-    ("", (0, 0, (), "/root")),
-    ("root", (0, 0, (), "/root")),
-    ("worker", (1000, 1001, (29, 44), "/home/worker")),
-    ("1000", (1000, 1001, (29, 44), "/home/worker")),
-    ("worker:audio", (1000, 29, (), "/home/worker")),
-    ("worker:77", (1000, 77, (), "/home/worker")),
-    ("4711", (4711, 0, (), "")),
-    ("4711:4712", (4711, 4712, (), "")),
-    (":audio", (0, 29, (), "/root")),
+    ("", (0, 0, (0,), "/root")),
+    ("root", (0, 0, (0,), "/root")),
+    ("worker", (1000, 1001, (1001, 29, 44), "/home/worker")),
+    ("1000", (1000, 1001, (1001, 29, 44), "/home/worker")),
+    ("worker:audio", (1000, 29, (29,), "/home/worker")),
+    ("worker:77", (1000, 77, (77,), "/home/worker")),
+    ("4711", (4711, 0, (0,), "")),
+    ("4711:4712", (4711, 4712, (4712,), "")),
+    (":audio", (0, 29, (29,), "/root")),
     # A number is a uid, whatever name the image gives to somebody (CVE-2026-46680).
-    ("1234", (1234, 0, (), "")),
-    ("1234:5678", (1234, 5678, (), "")),
-    ("4294967294", (4294967294, 0, (), "")),
+    ("1234", (1234, 0, (0,), "")),
+    ("1234:5678", (1234, 5678, (5678,), "")),
+    ("4294967294", (4294967294, 0, (0,), "")),
 ])
 def test_resolve(root, user, expected):
     assert users.resolve(root, user) == users.Identity(*expected)
 
 
 def test_additional_groups_come_after_the_users_own(root):
-    assert users.resolve(root, "worker", ["55", "workers", "29"]).groups == (29, 44, 55, 1001)
+    assert users.resolve(root, "worker", ["55", "workers", "29"]).groups == (1001, 29, 44, 55)
 
 
 @pytest.mark.parametrize(("user", "groups", "text"), [
@@ -76,8 +76,8 @@ def test_who_does_not_exist(root, user, groups, text):
 def test_a_root_without_the_files_knows_numbers_alone(tmp_path):
     fd = os.open(tmp_path, os.O_PATH)
     try:
-        assert users.resolve(fd, "") == users.Identity(0, 0, (), "")
-        assert users.resolve(fd, "5:6") == users.Identity(5, 6, (), "")
+        assert users.resolve(fd, "") == users.Identity(0, 0, (0,), "")
+        assert users.resolve(fd, "5:6") == users.Identity(5, 6, (6,), "")
         assert users.home_of(fd, 0) == ""
         with pytest.raises(RuntimeFailure, match="unable to find user root"):
             users.resolve(fd, "root")

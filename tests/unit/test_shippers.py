@@ -37,7 +37,7 @@ from barque.supervise.shippers.orders import (
     Tls,
 )
 
-PATIENCE = 20
+PATIENCE = 60
 #: 2001-09-09T01:46:40.123456789Z
 MOMENT = 1_000_000_000_123_456_789
 HOST = os.uname().nodename
@@ -48,20 +48,24 @@ class Ship:
 
     def __init__(self, path: Path, order: ShipOrder) -> None:
         self.path = str(path / "log.sock")
+        self.daemons = str(path / "shipper.sock")
         self.channel, theirs = socket.socketpair()
         self.channel.settimeout(PATIENCE)
         self.source: socket.socket | None = None
         self.status: int | None = None
-        with closing(socket.socket(socket.AF_UNIX)) as listening:
-            listening.bind(self.path)
-            listening.listen()
+        with closing(socket.socket(socket.AF_UNIX)) as listening, closing(socket.socket(socket.AF_UNIX)) as later:
+            for sock, name in ((listening, self.path), (later, self.daemons)):
+                Path(name).unlink(missing_ok=True)
+                sock.bind(name)
+                sock.listen()
+            later.setblocking(False)
             self.pid = os.fork()
             if self.pid == 0:
                 try:
                     for fd in range(3, 64):
-                        if fd not in (theirs.fileno(), listening.fileno()):
+                        if fd not in (theirs.fileno(), listening.fileno(), later.fileno()):
                             os.closerange(fd, fd + 1)
-                    os._exit(process.be(theirs, [listening.detach()]))
+                    os._exit(process.be(theirs, [listening.detach(), later.detach()]))
                 finally:
                     os._exit(70)
         theirs.close()
@@ -238,12 +242,48 @@ def test_syslog_over_tls(tmp_path: Path) -> None:
         assert rest[:int(length)].endswith(b" - one\n")
         assert rest[int(length):].split(b" ", 1)[0] == length
 
-        (tmp_path / "log.sock").unlink()
         distrustful = Ship(tmp_path, syslog("tcp+tls", address(sock)))
         with sock.accept()[0] as plain, pytest.raises(OSError):
             context.wrap_socket(plain, server_side=True).recv(1)
         assert "CERTIFICATE_VERIFY_FAILED" in distrustful.said()
         assert distrustful.end() == 1
+
+
+def test_later_daemons_hear_what_nobody_has_heard(tmp_path: Path) -> None:
+    path = tmp_path / "devlog"
+
+    def listen() -> socket.socket:
+        sock = socket.socket(socket.AF_UNIX)
+        sock.settimeout(PATIENCE)
+        sock.bind(str(path))
+        sock.listen()
+        return sock
+
+    def come() -> socket.socket:
+        sock = socket.socket(socket.AF_UNIX)
+        sock.settimeout(PATIENCE)
+        sock.connect(ship.daemons)
+        return sock
+
+    ship = Ship(tmp_path, syslog("unix", str(path)))
+    with listen() as sock:
+        ship.connect()
+        ship.channel.close()
+        sock.accept()[0].close()
+        path.unlink()
+    ship.write(b"one\n")
+    with come() as second, second.makefile() as said:
+        ship.write(b"two\n")
+        assert said.readline() == "the log target takes no messages: [Errno 2] No such file or directory\n"
+    with listen() as sock, come() as third, third.makefile() as said:
+        ship.write(b"three\n")
+        assert said.readline().startswith("the log target takes messages again; lost in between: ")
+        with sock.accept()[0] as target:
+            target.settimeout(PATIENCE)
+            text = target.recv(100)
+            while not text.endswith(b": three\n"):    # what was said before may have waited for this moment
+                text += target.recv(100)
+            assert ship.end() == 0
 
 
 @pytest.mark.parametrize(("order", "reason"), [

@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable
 
 from aiohttp import web
 
-from barque.api.hijack import Hijacked
+from barque.api.hijack import TakenOver
 from barque.errors import BarqueError
 from barque.oci import go_json
 from barque.runtime.failure import RuntimeFailure
@@ -63,7 +63,7 @@ def _bug(request: web.Request, error: Exception) -> web.StreamResponse:
 def _answer(request: web.Request, status: int, message: str) -> web.StreamResponse:
     """Once an answer has begun nothing can be said any more: the connection is cut, so that the client knows."""
     begun = request.get("response")
-    if isinstance(begun, Hijacked) or (begun is not None and begun.prepared):
+    if isinstance(begun, TakenOver) or (begun is not None and begun.prepared):
         transport = request.transport
         if transport is not None:
             transport.abort()

@@ -40,7 +40,9 @@ READ_LIMIT = 256 << 10
 WRITE_LIMIT = 256 << 10
 
 #: How often, and after how many seconds each, it is looked whether a client has read the head of an answer.
-HEAD_LOOKS, HEAD_LOOK_AFTER = 50, 0.001
+HEAD_LOOKS, HEAD_LOOK_AFTER = 2000, 0.001
+#: How long a client over TCP, where that cannot be seen, gets for it (seconds).
+HEAD_PAUSE = 0.02
 
 _MAX_HEAD = 64 << 10
 _UPGRADE = re.compile(rb"\r\nupgrade:[ \t]*(?:tcp|h2c)[ \t]*\r\n", re.IGNORECASE)
@@ -112,7 +114,7 @@ class HijackableHandler(RequestHandler):
     async def finish_response(self, request: web.BaseRequest, resp: web.StreamResponse,
                               start_time: float | None) -> tuple[web.StreamResponse, bool]:
         """A request that was not hijacked after all is answered as any other: what came behind it is the next one."""
-        if self._holding and not isinstance(resp, Hijacked):
+        if self._holding and not isinstance(resp, TakenOver):
             self._release()
         return await super().finish_response(request, resp, start_time)
 
@@ -162,21 +164,76 @@ class _HijackedProtocol(asyncio.StreamReaderProtocol):
         self._before.connection_lost(exc)
 
 
-class Hijacked(web.StreamResponse):
-    """The connection as ``reader`` and ``writer``. Return it from the handler: aiohttp adds nothing and closes."""
+class TakenOver(web.StreamResponse):
+    """A connection that is aiohttp's no more. Return it from the handler: aiohttp adds nothing and closes."""
+
+    def __init__(self, request: web.Request) -> None:
+        """Raises ConnectionResetError when the client has gone."""
+        super().__init__()
+        handler = request.protocol
+        if request.transport is None or not isinstance(handler, HijackableHandler):
+            raise ConnectionResetError("the client has gone")
+        self._handler = handler
+        self._transport = request.transport
+
+    async def prepare(self, request: web.BaseRequest) -> AbstractStreamWriter | None:
+        return None
+
+    async def write_eof(self, data: bytes = b"") -> None:
+        """The end of the handler: nothing is added, the connection closes once all is sent."""
+        self._transport.close()
+        self._handler.force_close()
+
+    @property
+    def prepared(self) -> bool:
+        return True
+
+
+class Upgraded(TakenOver):
+    """The connection in the hands of another protocol, after ``101``; it speaks as soon as this is made."""
+
+    def __init__(self, request: web.Request, protocol: asyncio.Protocol, name: str) -> None:
+        """``name``: as in ``Upgrade``. Raises ConnectionResetError when the client has gone."""
+        super().__init__(request)
+        early, _ = self._handler.take_early()
+        relay = _UpgradedProtocol(protocol, self._handler)
+        self._transport.set_protocol(relay)
+        self._transport.write(f"HTTP/1.1 101 UPGRADED\r\nConnection: Upgrade\r\nUpgrade: {name}\r\n\r\n".encode())
+        protocol.connection_made(self._transport)
+        self.closed = relay.closed
+        if early:
+            protocol.data_received(early)
+        self._transport.resume_reading()
+
+
+class _UpgradedProtocol(asyncio.Protocol):
+    """Passes all on; tells aiohttp's bookkeeping when the connection is gone."""
+
+    def __init__(self, protocol: asyncio.Protocol, before: HijackableHandler) -> None:
+        self._before = before
+        self._protocol = protocol
+        self.data_received = protocol.data_received  # type: ignore[method-assign]
+        self.pause_writing = protocol.pause_writing  # type: ignore[method-assign]
+        self.resume_writing = protocol.resume_writing  # type: ignore[method-assign]
+        self.closed = asyncio.Event()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._protocol.connection_lost(exc)
+        self._before.connection_lost(exc)
+        self.closed.set()
+
+
+class Hijacked(TakenOver):
+    """The connection as ``reader`` and ``writer``."""
 
     def __init__(self, request: web.Request, content_type: str, headers: dict[str, str]) -> None:
         """Answer ``request`` and take its connection; raises ConnectionResetError when the client has gone."""
-        super().__init__()
-        handler = request.protocol
-        transport = request.transport
-        if transport is None or not isinstance(handler, HijackableHandler):
-            raise ConnectionResetError("the client has gone")
+        super().__init__(request)
+        transport = self._transport
         loop = asyncio.get_running_loop()
-        self._handler = handler
-        early, eof = handler.take_early()
+        early, eof = self._handler.take_early()
         self.reader = asyncio.StreamReader(READ_LIMIT, loop)
-        protocol = _HijackedProtocol(self.reader, handler)
+        protocol = _HijackedProtocol(self.reader, self._handler)
         protocol.connection_made(transport)
         transport.set_protocol(protocol)
         transport.set_write_buffer_limits(WRITE_LIMIT)
@@ -197,28 +254,19 @@ class Hijacked(web.StreamResponse):
         self.writer.write("\r\n".join([*status, *lines, "", ""]).encode("latin-1"))
 
     async def head_read(self) -> None:
-        """Wait until the client has read the head of the answer, but never long; over TCP that cannot be seen.
+        """Wait until the client has read the head of the answer, but never long.
 
         docker-py reads the head through a buffer, and loses what comes so soon that it gets in there too.
         """
         sock = self.writer.get_extra_info("socket")
-        for _ in range(HEAD_LOOKS if sock.family == socket.AF_UNIX else 0):
+        if sock.family != socket.AF_UNIX:
+            await asyncio.sleep(HEAD_PAUSE)
+            return
+        for _ in range(HEAD_LOOKS):
             unread = fcntl.ioctl(sock.fileno(), termios.TIOCOUTQ, bytes(4))
             if not any(unread):
                 return
             await asyncio.sleep(HEAD_LOOK_AFTER)
-
-    async def prepare(self, request: web.BaseRequest) -> AbstractStreamWriter | None:
-        return None
-
-    async def write_eof(self, data: bytes = b"") -> None:
-        """The end of the handler: nothing is added, the connection closes once all is sent."""
-        self.writer.close()
-        self._handler.force_close()
-
-    @property
-    def prepared(self) -> bool:
-        return True
 
 
 def keep(request: web.Request, key: str, value: object) -> None:

@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
 from barque.build import plan as planning
-from barque.build.args import BuildArguments, Expansion, platform_arguments
+from barque.build.args import BuildArguments, platform_arguments
 from barque.build.cache_images import CacheImage
 from barque.build.context import BuildContext
 from barque.build.dockerfile.arguments import Pair
@@ -72,10 +72,7 @@ class Build:
             raise InvalidArgument(str(error)) from None
 
     def _planned(self) -> planning.Plan:
-        for step in self._dockerfile.arguments:
-            expansion = Expansion(self._arguments.for_from(), self._dockerfile.escape)
-            self._arguments.declare_global(step.expanded(expansion).arguments)
-        plan = planning.make(self._dockerfile, self._options.target, self._arguments)
+        plan = planning.resolve(self._dockerfile, self._options.target, self._arguments)
         last = plan.stages[-1]
         labels = [_label(last, key, value) for key, value in sorted(self._options.labels.items())]
         last.steps = [*last.steps, *labels]
@@ -90,10 +87,11 @@ class Build:
         try:
             async with (self._parts.leases.hold("build") as lease, self._parts.cache.session() as found,
                         self._surveying() as surveyed):
+                images = await self._cache_images(lease)
                 site = Site(parts=self._parts, options=self._options, context=self._context, scratch=self._scratch,
                             lease=lease, arguments=self._arguments, platform=self._target,
                             escape=self._dockerfile.escape, found=found, surveyed=surveyed,
-                            sources=[*await self._cache_images(lease), *sources])
+                            sources=[*images, *sources], only=images if self._images_only else None)
                 state = await self._stages(site)
                 if not state.image_id:
                     raise NothingBuilt
@@ -129,7 +127,13 @@ class Build:
         except BarqueError:
             return {}  # the step that it is about says so
 
-    async def _cache_images(self, lease: Lease) -> list[CacheSource]:
+    @property
+    def _images_only(self) -> bool:
+        """As docker's builder has it: where images alone are named, only their steps count as built before."""
+        named = self._options.cache_from
+        return bool(named) and not any("=" in name for name in named)
+
+    async def _cache_images(self, lease: Lease) -> list[CacheImage]:
         """The images of ``--cache-from`` that are here; docker does not mind those that are not."""
         names = [name for name in self._options.cache_from if "=" not in name]
         found = [await self._parts.images.local(name, lease) for name in names]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from barque.build.layers import Layer
 from barque.build.lookup import Found, Identity
 from barque.build.ports import BaseImage
 from barque.build.state import State
@@ -27,6 +28,14 @@ class CacheImage:
             return Found(entry.created)
         index = len(state.diff_ids)
         return Found(entry.created, self._image.manifest.layers[index], self._image.config.rootfs.diff_ids[index])
+
+
+    def leads_to(self, state: State, created_by: str, layer: Layer | None) -> bool:
+        """Whether the step after ``state``, which made ``layer``, is part of this image."""
+        diff_ids = self._image.config.rootfs.diff_ids
+        if following(self._image.config.history or (), diff_ids, state, created_by) is None:
+            return False
+        return layer is None or diff_ids[len(state.diff_ids)] == layer.diff_id
 
 
 def following(history: Sequence[History], diff_ids: Sequence[str], state: State, created_by: str) -> History | None:

@@ -73,13 +73,19 @@ class Lookup:
             self.why = why.OFF
             return None
         entry = await self._site.found.find(identity.key)
-        made = await self._own(entry, state) if entry is not None else None
+        counts = entry is not None and self._counts(entry, identity, state)
+        made = await self._own(entry, state) if entry is not None and counts else None
         made = made or await self._elsewhere(identity, state)
         if made is None:
             nearest = await self._site.parts.cache.nearest(identity.facts)
-            self.why = why.explain(identity.facts, nearest, rebuilt=self._rebuilt)
+            self.why = why.NOT_NAMED if entry is not None and not counts else why.explain(
+                identity.facts, nearest, rebuilt=self._rebuilt)
             self._rebuilt = True
         return made
+
+    def _counts(self, entry: CacheEntry, identity: Identity, state: State) -> bool:
+        return self._site.only is None or any(image.leads_to(state, identity.created_by, entry.made)
+                                              for image in self._site.only)
 
     async def _own(self, entry: CacheEntry, state: State) -> Made | None:
         created, layer = clock.rfc3339(entry.created), entry.made

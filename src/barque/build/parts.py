@@ -23,6 +23,7 @@ from barque.oci.platform import Platform
 from barque.store.leases import Lease, Leases
 
 if TYPE_CHECKING:
+    from barque.build.cache_images import CacheImage
     from barque.build.lookup import CacheSource
 
 
@@ -42,9 +43,10 @@ class Parts:
 
 @dataclass(kw_only=True)
 class Site:
-    """``found``: the cache as this build sees it; ``sources``: further ones. ``results``: what each stage has come to,
-    by its number; ``bases``: what it began with; ``keys``: its cached steps; ``below``: the stage that it is built
-    on. ``materials``: the images used. ``surveyed``: a look at the context for all stages.
+    """``found``: the cache as this build sees it; ``sources``: further ones; ``only``: the images whose steps count, if
+    not all do. ``results``: what each stage has come to, by its number; ``bases``: what it began with; ``keys``: its
+    cached steps; ``below``: the stage that it is built on. ``materials``: the images used. ``surveyed``: a look at the
+    context for all stages.
     """
 
     parts: Parts
@@ -56,6 +58,7 @@ class Site:
     platform: Platform
     escape: str
     sources: Sequence[CacheSource]
+    only: Sequence[CacheImage] | None
     found: CacheSession
     surveyed: Surveyed
     results: dict[int, asyncio.Future[State]] = field(default_factory=dict)

@@ -122,3 +122,11 @@ def _names(stage: Stage, escape: str, arguments: BuildArguments) -> set[str]:
             names |= {mount.source_stage for mount in (run_mounts.parse(text, expansion) for text in step.mounts)
                       if mount.source_stage}
     return names
+
+
+def resolve(dockerfile: Dockerfile, target: str, arguments: BuildArguments) -> Plan:
+    """As :func:`make`, once the arguments before the first FROM are declared in ``arguments``."""
+    for step in dockerfile.arguments:
+        expansion = Expansion(arguments.for_from(), dockerfile.escape)
+        arguments.declare_global(step.expanded(expansion).arguments)
+    return make(dockerfile, target, arguments)

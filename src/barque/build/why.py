@@ -8,6 +8,7 @@ OFF = "the cache is not used"
 NEW = "not built before"
 BEFORE = "a step before it was built anew"
 GONE = "what it made is not kept any more"
+NOT_NAMED = "no image of --cache-from has it"
 _BASE = "what it builds on is another one"
 #: Names that are listed at most.
 _SHOWN = 3

@@ -172,6 +172,8 @@ def _from_helper(helper: str, server: str) -> dict[str, str]:
         user, secret = str(answer["Username"]), str(answer["Secret"])
     except (fastjson.BadJSON, KeyError, TypeError):
         raise BadConfig(f"docker-credential-{helper} gave no credentials for {server}") from None
+    if not (user or secret):    # what docker-credential-pass says of one that it does not have
+        return {}
     if user == TOKEN_USER:
         return {"serveraddress": server, "identitytoken": secret}
     return {"serveraddress": server, "username": user, "password": secret}

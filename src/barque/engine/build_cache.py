@@ -14,7 +14,7 @@ from barque.build.parts import Parts
 from barque.build.portable_cache import PortableCache
 from barque.engine import clock
 from barque.errors import InvalidArgument, NotFound
-from barque.image.archive import BadArchive, Members, read_document, receive
+from barque.image.archive import BadArchive, Members, Receiver, read_document
 from barque.image.pipes import fed
 from barque.image.save import blob_path
 from barque.oci import go_json
@@ -122,7 +122,7 @@ class BuildCacheService:
         members = Members()
         known = {info.digest: info.size for info in await self._content.walk()}
         try:
-            await fed(body, lambda source: receive(source, self._content.scratch, known.get, members))
+            await fed(body, Receiver(self._content, known, members).run)
             async with self._parts.leases.hold("build cache") as lease:
                 manifest = await asyncio.to_thread(self._manifest, members)
                 records = portable_cache.read(self._read(members, manifest.config), "the archive")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 
@@ -27,11 +27,15 @@ _ARCHIVES = ("application/x-tar", "application/tar", "application/x-gzip", "appl
 @dataclass(frozen=True)
 class Request:
     """``directory``: a descriptor of the client's own directory, which stays the caller's, -1 where the files come as
-    an archive in ``body``; then ``body`` is a Dockerfile that is not in it, if there is one.
+    an archive in ``body``; else ``body`` is a Dockerfile that is not in it, if there is one. ``dockerfile``: the text
+    of one that is not among the files, wherever they come from. ``equip``: called with the Dockerfile once it is known,
+    for the options with what the client keeps until then.
     """
 
     body: AsyncIterator[bytes]
     directory: int = -1
+    dockerfile: str = ""
+    equip: Callable[[str], Awaitable[BuildOptions]] | None = None
 
 
 async def prepare(parts: Parts, options: BuildOptions, request: Request, scratch: str,
@@ -43,12 +47,18 @@ async def prepare(parts: Parts, options: BuildOptions, request: Request, scratch
     os.mkdir(directory, 0o755)
     if not options.remote:
         implicit = await contexts.unpack(parts.workers, request.body, directory)
-        context = contexts.locate(_opened(directory, stack), options.dockerfile)
+        context = _located(_opened(directory, stack), options, request)
         context.implicit = implicit
         return context
     if is_git(options.remote):
-        return await _from_repository(parts, options, scratch, stack)
-    return await _from_address(parts, options, scratch, directory, stack)
+        return _located(await _from_repository(parts, options, scratch, stack), options, request)
+    return await _from_address(parts, options, request, scratch, directory, stack)
+
+
+def _located(directory: int, options: BuildOptions, request: Request) -> BuildContext:
+    if request.dockerfile:
+        return BuildContext(directory, request.dockerfile)
+    return contexts.locate(directory, options.dockerfile)
 
 
 async def _in_place(options: BuildOptions, request: Request) -> BuildContext:
@@ -68,7 +78,7 @@ async def _in_place(options: BuildOptions, request: Request) -> BuildContext:
     return context
 
 
-async def _from_repository(parts: Parts, options: BuildOptions, scratch: str, stack: AsyncExitStack) -> BuildContext:
+async def _from_repository(parts: Parts, options: BuildOptions, scratch: str, stack: AsyncExitStack) -> int:
     address = parse_git(options.remote)
     root = await parts.fetcher.clone(address, scratch, keep_git_dir=False)
     top = _opened(root, stack)
@@ -79,10 +89,10 @@ async def _from_repository(parts: Parts, options: BuildOptions, scratch: str, st
                               f"{os.strerror(error.errno or 0).lower()}") from None
     stack.callback(os.close, fd)
     await asyncio.to_thread(contexts.apply_ignore_file, fd, options.dockerfile)
-    return contexts.locate(fd, options.dockerfile)
+    return fd
 
 
-async def _from_address(parts: Parts, options: BuildOptions, scratch: str, directory: str,
+async def _from_address(parts: Parts, options: BuildOptions, request: Request, scratch: str, directory: str,
                         stack: AsyncExitStack) -> BuildContext:
     if not options.remote.startswith(("http://", "https://")):
         raise InvalidArgument(f"remote URL ({options.remote}) could not be used as a build context")
@@ -93,7 +103,7 @@ async def _from_address(parts: Parts, options: BuildOptions, scratch: str, direc
             await contexts.unpack(parts.workers, _blocks(file.fileno()), directory)
         fd = _opened(directory, stack)
         await asyncio.to_thread(contexts.apply_ignore_file, fd, options.dockerfile)
-        return contexts.locate(fd, options.dockerfile)
+        return _located(fd, options, request)
     text = BuildContext(_opened(download.directory, stack), "").read(os.path.basename(path))
     if not text:
         raise contexts.EmptyDockerfile(name=options.remote)

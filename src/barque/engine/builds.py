@@ -13,7 +13,7 @@ from barque.build.args import platform_arguments
 from barque.build.builder import Build, Outcome
 from barque.build.context import IGNORE_FILE, ScratchSpace
 from barque.build.dockerfile.errors import DockerfileError
-from barque.build.dockerfile.lint import lint, report
+from barque.build.dockerfile.lint import Finding, lint
 from barque.build.dockerfile.parser import parse as parse_dockerfile
 from barque.build.events import Event, Listener, place
 from barque.build.history import CANCELLED, COMPLETED, FAILED, BuildHistory, BuildRecord
@@ -139,6 +139,8 @@ class BuildService:
 
         async with self._scratch.hold() as scratch, AsyncExitStack() as stack:
             context = await build_contexts.prepare(self._parts, options, request, scratch, stack)
+            if request.equip is not None:
+                options = await request.equip(context.dockerfile)
             build = Build(self._parts, options, context, scratch, send, record.id, listeners)
             return await build.run(deliver, await self._caches(options))
 
@@ -163,8 +165,8 @@ class BuildService:
     async def forget(self, ref: str) -> None:
         await self._history.remove(await self._history.get(ref))
 
-    async def check(self, options: BuildOptions, request: Request) -> tuple[str, bool]:
-        """Look for what is likely to be wrong, and build nothing: docker's report, and whether anything was found.
+    async def check(self, options: BuildOptions, request: Request) -> tuple[str, list[Finding]]:
+        """Look for what is likely to be wrong, and build nothing: the Dockerfile, and what was found in it.
 
         Raises DockerfileError for what cannot be built at all.
         """
@@ -182,7 +184,7 @@ class BuildService:
                         item.partition("=")[0] for item in (image.config.config or RunConfig()).env or ())
             findings = lint(dockerfile, platform_arguments(options.platform or host, host, options.target),
                             read_ignore_file(ignore.decode("utf-8", "replace")), known.get)
-            return report(findings, context.dockerfile, options.dockerfile), bool(findings)
+            return context.dockerfile, findings
 
     async def _image(self, name: str, lease: Lease) -> BaseImage | None:
         try:

@@ -16,7 +16,7 @@ from barque.network.errors import MultipleSubnets
 from barque.network.model import NetworkSpec, Subnet
 from barque.sys.rtnetlink import IPVLAN_FLAGS, IPVLAN_MODES, MACVLAN_MODES
 
-_NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.-]*\Z", re.ASCII)
+_NAME = re.compile(r"[a-zA-Z0-9](?:[a-zA-Z0-9_. -]*[a-zA-Z0-9_.-])?\Z", re.ASCII)
 _LINK_NAME = re.compile(r"[^\s/:]{1,15}\Z", re.ASCII)
 
 
@@ -64,7 +64,7 @@ class ConfigForbidden(PermissionDenied):
 
 
 class InvalidName(InvalidArgument):
-    text = "invalid network name ({name}), only [a-zA-Z0-9][a-zA-Z0-9_.-] are allowed"
+    text = "invalid network name ({name}), only [a-zA-Z0-9][a-zA-Z0-9_.-], and blanks in between, are allowed"
 
 
 def config_spec(body: CreateNetwork, network_id: str) -> NetworkSpec:

@@ -15,11 +15,17 @@ class InvalidSignal(InvalidArgument):
     text = "invalid signal: {value}"
 
 
+class UnsupportedSignal(InvalidArgument):
+    text = "the linux daemon does not support signal {number}"
+
+
 def parse_signal(value: str) -> int:
-    """The number of ``value``; raises :class:`InvalidSignal`."""
+    """The number of ``value``; raises :class:`InvalidSignal`, :class:`UnsupportedSignal`."""
     if value.isascii() and value.isdecimal():
         number = int(value)
-        if 1 <= number <= int(signal.SIGRTMAX):
+        if number > int(signal.SIGRTMAX):
+            raise UnsupportedSignal(number=number)
+        if number:
             return number
         raise InvalidSignal(value=value)
     name = value.upper().removeprefix("SIG")

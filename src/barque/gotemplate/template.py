@@ -62,11 +62,11 @@ class _Run:
                 raise TemplateError(f'{where} can\'t evaluate field {name} in type '
                                     f"{getattr(value, 'type_name', 'struct')}")
             return fields[name]
+        if isinstance(value, Document) and name in value.hidden:
+            return value.hidden[name]
         if isinstance(value, dict):
             if name in value:
                 return value[name]
-            if isinstance(value, Document) and name in value.hidden:
-                return value.hidden[name]
             if self.strict:
                 raise TemplateError(f'{where} map has no entry for key "{name}"')
             return MISSING

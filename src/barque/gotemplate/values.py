@@ -22,11 +22,19 @@ MISSING = Missing()
 
 
 class Document(dict[str, object]):
-    """A map in whose place docker has a struct: ``hidden`` are the fields that a template may ask for besides."""
+    """A map in whose place docker has a struct: ``hidden`` are the fields as a template sees them."""
 
     def __init__(self, items: dict[str, object]) -> None:
         super().__init__(items)
         self.hidden: dict[str, object] = {}
+
+
+class NilList(list[object]):
+    """A list that Go has as nil: prints like an empty one, is null as JSON."""
+
+
+class NilMap(dict[str, object]):
+    """A map that Go has as nil: prints like an empty one, is null as JSON."""
 
 
 def show(value: Any) -> str:
@@ -68,7 +76,7 @@ def to_pretty(value: Any) -> str:
 
 
 def plain(value: Any) -> Any:
-    if value is MISSING:
+    if value is MISSING or isinstance(value, (NilList, NilMap)):
         return None
     fields = getattr(value, "fields", None)
     if fields is not None:

@@ -285,7 +285,7 @@ class Puller:
             download = Download(ingest, layer, bar, self._limits.attempts, self._limits.pause)
             source = os.open(ingest.path, os.O_RDONLY | os.O_CLOEXEC)
             unpacking = asyncio.create_task(
-                unpack(self._workers, self._unpacks, source, layer, slot, bar, download))
+                unpack(self._workers, self._unpacks, source, layer, slot, bar, download.growth))
             try:
                 if self.downloads.locked():
                     bar.step("Waiting")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
 
@@ -19,8 +18,6 @@ from barque.store.snapshots import Snapshots
 from barque.store.tar.compress import BadStream, open_stream
 from barque.store.tar.pack import Packed, Packer
 from barque.store.workers import InvalidArchive
-
-_READ = 1 << 20
 
 #: Applies Dockerfile instructions (``docker import --change``) to a configuration; raises InvalidArgument.
 Changes = Callable[[RunConfig, Sequence[str]], RunConfig]
@@ -56,7 +53,7 @@ class Importer:
                    ref: Reference | None) -> str:
         """An image whose one layer is the archive in ``pieces``; ``config_of`` is given the layer's diff id."""
         with self._made.scratch() as (fd, path):
-            packed = await fed(pieces, lambda source: _pack(source, fd))
+            packed = await fed(pieces, lambda read: _pack(read, fd))
             layer = Descriptor(media_type=mt.OCI_LAYER_GZIP, digest=packed.digest, size=packed.length)
             async with self._made.lease("import") as lease:
                 await self._made.adopt(lease, layer, path)
@@ -74,11 +71,11 @@ def _config(request: ImportRequest, run: RunConfig, diff_id: str) -> ImageConfig
         history=(History(created=created, comment=request.message or f"Imported from {request.source}"),))
 
 
-def _pack(source: int, out: int) -> Packed:
-    """Write the archive behind ``source``, compressed in whatever way, as gzip to ``out``. Blocks."""
+def _pack(read: Callable[[], bytes], out: int) -> Packed:
+    """Write an archive, compressed in whatever way, as gzip to ``out``. Blocks."""
     packer = Packer(out)
     try:
-        for block in open_stream("", lambda: os.read(source, _READ)):
+        for block in open_stream("", read):
             packer.write(block)
     except BadStream as error:
         raise InvalidArchive(reason=error) from error

@@ -34,24 +34,28 @@ class UnpackSlots:
     """
 
     def __init__(self) -> None:
-        count = 2 * (os.cpu_count() or 1)
-        self.free = asyncio.Semaphore(count)
+        self.count = 2 * (os.cpu_count() or 1)
+        self.free = asyncio.Semaphore(self.count)
         # Their own threads: one that feeds a worker sleeps in write(2) while the worker is busy.
-        self.threads = ThreadPoolExecutor(count, thread_name_prefix="unpack")
+        self.threads = ThreadPoolExecutor(self.count, thread_name_prefix="unpack")
 
 
-class Download:
-    """The bytes of one blob as they arrive: ``available`` of them can be read from the ingest's file."""
+class Growth:
+    """Of a file that is still being filled: ``available`` bytes can be read."""
 
-    def __init__(self, ingest: Ingest, layer: Descriptor, bar: Bar, attempts: int, pause: float) -> None:
-        self.available = ingest.offset
+    def __init__(self, available: int = 0) -> None:
+        self.available = available
         self.finished = False
-        self._ingest = ingest
-        self._layer = layer
-        self._bar = bar
-        self._attempts = attempts
-        self._pause = pause
         self._changed = asyncio.Event()
+
+    def advance(self, available: int) -> None:
+        self.available = available
+        self._changed.set()
+
+    def finish(self) -> None:
+        """No more will come."""
+        self.finished = True
+        self._changed.set()
 
     async def wait_beyond(self, position: int) -> int:
         """Wait until more than ``position`` bytes are there or no more will come; how many there are."""
@@ -60,9 +64,17 @@ class Download:
             await self._changed.wait()
         return self.available
 
-    def _advance(self) -> None:
-        self.available = self._ingest.offset
-        self._changed.set()
+
+class Download:
+    """The bytes of one blob as they arrive in the ingest's file."""
+
+    def __init__(self, ingest: Ingest, layer: Descriptor, bar: Bar, attempts: int, pause: float) -> None:
+        self.growth = Growth(ingest.offset)
+        self._ingest = ingest
+        self._layer = layer
+        self._bar = bar
+        self._attempts = attempts
+        self._pause = pause
 
     async def run(self, repository: Repository) -> None:
         """Receive the rest, going on where a broken connection left off. Raises the failure of the last attempt."""
@@ -78,8 +90,7 @@ class Download:
                     raise
                 log.info("layer %s: %s at %d bytes, trying again", self._layer.digest, error, self._ingest.offset)
                 await self._wait(failures)
-        self.finished = True
-        self._changed.set()
+        self.growth.finish()
 
     async def _wait(self, failures: int) -> None:
         seconds = self._pause * float(2 ** (failures - 1))
@@ -119,50 +130,51 @@ class Download:
 
     async def _write(self, data: bytes) -> None:
         await self._ingest.write(data)
-        self._advance()
+        self.growth.advance(self._ingest.offset)
         self._bar.move("Downloading", self._ingest.offset, self._layer.size)
 
 
 async def unpack(workers: Workers, slots: UnpackSlots, source: int, layer: Descriptor, slot: LayerSlot, bar: Bar,
-                 download: Download | None = None) -> UnpackResult:
+                 growth: Growth | None = None) -> UnpackResult:
     """Unpack the blob file ``source`` (the caller's descriptor: the file is renamed when its download is complete).
 
-    With ``download`` the file is still being filled.
+    With ``growth`` the file is still being filled.
     """
     request = UnpackRequest(compression=mt.LAYER_COMPRESSION[layer.media_type], expected_diff_id=slot.diff_id)
     async with slots.free:
-        if download is not None:
-            return await _unpack_behind(workers, slots, source, layer, slot, bar, download, request)
+        if growth is not None:
+            return await unpack_behind(workers, slots, source, layer.size, slot.fs, request, growth, bar)
         bar.step("Extracting")
         return await unpack_layer(workers, source, slot.fs, request)
 
 
-async def _unpack_behind(workers: Workers, slots: UnpackSlots, source: int, layer: Descriptor, slot: LayerSlot,
-                         bar: Bar, download: Download, request: UnpackRequest) -> UnpackResult:
+async def unpack_behind(workers: Workers, slots: UnpackSlots, source: int, size: int, directory: str,
+                        request: UnpackRequest, growth: Growth, bar: Bar) -> UnpackResult:
+    """Unpack a file that will have ``size`` bytes while it is being filled."""
     reading, writing = os.pipe2(os.O_CLOEXEC)
-    feeding = asyncio.create_task(_feed(slots, source, writing, layer, bar, download))
+    feeding = asyncio.create_task(_feed(slots, source, writing, size, bar, growth))
     try:
-        return await unpack_layer(workers, reading, slot.fs, request)
+        return await unpack_layer(workers, reading, directory, request)
     finally:
         os.close(reading)  # wakes a feeder that sleeps in write(2): EPIPE
         feeding.cancel()
         await asyncio.gather(feeding, return_exceptions=True)
 
 
-async def _feed(slots: UnpackSlots, source: int, pipe: int, layer: Descriptor, bar: Bar, download: Download) -> None:
+async def _feed(slots: UnpackSlots, source: int, pipe: int, size: int, bar: Bar, growth: Growth) -> None:
     """Move the file into the pipe as it grows; close the pipe at the end, or when the worker is gone."""
     loop = asyncio.get_running_loop()
     position = 0
     try:
-        while position < layer.size:
-            available = await download.wait_beyond(position)
+        while position < size:
+            available = await growth.wait_beyond(position)
             if available <= position:
                 return  # the download failed: whoever started it says so
             # To its end, however often this is cancelled: the thread uses both descriptors.
             position += await uncut(loop.run_in_executor(slots.threads, os.sendfile, pipe, source, position,
                                                          min(_PUSH, available - position)))
-            if download.finished:
-                bar.move("Extracting", position, layer.size)
+            if growth.finished:
+                bar.move("Extracting", position, size)
     except BrokenPipeError:
         return
     finally:

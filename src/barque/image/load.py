@@ -10,7 +10,8 @@ from dataclasses import dataclass
 import msgspec
 
 from barque.errors import DataLoss, InvalidArgument
-from barque.image.archive import BadArchive, Member, Members, read_document, receive
+from barque.image.archive import BadArchive, Member, Members, Receiver, read_document
+from barque.image.early import Early
 from barque.image.layer_set import check_layers, unpack_all
 from barque.image.layers import UnpackSlots, unpack
 from barque.image.manifests import about, is_attestation
@@ -105,18 +106,21 @@ class Loader:
         Raises BarqueError; images that come before the one that fails stay.
         """
         members = Members()
+        early = Early(self._snapshots, self._workers, self._slots)
         try:
-            await self._receive(pieces, members)
+            # With platforms given most of the archive may be for others.
+            await self._receive(pieces, members, None if platforms else early)
             found = list(await asyncio.to_thread(self._interpret, members, platforms))
             async with self._leases.hold("load") as lease:
                 told: set[Reference] = set()
                 return [await self._store(lease, image, told, report) for image in found]
         finally:
+            await early.close()
             await asyncio.to_thread(members.drop)
 
-    async def _receive(self, pieces: AsyncIterator[bytes], members: Members) -> None:
+    async def _receive(self, pieces: AsyncIterator[bytes], members: Members, early: Early | None) -> None:
         known = {info.digest: info.size for info in await self._content.walk()}
-        await fed(pieces, lambda source: receive(source, self._content.scratch, known.get, members))
+        await fed(pieces, Receiver(self._content, known, members, early).run)
 
     def _interpret(self, members: Members, platforms: Sequence[Platform]) -> Iterable[Found]:
         if "index.json" in members:
@@ -256,7 +260,7 @@ class Loader:
                      bar: Bar) -> UnpackResult:
         source = os.open(member.path or self._content.path(member.digest), os.O_RDONLY | os.O_CLOEXEC)
         try:
-            unpacking = asyncio.ensure_future(unpack(self._workers, self._slots, source, layer, slot, bar))
+            unpacking = asyncio.ensure_future(self._fill(member, source, layer, slot, bar))
             try:
                 await self._adopt(lease, member, layer.media_type)  # its sync runs beside the unpacking
             except BaseException:
@@ -266,6 +270,15 @@ class Loader:
             return await unpacking
         finally:
             os.close(source)
+
+    async def _fill(self, member: Member, source: int, layer: Descriptor, slot: LayerSlot, bar: Bar) -> UnpackResult:
+        """Unpack the member into the slot, unless that has been done."""
+        guess, member.guess = member.guess, None
+        if guess is not None:
+            bar.step("Extracting")
+            if (result := await guess.fill(slot)) is not None:
+                return result
+        return await unpack(self._workers, self._slots, source, layer, slot, bar)
 
     async def _name(self, target: Descriptor, image_id: str, names: list[Reference], told: set[Reference],
                     report: Report) -> None:

@@ -1,65 +1,83 @@
-"""What a client sends, for code that reads a descriptor in a thread."""
+"""What a client sends, for code that reads it in a thread."""
 
 from __future__ import annotations
 
 import asyncio
-import os
 from collections.abc import AsyncIterator, Callable
+from queue import SimpleQueue
 from typing import TypeVar
 
-from barque.store.threads import to_the_end
+from barque.store.threads import uncut
 
 T = TypeVar("T")
-#: Bytes gathered from the network before the reading thread is woken.
+#: Bytes gathered at most while the reading thread is busy.
 _BATCH = 1 << 20
 
 
-async def fed(pieces: AsyncIterator[bytes], read: Callable[[int], T]) -> T:
-    """Run ``read`` in a thread, with a descriptor (the caller keeps none) from which it reads what ``pieces`` yield.
+class _Pieces:
+    """What was sent: the thread that waits gets it at once, the one that is busy gets all that came meanwhile."""
+
+    def __init__(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._gathered: list[bytes] = []
+        self._size = 0
+        self._batches: SimpleQueue[bytes] = SimpleQueue()
+        self._untaken = 0
+        self._room = asyncio.Event()
+        self._ended = False
+
+    def read(self) -> bytes:
+        """The next bytes, b"" at the end. For the thread."""
+        if self._ended:
+            return b""
+        data = self._batches.get()
+        self._ended = not data
+        self._loop.call_soon_threadsafe(self._taken)
+        return data
+
+    def _taken(self) -> None:
+        self._untaken -= 1
+        self._hand_on()
+        self._room.set()
+
+    def _hand_on(self) -> None:
+        if self._size and not self._untaken:
+            self._batches.put(b"".join(self._gathered))
+            self._untaken += 1
+            self._gathered, self._size = [], 0
+
+    async def feed(self, pieces: AsyncIterator[bytes]) -> None:
+        async for piece in pieces:
+            self._gathered.append(piece)
+            self._size += len(piece)
+            self._hand_on()
+            while self._size >= _BATCH:
+                self._room.clear()
+                await self._room.wait()
+
+    def end(self) -> None:
+        self._batches.put(b"".join(self._gathered))
+        self._batches.put(b"")
+        self._gathered = []
+
+
+async def fed(pieces: AsyncIterator[bytes], read: Callable[[Callable[[], bytes]], T]) -> T:
+    """Run ``read`` in a thread, with a function that gives it what ``pieces`` yield, and b"" at the end.
 
     Where they end by a failure, that is raised rather than what ``read`` made of the end.
     """
-    reading, writing = os.pipe2(os.O_CLOEXEC)
-    feeding = asyncio.ensure_future(_feed(pieces, writing))
-    working = asyncio.ensure_future(asyncio.to_thread(read, reading))
+    sent = _Pieces()
+    feeding = asyncio.ensure_future(sent.feed(pieces))
+    feeding.add_done_callback(lambda _: sent.end())  # also where it is cancelled before it begins
+    working = asyncio.ensure_future(asyncio.to_thread(read, sent.read))
     try:
         await asyncio.wait([working])
     finally:
-        # Either the reader has ended, and a feeder that sleeps in write(2) must be woken; or the caller was cancelled,
-        # and the end of the pipe ends the reader.
-        early = working.done()
-        if early:
-            os.close(reading)
+        # The reader has ended, perhaps before the end; or the caller was cancelled, and the end of the feeding ends it.
         feeding.cancel()
-        [outcome] = await asyncio.gather(feeding, return_exceptions=True)
-        if not early:
-            await asyncio.wait([working])
-            os.close(reading)
-            working.exception()
-    if isinstance(outcome, Exception):
+        await uncut(asyncio.wait([feeding, working]))
+    failure = None if feeding.cancelled() else feeding.exception()
+    if failure is not None:
         working.exception()
-        raise outcome
+        raise failure
     return working.result()
-
-
-async def _feed(pieces: AsyncIterator[bytes], pipe: int) -> None:
-    """Write what comes into the pipe, and close it at the end."""
-    def push(data: bytes) -> None:
-        view = memoryview(data)
-        while view:
-            view = view[os.write(pipe, view):]
-
-    try:
-        batch: list[bytes] = []
-        size = 0
-        async for piece in pieces:
-            batch.append(piece)
-            size += len(piece)
-            if size >= _BATCH:
-                await to_the_end(push, b"".join(batch))
-                batch, size = [], 0
-        await to_the_end(push, b"".join(batch))
-    except BrokenPipeError:
-        return  # the reader has its own reason
-    finally:
-        os.close(pipe)

@@ -8,11 +8,9 @@ type says ``omit_defaults``.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from functools import cache
-from typing import Any, TypeVar, cast
+from typing import Any, TypeVar
 
 import msgspec
-from msgspec import inspect as mi
 
 from barque.errors import InvalidArgument
 
@@ -43,7 +41,9 @@ def convert(tree: Any, kind: type[T], spelled: Mapping[str, str] | None = None) 
     """As :func:`decode`, for a document that is already a tree of dicts and lists."""
     try:
         if spelled is None or not _is_plain(tree, spelled, MAX_DEPTH):
-            tree = _fold(tree, _info(cast(Any, kind)), MAX_DEPTH)
+            from barque.oci.go_habits import fold
+
+            tree = fold(tree, kind)
         return msgspec.convert(tree, kind)
     except (msgspec.ValidationError, RecursionError) as error:
         raise InvalidJSON(str(error)) from None
@@ -75,65 +75,10 @@ def spellings(structs: Iterable[type[msgspec.Struct]]) -> dict[str, str]:
 
 
 def _is_plain(tree: Any, spelled: Mapping[str, str], depth: int) -> bool:
-    """Whether :func:`_fold` would leave ``tree`` as it is but for unknown keys; when in doubt it is not."""
+    """Whether folding would leave ``tree`` as it is but for unknown keys; when in doubt it is not."""
     if isinstance(tree, dict):
         return depth > 0 and all(spelled.get(key.lower(), key) == key and _is_plain(value, spelled, depth - 1)
                                  for key, value in tree.items())
     if isinstance(tree, list):
         return depth > 0 and all(_is_plain(item, spelled, depth - 1) for item in tree)
     return tree is not None and (type(tree) is not int or -1 << 63 <= tree < 1 << 64)
-
-
-@cache
-def _info(kind: Any) -> mi.Type:
-    return mi.type_info(kind)
-
-
-def _fold(tree: Any, info: mi.Type, depth: int) -> Any:
-    """Drop nulls and respell keys as the struct types below ``info`` spell them."""
-    if depth <= 0:
-        raise InvalidJSON(f"exceeded the maximum depth of {MAX_DEPTH}")
-    if isinstance(info, mi.UnionType):
-        if tree is None:
-            return None
-        info = _branch(tree, info)
-    if isinstance(tree, dict):
-        if isinstance(info, mi.StructType):
-            return _fold_struct(tree, info, depth)
-        if isinstance(info, mi.DictType):
-            # Go writes maps with their keys in order: kept so from here on, they need no sorting when written.
-            return {key: _fold(tree[key], info.value_type, depth - 1) for key in sorted(tree)}
-    elif isinstance(tree, list) and isinstance(info, (mi.ListType, mi.VarTupleType, mi.SetType, mi.FrozenSetType)):
-        return [_fold(item, info.item_type, depth - 1) for item in tree]
-    elif type(tree) is int and not -1 << 63 <= tree < 1 << 64:
-        raise InvalidJSON(f"cannot unmarshal number {tree} into a 64 bit integer")
-    return tree
-
-
-def _branch(tree: Any, info: mi.UnionType) -> mi.Type:
-    wanted: tuple[type, ...] = ()
-    if isinstance(tree, dict):
-        wanted = (mi.StructType, mi.DictType)
-    elif isinstance(tree, list):
-        wanted = (mi.ListType, mi.VarTupleType)
-    return next((branch for branch in info.types if isinstance(branch, wanted)), info)
-
-
-@cache
-def _names(cls: type) -> dict[str, tuple[str, Any]]:
-    info = mi.type_info(cls)
-    assert isinstance(info, mi.StructType)
-    return {field.encode_name.lower(): (field.encode_name, field.type) for field in info.fields}
-
-
-def _fold_struct(tree: dict[str, Any], info: mi.StructType, depth: int) -> dict[str, Any]:
-    names = _names(info.cls)
-    result: dict[str, Any] = {}
-    for key, value in tree.items():
-        known = names.get(key.lower())
-        if known is None or value is None:
-            continue
-        name, field_type = known
-        if key == name or name not in result:
-            result[name] = _fold(value, field_type, depth - 1)
-    return result

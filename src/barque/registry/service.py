@@ -28,6 +28,8 @@ from barque.sys.malloc import trim
 if TYPE_CHECKING:
     import ssl
 
+#: Kept back until they are handled: who has read that it serves may end it at once.
+_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 #: Seconds between two looks at whether it is quiet.
 _QUIET = 10.0
 log = logging.getLogger("barque.registry")
@@ -52,6 +54,7 @@ class Service:
         for each in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(each, ended.set)
         loop.add_signal_handler(signal.SIGHUP, self._reload)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
         self._reload()  # a worker that takes a dead one's place may be forked long after the files were read first
         async with AsyncExitStack() as stack:
             stack.push_async_callback(self.storage.aclose)
@@ -125,6 +128,7 @@ def serve(config: Config) -> int:
     service = Service(
         config, storage, settings, make_app(storage, settings), tls_of(config), listeners(host, port),
         listeners(*address(config.status_listen)) if config.status_listen else [], Siblings(count))
+    signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
     where = config.storage.root or (config.storage.s3 and f"bucket {config.storage.s3.bucket}")
     bound = service.sockets[0].getsockname()[1]
     print(f"registry: {'https' if config.tls else 'http'}://{host}:{bound} serves {where}", file=sys.stderr, flush=True)

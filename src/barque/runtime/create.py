@@ -6,7 +6,6 @@ Synchronous, for a single-threaded caller. Nothing is left behind when it fails.
 from __future__ import annotations
 
 import os
-import socket
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial
@@ -22,6 +21,7 @@ from barque.runtime.failure import RuntimeFailure
 from barque.runtime.payload import CWD_ANNOTATION, Payload, compile_filter
 from barque.runtime.step import Step
 from barque.sys import namespaces, prctl, process
+from barque.sys.sockets import Socket
 
 __all__ = ["CreateRequest", "Created", "RuntimeFailure", "Stdio", "create"]
 
@@ -55,7 +55,7 @@ class CreateRequest(msgspec.Struct):
     preserve_fds: int = 0
     pid_namespace_ready: bool = False
     new_keyring: bool = True
-    gate: socket.socket | None = None
+    gate: Socket | None = None
     no_pivot: bool = False
 
 
@@ -113,12 +113,12 @@ def create(request: CreateRequest) -> Created:
         with _stage("cgroup"):
             undo.callback(request.cgroup.destroy)
             request.cgroup.create()
-            payload.warnings += request.cgroup.apply(_resources(linux, rootless))
-        steps, leaving = plan.build(spec, _root_path(request), request.rootfs, request.cgroup, known_layout(),
+            payload.warnings += request.cgroup.apply(limits(linux, rootless))
+        steps, leaving = plan.build(spec, root_path(request), request.rootfs, request.cgroup, known_layout(),
                                     make_cwd=spec.annotations.get(CWD_ANNOTATION) != "false",
                                     no_pivot=request.no_pivot)
         if not any(item.type == "mount" and not item.path for item in linux.namespaces):
-            undo.callback(rootfs.take_away, _root_path(request), rootfs.mount_at(_root_path(request)))
+            undo.callback(rootfs.take_away, root_path(request), rootfs.mount_at(root_path(request)))
         late = rootless or _reaches_the_host(linux)
         sources = undo.enter_context(_prepared(() if late else steps))
         order = init.Order(spec, payload, steps, leaving, request.stdio.fds, request.preserve_fds,
@@ -161,7 +161,7 @@ def _reaches_the_host(linux: Linux) -> bool:
     return "user" not in paths and not paths.get("mount")
 
 
-def _resources(linux: Linux, rootless: bool) -> Resources:
+def limits(linux: Linux, rootless: bool) -> Resources:
     """The document's limits, with the devices that every container may use: config-linux.md#allowed-device-list.
 
     As runc has it they come after the document's own rules, and where it has none everything else is denied. An
@@ -175,7 +175,7 @@ def _resources(linux: Linux, rootless: bool) -> Resources:
     return msgspec.structs.replace(wanted, devices=own + [rule for rule in default if rule not in own])
 
 
-def _root_path(request: CreateRequest) -> str:
+def root_path(request: CreateRequest) -> str:
     assert request.spec.root is not None
     return os.path.join(request.bundle, request.spec.root.path)
 
@@ -240,10 +240,11 @@ def _fork(request: CreateRequest, linux: Linux, order: init.Order) \
                 if offsets is not None:
                     stack.enter_context(namespaces.new_time(offsets))
                 child = place.clone(flags)
+            joins_itself = place.complete
         if child is None:
             caller_socket.close()
             init.run(order, sync.ChildEnd(child_socket, request.gate), place)
-    return sync.CallerEnd(caller_socket), child, place.complete
+    return sync.CallerEnd(caller_socket), child, joins_itself
 
 
 def _enter_user(path: str, joins: list[tuple[str, int]], offsets: dict[str, tuple[int, int]] | None) -> None:

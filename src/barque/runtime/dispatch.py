@@ -24,6 +24,13 @@ _GLOBAL = {
 }
 _BUNDLE = {"bundle": Flag("text", ("b",)), "console-socket": Flag("text"), "pid-file": Flag("text"),
            "no-pivot": Flag("bool"), "no-new-keyring": Flag("bool"), "preserve-fds": Flag("int")}
+_CRIU = {
+    "image-path": Flag("text"), "work-path": Flag("text"), "tcp-established": Flag("bool"),
+    "ext-unix-sk": Flag("bool"), "shell-job": Flag("bool"), "lazy-pages": Flag("bool"), "file-locks": Flag("bool"),
+    "manage-cgroups-mode": Flag("text"), "empty-ns": Flag("list"), "auto-dedup": Flag("bool")}
+
+
+_ONE_CONTAINER = ("create", "run", "start", "state", "delete", "checkpoint", "restore")
 
 
 class Command(msgspec.Struct, frozen=True):
@@ -60,6 +67,15 @@ COMMANDS = {
         "memory-swap": Flag("int"), "pids-limit": Flag("int"), "cpu-period": Flag("int"), "cpu-quota": Flag("int"),
         "cpu-share": Flag("int", ("cpu-shares",)), "cpuset-cpus": Flag("text"), "cpuset-mems": Flag("text"),
         "blkio-weight": Flag("int")}, "<container-id>"),
+    "checkpoint": Command("criu.commands", {
+        **_CRIU, "parent-path": Flag("text"), "leave-running": Flag("bool"), "pre-dump": Flag("bool"),
+        "status-fd": Flag("int"), "page-server": Flag("text"), "tcp-skip-in-flight": Flag("bool"),
+        "link-remap": Flag("bool")}, "<container-id>"),
+    # Nobody here becomes a subreaper, so --no-subreaper is what happens anyway: criu's child is ours from the start.
+    "restore": Command("criu.commands", {
+        **_CRIU, "bundle": Flag("text", ("b",)), "console-socket": Flag("text"), "pid-file": Flag("text"),
+        "detach": Flag("bool", ("d",)), "no-subreaper": Flag("bool"), "no-pivot": Flag("bool"),
+        "lsm-profile": Flag("text"), "lsm-mount-context": Flag("text")}, "<container-id>"),
 }
 
 
@@ -71,6 +87,7 @@ class Invocation(msgspec.Struct, frozen=True):
     systemd_cgroup: bool
     options: Parsed
     warn: Callable[[str], None]
+    criu: str = ""
 
     @property
     def container_id(self) -> str:
@@ -97,8 +114,6 @@ def _dispatch(general: Parsed, log: _Log) -> int:
         print(_usage())
         return 0
     name = general.rest[0]
-    if name in ("checkpoint", "restore"):
-        raise UsageError(f"{name} is not supported: this runtime does not drive criu")
     if name not in COMMANDS:
         raise UsageError(f"No help topic for '{name}'")
     _check_rootless(general.text("rootless"))
@@ -109,7 +124,7 @@ def _dispatch(general: Parsed, log: _Log) -> int:
     options = flags.parse(general.rest[1:], command.flags, mixed=name not in ("exec", "ps"))
     _check_count(name, command, options)
     invocation = Invocation(name, general.text("root") or default_root(), general.flag("systemd-cgroup"), options,
-                            log.warning)
+                            log.warning, general.text("criu"))
     execute: Callable[[Invocation], int] = getattr(import_module(f"barque.runtime.{command.module}"), f"{name}_command")
     try:
         return execute(invocation)
@@ -150,7 +165,7 @@ def _check_count(name: str, command: Command, options: Parsed) -> None:
     least = command.arguments.count("<") if not (name == "exec" and options.text("process")) else 1
     if len(options.rest) < least:
         raise UsageError(f'barque-runtime: "{name}" requires a minimum of {least} argument')
-    if name in ("create", "run", "start", "state", "delete") and len(options.rest) > 1:
+    if name in _ONE_CONTAINER and len(options.rest) > 1:
         raise UsageError(f'barque-runtime: "{name}" requires exactly 1 argument')
 
 

@@ -5,13 +5,12 @@ from __future__ import annotations
 import os
 import select
 import signal
-import socket
 import termios
 import tty as stdlib_tty
 from types import FrameType
 
 from barque.oci.runtime_spec import Box, Process
-from barque.sys import process, tty
+from barque.sys import process, sockets, tty
 
 _CHUNK = 65536
 #: Not passed on: what the kernel sends for faults and job control, and what is our own.
@@ -31,7 +30,7 @@ class Signals:
     """Collects signals from now on, to be passed on later. A context manager; the old handlers come back at its end."""
 
     def __init__(self) -> None:
-        self.reader, self._writer = socket.socketpair()
+        self.reader, self._writer = sockets.pair()
         self.reader.setblocking(False)
         self._writer.setblocking(False)
         self._old_fd = -1

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import socket
 import sys
 from collections.abc import Callable, Sequence
 from typing import NoReturn
@@ -17,7 +16,7 @@ from barque.runtime.failure import RuntimeFailure
 from barque.runtime.payload import Payload, set_groups
 from barque.runtime.step import Context, Step
 from barque.runtime.sync import ChildEnd
-from barque.sys import prctl, process, tty
+from barque.sys import prctl, process, sockets, tty
 
 _FAILED = 1
 
@@ -96,7 +95,7 @@ def _init(order: Order, channel: ChildEnd, at: Progress) -> None:
 
     at.stage = "hostname"
     if order.spec.hostname:
-        socket.sethostname(order.spec.hostname)
+        sockets.sethostname(order.spec.hostname)
     if order.spec.domainname:
         prctl.set_domain_name(order.spec.domainname)
     linux = order.spec.linux

@@ -12,7 +12,7 @@ import msgspec
 
 from barque.runtime import sync
 from barque.runtime.failure import RuntimeFailure
-from barque.sys import fds, process
+from barque.sys import process, sockets
 
 _MAX_MESSAGE = 65536
 
@@ -29,7 +29,7 @@ def clone(enter: Callable[[], None], flags: int) -> process.Clone | None:
             if child is None:
                 theirs.close()
                 return None
-            fds.send(theirs, str(child.pid).encode(), [child.pidfd])
+            sockets.send(theirs, str(child.pid).encode(), [child.pidfd])
             os._exit(0)
         except BaseException as error:
             # Whatever it was: it must never return into the caller's code.
@@ -37,7 +37,7 @@ def clone(enter: Callable[[], None], flags: int) -> process.Clone | None:
             os._exit(1)
     theirs.close()
     with ours:
-        packet, passed = fds.receive(ours, _MAX_MESSAGE)
+        packet, passed = sockets.receive(ours, _MAX_MESSAGE)
     process.wait(middle.pidfd)
     os.close(middle.pidfd)
     if passed:

@@ -23,7 +23,7 @@ import msgspec
 from barque.oci import go_json
 from barque.oci.runtime_spec import Seccomp, SeccompSyscall
 from barque.runtime.seccomp_compile import ARCHES, InvalidProfile, tables
-from barque.sys import fds, prctl, seccomp_notify
+from barque.sys import prctl, seccomp_notify, sockets
 
 #: Not to be asked about: the runtime tells of the listener by it.
 _TELLS = "write"
@@ -106,7 +106,7 @@ class Learner:
     def _accept(self) -> None:
         connection, _ = self._server.accept()
         with connection:
-            _, passed = fds.receive(connection, _MAX_MESSAGE)
+            _, passed = sockets.receive(connection, _MAX_MESSAGE)
         for fd in passed:
             self._listeners.add(fd)
             self._poll.register(fd, select.POLLIN)

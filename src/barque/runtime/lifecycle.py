@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import pwd
 import signal
-import socket
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime
@@ -19,8 +18,9 @@ from barque.oci.runtime_spec import OCI_VERSION, Hooks, Spec
 from barque.runtime import bundle, cgroups, foreground, hooks, listener, rootfs, state, userns
 from barque.runtime.create import Created, CreateRequest, Stdio, create
 from barque.runtime.failure import RuntimeFailure
+from barque.runtime.flags import Parsed
 from barque.runtime.sync import CallerEnd
-from barque.sys import fds, process, unmount
+from barque.sys import process, sockets, unmount
 
 if TYPE_CHECKING:
     from barque.runtime.dispatch import Invocation
@@ -58,7 +58,7 @@ def run_command(invocation: Invocation) -> int:
             return 0
         code = foreground.wait(created.pidfd, signals, created.console)
     if not invocation.options.flag("keep"):
-        _remove(state.load(invocation.root, invocation.container_id))
+        remove(state.load(invocation.root, invocation.container_id))
     return code
 
 
@@ -67,12 +67,8 @@ def _made(invocation: Invocation, *, gated: bool) -> Iterator[Created]:
     """A created container whose state is saved; all of it is undone when the block fails."""
     options, container_id = invocation.options, invocation.container_id
     spec, directory = bundle.load(options.text("bundle") or ".")
-    terminal = spec.process is not None and spec.process.terminal
     away = gated or options.flag("detach")
-    if terminal and away and not options.text("console-socket"):
-        raise InvalidArgument("cannot allocate tty if runc will detach without setting console socket")
-    if options.text("console-socket") and not (terminal and away):
-        raise InvalidArgument("cannot use console socket if runc will not detach or allocate tty")
+    terminal = wants_terminal(options, spec, away=away)
     if spec.process is not None and terminal and not away:
         foreground.size_console(spec.process)
     cgroup = cgroups.manager((spec.linux.cgroups_path if spec.linux else "") or container_id,
@@ -90,14 +86,24 @@ def _made(invocation: Invocation, *, gated: bool) -> Iterator[Created]:
             gate=gate, no_pivot=options.flag("no-pivot")))
         undo.callback(cgroup.destroy)
         undo.callback(process.kill_and_reap, process.Clone(created.pid, created.pidfd))
-        state.save(invocation.root, _state(container_id, directory, spec, created.pid, cgroup.paths()))
+        state.save(invocation.root, state_of(container_id, directory, spec, created.pid, cgroup.paths()))
         yield created
         undo.pop_all()
     for warning in created.warnings:
         invocation.warn(warning)
 
 
-def _state(container_id: str, directory: str, spec: Spec, pid: int, paths: dict[str, str]) -> state.State:
+def wants_terminal(options: Parsed, spec: Spec, *, away: bool) -> bool:
+    """``away``: nobody stays to relay it. Raises InvalidArgument."""
+    terminal = spec.process is not None and spec.process.terminal
+    if terminal and away and not options.text("console-socket"):
+        raise InvalidArgument("cannot allocate tty if runc will detach without setting console socket")
+    if options.text("console-socket") and not (terminal and away):
+        raise InvalidArgument("cannot use console socket if runc will not detach or allocate tty")
+    return terminal
+
+
+def state_of(container_id: str, directory: str, spec: Spec, pid: int, paths: dict[str, str]) -> state.State:
     assert spec.root is not None
     now = datetime.now(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
     root = os.path.join(directory, spec.root.path)
@@ -121,9 +127,9 @@ def _hand_over_console(invocation: Invocation, created: Created) -> None:
 
 def send_console(path: str, master: int) -> None:
     """Send the terminal's master over the unix socket at ``path``, as runc does, and close it here."""
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:
+    with sockets.Socket(sockets.AF_UNIX, sockets.SOCK_STREAM) as sock:
         sock.connect(path)
-        fds.send(sock, b"/dev/ptmx", [master])
+        sockets.send(sock, b"/dev/ptmx", [master])
     os.close(master)
 
 
@@ -204,7 +210,7 @@ def delete_command(invocation: Invocation) -> int:
     if status not in ("stopped", "created") and not force:
         raise NotStopped(id=container.state.id, status=status)
     _kill(container)
-    _remove(container)
+    remove(container)
     return 0
 
 
@@ -220,7 +226,7 @@ def _kill(container: state.Container) -> None:
             raise RuntimeFailure("delete", detail="container init still running")
 
 
-def _remove(container: state.Container) -> None:
+def remove(container: state.Container) -> None:
     cgroup = container.cgroup
     cgroup.kill()
     cgroup.destroy()

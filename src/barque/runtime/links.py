@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import fcntl
 import os
-import socket
 import struct
 from collections.abc import Mapping
 
@@ -12,6 +11,7 @@ from barque.oci.runtime_spec import NetDevice
 from barque.runtime.failure import RuntimeFailure
 from barque.runtime.step import ChildStep, Context
 from barque.sys import namespaces
+from barque.sys.sockets import AF_INET, SOCK_DGRAM, Socket
 
 _SIOCGIFFLAGS, _SIOCSIFFLAGS = 0x8913, 0x8914
 _IFF_UP = 1
@@ -25,9 +25,14 @@ class BringUpLoopback(ChildStep):
         return "bring up the loopback device"
 
     def execute(self, context: Context) -> None:
-        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
-            _, flags = _IFREQ.unpack(fcntl.ioctl(sock, _SIOCGIFFLAGS, _IFREQ.pack(b"lo", 0)))
-            fcntl.ioctl(sock, _SIOCSIFFLAGS, _IFREQ.pack(b"lo", flags | _IFF_UP))
+        bring_up_loopback()
+
+
+def bring_up_loopback() -> None:
+    """In the caller's network namespace."""
+    with Socket(AF_INET, SOCK_DGRAM) as sock:
+        _, flags = _IFREQ.unpack(fcntl.ioctl(sock, _SIOCGIFFLAGS, _IFREQ.pack(b"lo", 0)))
+        fcntl.ioctl(sock, _SIOCSIFFLAGS, _IFREQ.pack(b"lo", flags | _IFF_UP))
 
 
 def move_devices(devices: Mapping[str, NetDevice], pid: int) -> None:

@@ -8,13 +8,12 @@ from __future__ import annotations
 
 import os
 import signal
-import socket
 
 import msgspec
 
 from barque.oci.runtime_spec import OCI_VERSION, Seccomp
 from barque.runtime.failure import RuntimeFailure
-from barque.sys import fds, process
+from barque.sys import process, sockets
 
 
 def hand_over(profile: Seccomp, pidfd: int, pid: int, state: bytes, number: int) -> None:
@@ -28,9 +27,9 @@ def hand_over(profile: Seccomp, pidfd: int, pid: int, state: bytes, number: int)
         try:
             message = msgspec.json.encode({"ociVersion": OCI_VERSION, "fds": ["seccompFd"], "pid": pid,
                                            "metadata": profile.listener_metadata, "state": msgspec.Raw(state)})
-            with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:
+            with sockets.Socket(sockets.AF_UNIX, sockets.SOCK_STREAM) as sock:
                 sock.connect(profile.listener_path)
-                fds.send(sock, message, [fd])
+                sockets.send(sock, message, [fd])
         finally:
             os.close(fd)
     except OSError as error:

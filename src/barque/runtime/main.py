@@ -12,6 +12,8 @@ import sys
 
 from barque.runtime import interpreter
 
+#: More than a command imports and makes, and little enough to hold for one that stays.
+_OBJECTS = 100_000
 #: Commands whose process joins a container, or becomes one.
 ENTERING = frozenset(("create", "exec", "run"))
 
@@ -23,14 +25,13 @@ def main(argv: list[str] | None = None) -> int:
     if not ENTERING.isdisjoint(words) and not interpreter.is_safe():
         interpreter.reexec_readonly("barque.runtime.main", words)
     interpreter.hide()
-    # msgspec takes this if it is there, which is a quarter of a start, for what Python has by itself since 3.11.
-    sys.modules["typing_extensions"] = None  # type: ignore[assignment]
-    # Collections while modules are made find nothing.
-    gc.disable()
+    # Collections while modules are made find nothing; from here on they come when there is a lot.
+    gc.set_threshold(_OBJECTS)
+    from barque.runtime import lean
+
+    lean.import_msgspec()
     from barque.runtime import dispatch
 
-    gc.freeze()
-    gc.enable()
     return dispatch.run(words)
 
 

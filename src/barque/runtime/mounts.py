@@ -143,9 +143,12 @@ class Bind(SourceStep):
                 os.close(userns)
 
     def execute(self, context: Context) -> None:
-        ensure = targets.ensure_directory if targets.is_directory(self.source) else targets.ensure_file
+        directory = targets.is_directory(self.source)
+        ensure = targets.ensure_directory if directory else targets.ensure_file
         target = ensure(context.root, self.destination)
         try:
+            if targets.is_directory(target) != directory:  # move_mount(2) only says EINVAL
+                raise RuntimeFailure(self.describe(), errno=errno.ENOTDIR)
             _check_not_in_proc(target, self.destination, "bind", self.source)
             finish(self.source, self.options, default_private=True)
             mounts.attach(self.source, target)

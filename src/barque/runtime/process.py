@@ -18,7 +18,7 @@ from barque.runtime.cgroups import CgroupManager
 from barque.runtime.create import Stdio, adjust_oom_score
 from barque.runtime.devices import open_terminal
 from barque.runtime.failure import RuntimeFailure
-from barque.runtime.payload import Payload, compile_filter
+from barque.runtime.payload import GROUPS_ANNOTATION, Payload, compile_filter
 from barque.runtime.step import Context
 from barque.sys import namespaces, process
 
@@ -52,12 +52,14 @@ class Executed(msgspec.Struct, frozen=True):
 def exec_process(target: Target, spec: Process, stdio: Stdio, *, preserve_fds: int = 0) -> Executed:
     """Run ``spec`` in the container, as a child of the caller; returns when the program runs.
 
-    ``spec.user.username`` is docker's raw ``user[:group]``, looked up in the container. Raises RuntimeFailure, also
+    ``spec.user.username`` is docker's raw ``user[:group]``, looked up in the container, and gets the additional groups
+    that the container was created with. Raises RuntimeFailure, also
     (stage "enter") when the container has ended or is about to; and InvalidArgument for a process that makes no sense.
     """
     validate.check_process(spec)
     linux = target.spec.linux or Linux()
-    payload = Payload(spec, {}, compile_filter(linux.seccomp), keyring=None)
+    groups = target.spec.annotations.get(GROUPS_ANNOTATION, "") if spec.user.username else ""
+    payload = Payload(spec, {GROUPS_ANNOTATION: groups}, compile_filter(linux.seccomp), keyring=None)
     caller_socket, child_socket = sync.pair()
     caller = sync.CallerEnd(caller_socket)
     with ExitStack() as undo:

@@ -147,13 +147,18 @@ def enter_root(root: int) -> None:
 
 
 def mount_at(path: str) -> int:
-    """The number of the mount that ``path`` is on, unique while it exists (proc(5), fdinfo)."""
+    """The number of the mount that ``path`` is on, unique while it exists."""
     fd = os.open(path, os.O_PATH | os.O_CLOEXEC)
     try:
-        with open(f"/proc/self/fdinfo/{fd}") as file:
-            return next(int(line.split()[1]) for line in file if line.startswith("mnt_id:"))
+        return mount_of(fd)
     finally:
         os.close(fd)
+
+
+def mount_of(fd: int, pid: str = "self") -> int:
+    """The number of the mount that descriptor ``fd`` of a process is on (proc(5), fdinfo)."""
+    with open(f"/proc/{pid}/fdinfo/{fd}") as file:
+        return next(int(line.split()[1]) for line in file if line.startswith("mnt_id:"))
 
 
 def take_away(path: str, before: int) -> None:
@@ -233,6 +238,21 @@ def _attributes(options: Options, mount: Mount) -> int:
     if mount.type == "overlay" and not mount.upper:
         return options.add | mounts.ATTR_RDONLY
     return options.add
+
+
+def mount_on(mount: Mount, path: str) -> None:
+    """Mount a root at ``path`` in the caller's own mount namespace. The working directory may be another then."""
+    source = open_overlay(mount) if mount.type == "overlay" else open_other(mount)
+    if source < 0:
+        mount_overlay_by_string(mount, path)
+        os.chdir("/")
+        return
+    place = os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        mounts.attach(source, place)
+    finally:
+        os.close(place)
+        os.close(source)
 
 
 def mount_overlay_by_string(mount: Mount, path: str) -> None:

@@ -7,8 +7,6 @@ from __future__ import annotations
 
 import errno
 import os
-import re
-import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -18,11 +16,12 @@ from barque.errors import Conflict, InvalidArgument, NotFound
 from barque.oci.runtime_spec import Spec
 from barque.runtime import cgroups
 from barque.runtime.cgroups import CgroupManager
-from barque.sys import process
+from barque.sys import process, sockets
+from barque.sys.sockets import Socket
 
 _STATE = "state.json"
 _SOCKET = "start.sock"
-_ID = re.compile(r"[A-Za-z0-9_+.-]+\Z")
+_ID_CHARACTERS = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_+.-")
 _MAX_ID = 1024
 
 
@@ -98,7 +97,7 @@ class Container:
 
 
 def check_id(container_id: str) -> None:
-    if not _ID.match(container_id) or container_id in (".", "..") or len(container_id) > _MAX_ID:
+    if container_id in ("", ".", "..") or len(container_id) > _MAX_ID or not _ID_CHARACTERS.issuperset(container_id):
         raise InvalidId(id=container_id)
 
 
@@ -155,6 +154,17 @@ def remove(root: str, container_id: str) -> None:
 
 
 @contextmanager
+def place_for_root(root: str, container_id: str) -> Iterator[str]:
+    """An empty directory beside the state, for as long as the block takes."""
+    path = os.path.join(os.path.abspath(root), container_id, "root")
+    os.mkdir(path, 0o700)
+    try:
+        yield path
+    finally:
+        os.rmdir(path)
+
+
+@contextmanager
 def _short_path(root: str, container_id: str) -> Iterator[str]:
     """The socket's path through a descriptor: socket addresses hold 107 bytes, roots may be longer."""
     fd = os.open(os.path.join(root, container_id), os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -164,21 +174,21 @@ def _short_path(root: str, container_id: str) -> Iterator[str]:
         os.close(fd)
 
 
-def listen_for_start(root: str, container_id: str) -> socket.socket:
+def listen_for_start(root: str, container_id: str) -> Socket:
     """The gate that the first process waits at (see :class:`barque.runtime.sync.ChildEnd`)."""
-    gate = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    gate = Socket(sockets.AF_UNIX, sockets.SOCK_SEQPACKET)
     with _short_path(root, container_id) as path:
         gate.bind(path)
     gate.listen(1)
     return gate
 
 
-def connect_to_start(root: str, container_id: str) -> socket.socket:
+def connect_to_start(root: str, container_id: str) -> Socket:
     """Connect to the gate and take its name away, so that only one can start the container.
 
     Raises FileNotFoundError or ConnectionRefusedError when another was faster or the process is gone.
     """
-    sock = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    sock = Socket(sockets.AF_UNIX, sockets.SOCK_SEQPACKET)
     try:
         with _short_path(root, container_id) as path:
             sock.connect(path)

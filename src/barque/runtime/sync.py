@@ -19,14 +19,14 @@ Each end is a class whose methods are its legal messages.
 from __future__ import annotations
 
 import os
-import socket
 from collections.abc import Callable
 from typing import Any
 
 import msgspec
 
 from barque.runtime.failure import RuntimeFailure
-from barque.sys import fds
+from barque.sys import sockets
+from barque.sys.sockets import Socket
 
 GO = b"G"
 NAMESPACES = b"N"
@@ -40,9 +40,9 @@ FAILED = b"F"
 _MAX_MESSAGE = 65536
 
 
-def pair() -> tuple[socket.socket, socket.socket]:
+def pair() -> tuple[Socket, Socket]:
     """(the caller's end, the child's end), both O_CLOEXEC."""
-    return socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    return sockets.pair(sockets.SOCK_SEQPACKET)
 
 
 def _body(packet: bytes) -> Any:
@@ -52,7 +52,7 @@ def _body(packet: bytes) -> Any:
 class CallerEnd:
     """The caller's side. Every wait raises RuntimeFailure: the child's own, or that the child died."""
 
-    def __init__(self, sock: socket.socket) -> None:
+    def __init__(self, sock: Socket) -> None:
         self._socket = sock
 
     def go(self) -> None:
@@ -103,11 +103,11 @@ class CallerEnd:
 
     def _receive(self) -> tuple[bytes, list[int]]:
         try:
-            return fds.receive(self._socket, _MAX_MESSAGE)
+            return sockets.receive(self._socket, _MAX_MESSAGE)
         except ConnectionResetError:
             # The child closed its end with a message of ours unread. The error is told once, ahead of what the child
             # had sent, which is still there.
-            return fds.receive(self._socket, _MAX_MESSAGE)
+            return sockets.receive(self._socket, _MAX_MESSAGE)
 
 
 def _failure(packet: bytes) -> RuntimeFailure:
@@ -121,7 +121,7 @@ def _failure(packet: bytes) -> RuntimeFailure:
 class ChildEnd:
     """The child's side. A caller that went away makes the waits raise RuntimeFailure: the child is to give up then."""
 
-    def __init__(self, sock: socket.socket, gate: socket.socket | None = None) -> None:
+    def __init__(self, sock: Socket, gate: Socket | None = None) -> None:
         self._socket = sock
         self._gate = gate
 
@@ -136,13 +136,13 @@ class ChildEnd:
 
     def ready(self, warnings: list[str], master: int | None) -> None:
         body = msgspec.json.encode({"warnings": warnings})
-        fds.send(self._socket, READY + body, [] if master is None else [master])
+        sockets.send(self._socket, READY + body, [] if master is None else [master])
 
     def wait_start(self) -> None:
         """Wait for START: from the caller, or with a gate from whoever connects to it, who is answered from then on."""
         if self._gate is not None:
             self._socket.close()
-            self._socket, _ = self._gate.accept()
+            self._socket = self._gate.accept()
         self._expect(START)
 
     def offer_listener(self, fd: int) -> None:

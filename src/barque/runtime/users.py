@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import errno
 import os
-import re
 import stat
 from collections.abc import Iterator, Sequence
 
@@ -20,7 +19,6 @@ from barque.sys.beneath import open_in_root
 #: (uid_t)-1 means "leave as is" to the kernel, so it is nobody's.
 MAX_ID = 2**32 - 2
 MAX_FILE_BYTES = 10 * 1024 * 1024
-_DIGITS = re.compile(r"[0-9]+\Z")
 
 
 class Identity(msgspec.Struct, frozen=True):
@@ -49,8 +47,9 @@ def resolve(root_fd: int, user: str, groups: Sequence[str] = ()) -> Identity:
     """The identity for ``user[:group]`` (names or numbers; empty: uid 0) plus additional ``groups``.
 
     Without a group it is the user's own from passwd, and the groups that list the user are added; with one, none of
-    those are, as docker does. A uid that passwd does not know has gid 0. Raises RuntimeFailure(stage "user") with
-    dockerd's texts.
+    those are, as docker does. A uid that passwd does not know has gid 0. The gid is one of the groups too, or a file
+    that is closed to the group would open to a process that changes its gid (CVE-2022-36109). Raises
+    RuntimeFailure(stage "user") with dockerd's texts.
     """
     name, _, group = user.partition(":")
     entry = _find_user(root_fd, name)
@@ -63,7 +62,7 @@ def resolve(root_fd: int, user: str, groups: Sequence[str] = ()) -> Identity:
     elif entry:
         additional = [item.gid for item in listed if entry.name in item.members]
     additional += [_find_group(listed, item) for item in groups]
-    return Identity(uid, gid, tuple(dict.fromkeys(additional)), entry.home if entry else "")
+    return Identity(uid, gid, tuple(dict.fromkeys([gid, *additional])), entry.home if entry else "")
 
 
 def home_of(root_fd: int, uid: int) -> str:
@@ -75,7 +74,7 @@ def _find_user(root_fd: int, name: str) -> _Passwd | None:
     """The entry of ``name``; ``None`` for a number that has none; raises for a name that has none."""
     if not name:
         return next((entry for entry in _users(root_fd) if entry.uid == 0), None)
-    if _DIGITS.match(name):
+    if _is_number(name):
         uid = _number(name)
         return next((entry for entry in _users(root_fd) if entry.uid == uid), None)
     for entry in _users(root_fd):
@@ -86,13 +85,17 @@ def _find_user(root_fd: int, name: str) -> _Passwd | None:
 
 
 def _find_group(listed: Sequence[_Group], name: str) -> int:
-    if _DIGITS.match(name):
+    if _is_number(name):
         return _number(name)
     for entry in listed:
         if entry.name == name:
             return entry.gid
     raise RuntimeFailure("user", errno=errno.EINVAL, path=name,
                          detail=f"unable to find group {name}: no matching entries in group file")
+
+
+def _is_number(text: str) -> bool:
+    return text.isascii() and text.isdigit()
 
 
 def _number(text: str) -> int:
@@ -117,7 +120,7 @@ def _groups(root_fd: int) -> Iterator[_Group]:
 
 
 def _valid(text: str) -> bool:
-    return bool(_DIGITS.match(text)) and len(text) <= 10 and int(text) <= MAX_ID
+    return _is_number(text) and len(text) <= 10 and int(text) <= MAX_ID
 
 
 def _lines(root_fd: int, path: str) -> Iterator[list[str]]:

@@ -42,9 +42,14 @@ def mend(fs: str, lower: Sequence[str], result: UnpackResult) -> int:
 
 
 def inherit_root(fs: str, lower: Sequence[str]) -> None:
-    """Give the root of a new writable layer owner, mode, times and attributes of the layer below it."""
+    """Give the root of a new writable layer owner, times and attributes of the layer below it.
+
+    Its mode is 0755, as with dockerd and containerd: archives made in a temporary directory of 0700 would keep all
+    users but root out.
+    """
     with opened(fs) as top, Layers(lower[:1]) as layers:
         inherit(top, layers, b"")
+        os.fchmod(top, 0o755)
 
 
 @contextmanager

@@ -85,10 +85,18 @@ class LayerSlot:
         self.parent = parent
         self.diff_id = diff_id
         self.number = number
-        self.fs = os.path.join(snapshots.root, str(number), "fs")
         self.lease = lease
         self.finished = False
         self._snapshots = snapshots
+
+    @property
+    def fs(self) -> str:
+        return os.path.join(self._snapshots.root, str(self.number), "fs")
+
+    async def take(self, number: int) -> None:
+        """Have a scratch directory, into which the layer was unpacked already, instead of the empty one."""
+        empty, self.number = self.number, number
+        await self._snapshots.removals.remove([empty])
 
     async def commit(self, result: UnpackResult) -> None:
         """Mend, sync and record; the parent must be committed before. Failure leaves the slot to be aborted.

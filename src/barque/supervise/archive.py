@@ -22,7 +22,7 @@ from barque.store.tar.diff import write_member, write_tree
 from barque.store.tar.directories import Directories, Directory, clean
 from barque.store.tar.errors import Refused, TarError
 from barque.store.tar.messages import Limits, WorkerError, decode, encode
-from barque.store.tar.reader import Entry, Stream
+from barque.store.tar.reader import DIRECTORY, Entry, Stream
 from barque.store.tar.writer import Writer
 from barque.supervise.archive_messages import (
     ReadRequest,
@@ -318,6 +318,7 @@ class _Into(Extractor):
         self._prefix = prefix + b"/" if prefix else b""
         self._keep_kinds = keep_kinds
         self._as = owner
+        self._directory_comes = False
 
     def _apply(self, stream: Stream, entry: Entry) -> None:
         name = clean(entry.name)
@@ -325,6 +326,7 @@ class _Into(Extractor):
             stream.skip(entry.data)  # the directory that is unpacked into stays as it is
             return
         entry.name = self._prefix + name
+        self._directory_comes = entry.type == DIRECTORY
         if entry.link and entry.type == b"1":
             entry.link = self._prefix + clean(entry.link)
         if self._as is not None:
@@ -332,8 +334,8 @@ class _Into(Extractor):
         super()._apply(stream, entry)
 
     def _claim(self, parent: Directory, name: bytes) -> None:
-        if self._keep_kinds:
-            there = stat.S_ISDIR(os.lstat(name, dir_fd=parent.fd).st_mode)
+        there = stat.S_ISDIR(os.lstat(name, dir_fd=parent.fd).st_mode)
+        if self._keep_kinds and there != self._directory_comes:
             path = os.fsdecode(b"/" + parent.path + b"/" + name)
             raise Refused(f'cannot overwrite directory "{path}" with non-directory "{path}"' if there else
                           f'cannot overwrite non-directory "{path}" with directory "{path}"')

@@ -1,7 +1,7 @@
 """One attached client: its connection is the byte stream, standard input one way, output the other.
 
 A client that reads slower than the process writes slows the process down, as a terminal would; one that has stopped
-reading gets its output into a file on the disk of the log instead (deleted, so it goes with the monitor), up to
+reading gets its output into a file on the container's disk instead (deleted, so it goes with the monitor), up to
 ``SPOOL_LIMIT``; beyond that, where others wait for the same output, it loses its connection after ten seconds.
 """
 

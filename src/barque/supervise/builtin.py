@@ -27,6 +27,8 @@ import msgspec
 from barque.oci import runtime_spec
 from barque.runtime import cgroups, hooks
 from barque.runtime.create import Created, CreateRequest, Stdio, create, state_document
+from barque.runtime.criu.options import Options
+from barque.runtime.criu.restore import Restored, RestoreRequest, restore
 from barque.runtime.failure import RuntimeFailure
 from barque.runtime.process import Target, exec_process
 from barque.supervise import messages as m
@@ -112,7 +114,7 @@ class BuiltinBackend:
     def _spec(self) -> runtime_spec.Spec:
         """Read anew where it is needed, rather than kept: few containers see an exec."""
         assert self._order is not None
-        return decode_spec(_read(f"{self._order.bundle}/config.json"))
+        return read_spec(self._order.bundle)
 
     def _ask(self) -> tuple[m.Answer, list[int]]:
         """The helper's next message and descriptors; raises RuntimeFailure for Failed, or when it died."""
@@ -140,9 +142,10 @@ def _help(order: m.CreateOrder, fds: Fds, channel: socket.socket) -> NoReturn:
     """Be the helper."""
     try:
         try:
-            spec = decode_spec(_read(f"{order.bundle}/config.json"))
+            spec = read_spec(order.bundle)
             request = _request(order, spec, fds)
-            _offer(create(request), request, channel)
+            created = create(request) if order.checkpoint is None else _restore(order.checkpoint, request)
+            _offer(created, request, channel)
         except REFUSALS as error:
             send_packet(channel, 0, m.Failed(as_failure("create", error)))
     except BaseException:    # the boundary of this process: nothing may run on in the monitor's code
@@ -151,7 +154,19 @@ def _help(order: m.CreateOrder, fds: Fds, channel: socket.socket) -> NoReturn:
         os._exit(0)
 
 
-def _offer(created: Created, request: CreateRequest, channel: socket.socket) -> None:
+def _restore(checkpoint: m.Checkpoint, request: CreateRequest) -> Restored:
+    """The bundle's document is the restored container's then, for processes that join it."""
+    restored = restore(RestoreRequest(
+        id=request.id, bundle=request.bundle, spec=request.spec, rootfs=request.rootfs, stdio=request.stdio,
+        cgroup=request.cgroup, options=Options(images=checkpoint.images, work=checkpoint.work),
+        place=f"{request.bundle}/rootfs"))
+    if restored.spec is not request.spec:
+        with open(f"{request.bundle}/config.json", "wb") as file:
+            file.write(msgspec.json.encode(restored.spec))
+    return restored
+
+
+def _offer(created: Created | Restored, request: CreateRequest, channel: socket.socket) -> None:
     descriptors = [created.pidfd] + ([created.console] if created.console is not None else [])
     send_packet(channel, 0, m.Created(created.pid, request.cgroup.paths()), descriptors)
     if receive_packet(channel, REQUESTS) is not None:
@@ -164,6 +179,11 @@ def _request(order: m.CreateOrder, spec: runtime_spec.Spec, fds: Fds) -> CreateR
     return CreateRequest(id=order.id, bundle=order.bundle, spec=spec, rootfs=order.rootfs, stdio=Stdio(fds),
                          cgroup=cgroups.manager(path or f"/barque/{order.id}", driver=order.cgroup_driver,
                                                 layout=cgroups.known_layout()))
+
+
+def read_spec(bundle: str) -> runtime_spec.Spec:
+    """Raises InvalidJSON, OSError."""
+    return decode_spec(_read(f"{bundle}/config.json"))
 
 
 def decode_spec(data: bytes) -> runtime_spec.Spec:

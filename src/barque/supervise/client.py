@@ -19,7 +19,7 @@ from barque.supervise.forkserver import ZygoteHandle, spawn
 from barque.supervise.remains import LOST, bury, sweep
 from barque.supervise.rundir import RunDir
 from barque.supervise.shippers.orders import ShipOrder
-from barque.supervise.shipping import Shippers
+from barque.supervise.shipping import Shipper, Shippers
 from barque.supervise.wire import ANSWERS, HEADER, MAX_MESSAGE, Decoder, ProtocolError, encode
 from barque.supervise.zygote_client import ZygoteClient
 
@@ -154,12 +154,16 @@ class Supervisor:
         finally:
             writer.close()
 
-    async def ship(self, container_id: str, order: ShipOrder) -> Callable[[], None]:
+    async def ship(self, container_id: str, order: ShipOrder) -> Shipper:
         """Have a shipper wait for the container's monitor (:class:`barque.supervise.messages.Shipping`).
 
-        Returns what ends one that no monitor has come to. Raises :class:`LogTargetRefused` with dockerd's reason.
+        Raises :class:`LogTargetRefused` with dockerd's reason.
         """
         return await self._shippers.start(RunDir(self._exec_root, container_id), order)
+
+    async def shipper(self, container_id: str) -> Shipper | None:
+        """The one that an earlier daemon started; None if it has died."""
+        return await self._shippers.find(RunDir(self._exec_root, container_id))
 
     async def close(self) -> None:
         """Let go of everything: containers and shippers run on, workers are killed."""
@@ -298,6 +302,10 @@ class Monitor:
     async def wait_oom(self, seen: int = 0) -> int:
         """Returns the count of processes that the OOM killer took once it is above ``seen``, or at the exit."""
         return (await self.call(m.WaitOom(seen), m.OomCount)).count
+
+    async def reship(self) -> None:
+        """Have the output go to a new shipper, which waits for it. Raises RuntimeFailure after the exit."""
+        await self.call(m.Reship(), m.Done)
 
     async def release(self) -> None:
         """Have the monitor of a container that has exited, or never started, go away with its directory."""

@@ -16,7 +16,6 @@ from typing import Any
 import msgspec
 
 from barque.oci import runtime_spec
-from barque.oci.mount import Mount
 from barque.runtime import cgroups, rootfs, targets, users
 from barque.runtime.failure import RuntimeFailure
 from barque.runtime.payload import CWD_ANNOTATION, GROUPS_ANNOTATION, USER_ANNOTATION
@@ -24,8 +23,7 @@ from barque.supervise.backend import Child, Fds, Process
 from barque.supervise.builtin import decode_spec
 from barque.supervise.messages import CreateOrder, ExecOrder
 from barque.supervise.rest import Luggage
-from barque.sys import fds as sys_fds
-from barque.sys import mounts, namespaces, process
+from barque.sys import mounts, namespaces, process, sockets
 
 #: What runtimes say, and the errno that it stands for; docker derives its exit codes 126 and 127 from these.
 _REASONS = (("executable file not found", 2), ("no such file or directory", 2), ("permission denied", 13),
@@ -52,6 +50,7 @@ class ForeignBackend:
         self._home = self._away = -1
         self._created = False
         self._execs = 0
+        self._groups: tuple[str, ...] = ()
 
     def create(self, order: CreateOrder, fds: Fds) -> Process:
         text = read(f"{self._bundle}/config.json")
@@ -63,7 +62,7 @@ class ForeignBackend:
             self._away = _own_namespace()
             mounts.set_propagation_of_all(mounts.PROPAGATION_SLAVE)
             for mount in order.rootfs:
-                _mount(mount, self._root)
+                rootfs.mount_on(mount, self._root)
         self._settle(text, spec)
         self._cgroup = _cgroup_of(spec, order)
         self._created = True    # even of a create that fails there may be something to delete
@@ -77,7 +76,7 @@ class ForeignBackend:
         path = f"{self._directory}/process-{self._execs}.json"
         document = _complete(msgspec.to_builtins(order.process))
         if order.process.user.username:
-            document["user"] = self._look_up(order.process.user.username, ())
+            document["user"] = self._look_up(order.process.user.username, self._groups)
         _write(path, document)
         try:
             return self._launch(["exec", "--detach", "--process", path], [self._id], fds)
@@ -137,15 +136,16 @@ class ForeignBackend:
         document = json.loads(text)
         document["ociVersion"] = _OCI_VERSION
         document["process"] = _complete(document["process"])
-        user, groups = (spec.annotations.get(name, "") for name in (USER_ANNOTATION, GROUPS_ANNOTATION))
+        user = spec.annotations.get(USER_ANNOTATION, "")
+        self._groups = tuple(filter(None, spec.annotations.get(GROUPS_ANNOTATION, "").split(",")))
         if spec.annotations.get(CWD_ANNOTATION) == "true":
             root = self._open_root()
             try:
                 os.close(targets.ensure_directory(root, spec.process.cwd))
             finally:
                 os.close(root)
-        if user or groups:
-            document["process"]["user"] = self._look_up(user, tuple(filter(None, groups.split(","))))
+        if user or self._groups:
+            document["process"]["user"] = self._look_up(user, self._groups)
         _write(f"{self._bundle}/config.json", document)
 
     def _look_up(self, user: str, groups: tuple[str, ...]) -> dict[str, Any]:
@@ -241,27 +241,13 @@ def _failure(verb: str, log: str) -> RuntimeFailure:
     return RuntimeFailure("exec" if "exec" in lowered and errno else verb, errno=errno, detail=text)
 
 
-def _mount(mount: Mount, path: str) -> None:
-    source = rootfs.open_overlay(mount) if mount.type == "overlay" else rootfs.open_other(mount)
-    if source < 0:
-        rootfs.mount_overlay_by_string(mount, path)
-        os.chdir("/")
-        return
-    place = os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
-    try:
-        mounts.attach(source, place)
-    finally:
-        os.close(place)
-        os.close(source)
-
-
 def _receive_console(listener: socket.socket) -> int:
     try:
         connection, _ = listener.accept()
     except TimeoutError:
         raise RuntimeFailure("console", detail="the runtime sent no terminal") from None
     with connection:
-        _, descriptors = sys_fds.receive(connection, 4096)
+        _, descriptors = sockets.receive(connection, 4096)
     if not descriptors:
         raise RuntimeFailure("console", detail="the runtime sent no terminal")
     for extra in descriptors[1:]:

@@ -140,7 +140,9 @@ class Zygote:
 
     def _read(self) -> bool:
         try:
-            packet = receive_packet(self._control, ZYGOTE_REQUESTS)
+            packet = receive_packet(self._control, ZYGOTE_REQUESTS, wait=False)
+        except BlockingIOError:
+            return True    # a monitor took it, and was killed before it could say so
         except (ProtocolError, ConnectionError):
             return False
         if packet is None:
@@ -150,13 +152,14 @@ class Zygote:
             answer = self._fork(request.kind, fds) if isinstance(request, m.Fork) else self._kill(request.pid)
         except (OSError, ValueError) as error:
             answer = m.Failed(as_failure("fork", error))
-        finally:
-            for fd in fds:
-                os.close(fd)
         try:
             send_packet(self._control, serial, answer)
         except OSError:
             return False
+        finally:
+            # After the answer: a channel that hangs up before it tells that nobody is left to give one.
+            for fd in fds:
+                os.close(fd)
         return True
 
     def _fork_lasting(self) -> bool:

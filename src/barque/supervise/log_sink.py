@@ -99,6 +99,13 @@ class Shipped:
         if connection is not None:
             connection.setblocking(False)
 
+    def connect(self) -> None:
+        """Go on with a new shipper, from the next line on. Raises OSError."""
+        connection = _connect(self._shipping)
+        self._let_go()
+        connection.setblocking(False)
+        self._socket = connection
+
     @property
     def dropped(self) -> int:
         return self._lost + (self._file.dropped if self._file is not None else 0)
@@ -106,7 +113,7 @@ class Shipped:
     def write(self, stream: int, data: bytes) -> None:
         if self._file is not None:
             self._file.write(stream, data)
-        kept = self._fitting(stream, data) if self._socket is not None else b""
+        kept = self._fitting(stream, data) if self._socket is not None else self._missed(stream, data)
         self._lost += len(data) - len(kept)
         if kept:
             piece = PIECE.pack(stream, len(kept), time.time_ns()) + kept
@@ -145,6 +152,12 @@ class Shipped:
     def abandon_work(self) -> None:
         if self._file is not None:
             self._file.abandon_work()
+
+    def _missed(self, stream: int, data: bytes) -> bytes:
+        """Nothing of ``data``; a shipper that comes in the middle of a line does not get the rest of it."""
+        self._within.discard(stream)
+        (self._dropping.discard if data.endswith(b"\n") else self._dropping.add)(stream)
+        return b""
 
     def _fitting(self, stream: int, data: bytes) -> bytes:
         """What of ``data`` there is room for. Of a line of which the beginning was dropped, the rest is dropped too."""
@@ -230,4 +243,7 @@ class Shipped:
             self._socket = None
         self._lost += sum(len(piece) for piece, _ in self._waiting)
         self._waiting.clear()
+        self._held = 0
+        self._dropping |= self._within
+        self._within.clear()
         self._throttle(False)

@@ -14,6 +14,7 @@ Client -> monitor, over ``m/<id12>.sock`` (or, for the first connection, the cha
     Wait                           ExitRecord                   answered when the container's output was drained
     WaitExec(exec_id)              ExecExit | Failed            answered when the process's output was drained
     WaitOom(seen)                  OomCount                     answered when the kernel killed more than ``seen``
+    Reship                         Done | Failed                another shipper listens where the last one did
     Release                        Done | Failed                after the exit: the monitor removes its directory, ends
 
 Client -> zygote, over SOCK_SEQPACKET, one message a packet::
@@ -87,11 +88,19 @@ class RuntimeChoice(msgspec.Struct, frozen=True):
     args: tuple[str, ...] = ()
 
 
+class Checkpoint(msgspec.Struct, frozen=True):
+    """The state of a container on disk: a directory of criu's images, and one for criu's log."""
+
+    images: str
+    work: str
+
+
 class CreateOrder(msgspec.Struct, frozen=True):
     """All that a monitor has to know; ``bundle`` holds a ``config.json`` that the engine wrote.
 
+    ``checkpoint`` is what the container is made of, instead of running its program anew.
     ``console_size`` is (height, width). ``stdin_once`` closes the process's standard input when the first client that
-    attached it has closed its end.
+    attached it has closed its end. Output that an attached client does not take waits in ``spool_dir``, on a disk.
     """
 
     id: str
@@ -104,6 +113,8 @@ class CreateOrder(msgspec.Struct, frozen=True):
     log: LogConfig | None = None
     cgroup_driver: Literal["cgroupfs", "systemd"] = "cgroupfs"
     runtime: RuntimeChoice = RuntimeChoice()
+    spool_dir: str = ""
+    checkpoint: Checkpoint | None = None
 
 
 class ExecOrder(msgspec.Struct, frozen=True):
@@ -208,11 +219,15 @@ class WaitOom(msgspec.Struct, frozen=True, tag="wait-oom"):
     seen: int
 
 
+class Reship(msgspec.Struct, frozen=True, tag="reship"):
+    pass
+
+
 class Release(msgspec.Struct, frozen=True, tag="release"):
     pass
 
 
-Request = Hello | Create | Start | Exec | Attach | Signal | Resize | Wait | WaitExec | WaitOom | Release
+Request = Hello | Create | Start | Exec | Attach | Signal | Resize | Wait | WaitExec | WaitOom | Reship | Release
 
 
 class Welcome(msgspec.Struct, omit_defaults=True, frozen=True, tag="welcome"):

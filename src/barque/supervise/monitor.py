@@ -29,7 +29,7 @@ from barque.supervise import messages as m
 from barque.supervise.attach import Attacher
 from barque.supervise.backend import REFUSALS, Backend, Child, Process, as_failure
 from barque.supervise.connection import Connection
-from barque.supervise.log_sink import Log, open_log, reopen_log
+from barque.supervise.log_sink import Log, Shipped, open_log, reopen_log
 from barque.supervise.logfile import Clock
 from barque.supervise.loop import IN, Loop
 from barque.supervise.oom import OomWatch
@@ -226,7 +226,7 @@ class Monitor:
         connection.answer(serial, m.Done())
         self._connections.discard(connection)
         sock, rest = connection.detach()
-        spool_dir = os.path.dirname(self._order.log.path) if self._order and self._order.log else ""
+        spool_dir = self._order.spool_dir if self._order is not None else ""
         attacher = Attacher(self._loop, sock, request, early=rest, spool_dir=spool_dir or None, gone=self._detached)
         self._attachers.add(attacher)
         if running is not None:
@@ -268,6 +268,12 @@ class Monitor:
     def wait_oom(self, connection: Connection, serial: int, request: m.WaitOom) -> m.Answer | None:
         self._oom.wait(connection, serial, request.seen)
         return None
+
+    def reship(self, connection: Connection, serial: int, request: m.Reship) -> m.Answer:
+        if self._record is not None or not isinstance(self._log, Shipped):
+            raise ValueError("there is no output to ship")
+        self._log.connect()
+        return m.Done()
 
     def release(self, connection: Connection, serial: int, request: m.Release) -> m.Answer | None:
         if self._state == "running":
@@ -530,7 +536,7 @@ class Monitor:
 
 _HANDLERS = {m.Hello: "hello", m.Create: "create", m.Start: "start", m.Exec: "exec", m.Attach: "attach",
              m.Signal: "signal", m.Resize: "resize", m.Wait: "wait", m.WaitExec: "wait_exec", m.WaitOom: "wait_oom",
-             m.Release: "release"}
+             m.Reship: "reship", m.Release: "release"}
 
 
 def kind(exec_root: str, backend: Callable[[m.CreateOrder], Backend],

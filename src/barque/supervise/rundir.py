@@ -41,6 +41,8 @@ class RunDir:
         self.runtime_state = self.path + "/oci"
         #: Where a shipper takes the container's output, if there is one.
         self.log_socket = self.path + "/log.sock"
+        #: Where that shipper is found by a daemon that did not start it.
+        self.shipper_socket = self.path + "/shipper.sock"
         self._socket_dir = f"{exec_root}/m"
         self._socket_name = container_id[:12] + ".sock"
 
@@ -70,9 +72,11 @@ class RunDir:
         """Listen on the monitor's socket; the caller closes it."""
         return _listen(f"{self._socket_dir}/{self._socket_name}")
 
-    def listen_for_log(self) -> socket.socket:
-        """Listen on the shipper's socket; the caller closes it."""
-        return _listen(self.log_socket)
+    @contextmanager
+    def listen_for_log(self) -> Iterator[tuple[int, int]]:
+        """Descriptors that listen on a shipper's two sockets, for the length of the block."""
+        with _listen(self.log_socket) as log, _listen(self.shipper_socket) as shipper:
+            yield log.fileno(), shipper.fileno()
 
     def connect(self) -> socket.socket:
         """A non-blocking connection; raises FileNotFoundError or ConnectionRefusedError where no monitor listens."""

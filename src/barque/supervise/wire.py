@@ -39,6 +39,7 @@ MAX_FDS = 16
 _RIGHTS = (int(socket.SOL_SOCKET), int(socket.SCM_RIGHTS))
 _CUT_OFF = int(socket.MSG_TRUNC | socket.MSG_CTRUNC)
 _CLOEXEC = int(socket.MSG_CMSG_CLOEXEC)
+_NO_WAIT = int(socket.MSG_CMSG_CLOEXEC | socket.MSG_DONTWAIT)
 _NOSIGNAL = int(socket.MSG_NOSIGNAL)
 
 _encoder = msgspec.msgpack.Encoder()
@@ -113,9 +114,11 @@ def send_packet(sock: socket.socket, serial: int, message: msgspec.Struct, fds: 
     sock.sendmsg([SERIAL.pack(serial), _encoder.encode(message)], ancillary, _NOSIGNAL)
 
 
-def receive_packet(sock: socket.socket, decoder: msgspec.msgpack.Decoder[T]) -> tuple[int, T, list[int]] | None:
+def receive_packet(sock: socket.socket, decoder: msgspec.msgpack.Decoder[T], *,
+                   wait: bool = True) -> tuple[int, T, list[int]] | None:
     """One packet and the descriptors in it (now the caller's, close-on-exec); None at the end of the connection."""
-    data, ancillary, flags, _ = sock.recvmsg(MAX_PACKET, socket.CMSG_SPACE(MAX_FDS * 4), _CLOEXEC)
+    data, ancillary, flags, _ = sock.recvmsg(MAX_PACKET, socket.CMSG_SPACE(MAX_FDS * 4),
+                                             _CLOEXEC if wait else _NO_WAIT)
     fds = array.array("i")
     for level, kind, content in ancillary:
         if (level, kind) == _RIGHTS:

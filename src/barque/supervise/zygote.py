@@ -12,6 +12,7 @@ import linecache
 import sys
 import tokenize
 
+from barque.oci import go_habits
 from barque.runtime.cgroups import systemd
 from barque.supervise import builtin, foreign, forkserver, monitor, warm
 from barque.supervise import messages as m
@@ -21,7 +22,7 @@ from barque.sys import rtnetlink
 
 #: What would be imported at a later moment: by Python itself to decode text or print a traceback, by the runtime for
 #: what few containers have.
-PRELOADED = (encodings.ascii, encodings.latin_1, encodings.utf_8, linecache, tokenize, systemd, rtnetlink)
+PRELOADED = (encodings.ascii, encodings.latin_1, encodings.utf_8, linecache, tokenize, go_habits, systemd, rtnetlink)
 
 __all__ = ["ZygoteHandle", "main", "spawn"]
 
@@ -42,6 +43,10 @@ def workers(kind: str) -> dict[str, forkserver.Kind]:
         from barque.supervise.shippers import process
 
         return {kind: process.be}
+    if kind == "checkpoint":
+        from barque.supervise import checkpoint
+
+        return {kind: forkserver.worker(checkpoint.run)}
     from barque.store.tar import child
     from barque.supervise import archive
 

@@ -28,7 +28,7 @@ _IFLA_IFALIAS, _IFLA_NET_NS_FD, _IFLA_GROUP, _IFLA_MACVLAN_MODE, _IFLA_VLAN_ID =
 _IFLA_IPVLAN_MODE, _IFLA_IPVLAN_FLAGS, _IFLA_EXT_MASK, _RTEXT_FILTER_SKIP_STATS = 1, 2, 29, 1 << 3
 _IFLA_INFO_KIND, _IFLA_INFO_DATA, _IFLA_INFO_SLAVE_KIND, _IFLA_INFO_SLAVE_DATA, _VETH_INFO_PEER = 1, 2, 4, 5, 1
 _IFLA_BRPORT_MODE, _IFLA_BRPORT_ISOLATED = 4, 33
-_IFA_ADDRESS, _IFA_LOCAL, _IFA_FLAGS, _IFA_F_NODAD = 1, 2, 8, 0x02
+_IFA_ADDRESS, _IFA_LOCAL, _IFA_BROADCAST, _IFA_FLAGS, _IFA_F_NODAD = 1, 2, 4, 8, 0x02
 _IFA_F_PERMANENT, _RT_SCOPE_UNIVERSE, _RT_SCOPE_LINK = 0x80, 0, 253
 _RTA_DST, _RTA_OIF, _RTA_GATEWAY, _RTA_TABLE = 1, 4, 5, 15
 _RT_TABLE_MAIN, _RTPROT_BOOT, _RTN_UNICAST = 254, 3, 1
@@ -237,6 +237,10 @@ def _address(kind: int, flags: int, index: int, address: IPAddress, prefix_len: 
     if address.version == 6:
         # Duplicate address detection would hold the address back for a second; the allocator rules duplicates out.
         payload += _u32(_IFA_FLAGS, _IFA_F_NODAD)
+    elif prefix_len < 31:
+        # The kernel makes the route, but programs ask for the address (SIOCGIFBRDADDR), which is else 0.0.0.0.
+        network = ipaddress.ip_network((address, prefix_len), strict=False)
+        payload += _attribute(_IFA_BROADCAST, network.broadcast_address.packed)
     return Message(kind, flags, payload)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
-from aiohttp import web
+from aiohttp import WSMsgType, web
 
 from barque.api import app, relay
 from barque.api.hijack import MULTIPLEXED, RAW, Hijacked, keep
@@ -18,6 +18,11 @@ from barque.errors import InvalidArgument
 def content_type(*, tty: bool, version: tuple[int, int]) -> str:
     """Frames have a type of their own since 1.42."""
     return MULTIPLEXED if not tty and version >= (1, 42) else RAW
+
+
+def frame_kind(version: tuple[int, int]) -> WSMsgType:
+    """Output on a web socket claimed to be text before 1.28, whatever it was."""
+    return WSMsgType.BINARY if version >= (1, 28) else WSMsgType.TEXT
 
 
 def routes(ctx: Context, *, experimental: bool) -> list[web.RouteDef]:
@@ -51,7 +56,7 @@ def routes(ctx: Context, *, experimental: bool) -> list[web.RouteDef]:
         keys = relay.parse_detach_keys(request.query.get("detachKeys") or relay.DEFAULT_DETACH_KEYS)
         live = ctx.registry.find(request.match_info["id"])
         check(live)
-        channel = web.WebSocketResponse()
+        channel, kind = web.WebSocketResponse(), frame_kind(request["api_version"])
         keep(request, "response", channel)
         await channel.prepare(request)
         attachment = Attachment(ctx, live, stdin=flag(request, "stdin"), stdout=flag(request, "stdout"),
@@ -61,9 +66,9 @@ def routes(ctx: Context, *, experimental: bool) -> list[web.RouteDef]:
                 bare = relay.Unframer()
                 query = logs.Query(stdout=flag(request, "stdout"), stderr=flag(request, "stderr"))
                 async for piece in logs.stream(live, query):
-                    await channel.send_bytes(piece if live.container.config.tty else bare(piece))
+                    await channel.send_frame(piece if live.container.config.tty else bare(piece), kind)
             if attachment is not None:
-                await _talk(attachment, channel, keys)
+                await _talk(attachment, channel, kind, keys)
         finally:
             if attachment is not None:
                 attachment.close()
@@ -74,7 +79,7 @@ def routes(ctx: Context, *, experimental: bool) -> list[web.RouteDef]:
             web.get("/containers/{id}/attach/ws", attach_by_socket)]
 
 
-async def _talk(attachment: Attachment, channel: web.WebSocketResponse, keys: bytes) -> None:
+async def _talk(attachment: Attachment, channel: web.WebSocketResponse, kind: WSMsgType, keys: bytes) -> None:
     """Carry messages: what the container says has no frames here, whatever stream it came from."""
     process = await attachment.streams()
     if process is None:
@@ -85,7 +90,7 @@ async def _talk(attachment: Attachment, channel: web.WebSocketResponse, keys: by
 
     async def output() -> None:
         while data := await reader.read(relay.CHUNK):
-            await channel.send_bytes(data if attachment.tty else bare(data))
+            await channel.send_frame(data if attachment.tty else bare(data), kind)
 
     async def source() -> bool:
         async for message in channel:

@@ -18,6 +18,7 @@ from barque.api.progress import stream
 from barque.api.requests import flag, integer, json
 from barque.api.routes import build_options
 from barque.api.streams import begin, send_bytes
+from barque.build.dockerfile.lint import Finding, report
 from barque.build.history import BuildRecord
 from barque.build.options import BuildOptions
 from barque.build.output import Send
@@ -25,7 +26,7 @@ from barque.engine import filters
 from barque.engine.build_contexts import Request
 from barque.errors import BarqueError, InvalidArgument
 
-PRUNE_FILTERS = ("until", "unused-for")
+PRUNE_FILTERS = ("until", "unused-for", "label", "label!")
 #: struct ucred: process, user, group.
 _PEER = struct.Struct("3i")
 _TAR = "application/x-tar"
@@ -40,7 +41,7 @@ class CannotReadInPlace(BarqueError):
 
 class BuildBackend(Protocol):
     async def build(self, options: BuildOptions, request: Request, send: Send) -> str: ...
-    async def check(self, options: BuildOptions, request: Request) -> tuple[str, bool]: ...
+    async def check(self, options: BuildOptions, request: Request) -> tuple[str, list[Finding]]: ...
     def output(self, token: str) -> AsyncIterator[bytes]: ...
     async def history(self) -> list[BuildRecord]: ...
     async def past(self, ref: str) -> BuildRecord: ...
@@ -84,9 +85,10 @@ class _Builds:
 
     async def _check(self, request: web.Request, options: BuildOptions, asked: Request) -> web.StreamResponse:
         """Our own ``check=1``: the report as a stream whose last message says whether something was found."""
-        text, found = await self._builds.check(options, asked)
+        dockerfile, findings = await self._builds.check(options, asked)
         response = await begin(request)
-        for message in ({"stream": text}, {"aux": {"Findings": found}}):
+        for message in ({"stream": report(findings, dockerfile, options.dockerfile)},
+                        {"aux": {"Findings": bool(findings)}}):
             await response.write(msgspec.json.encode(message) + b"\r\n")
         return response
 
@@ -122,6 +124,8 @@ class _Cache:
         until = [*wanted.get("until", []), *wanted.get("unused-for", [])]
         if len(until) > 1:
             raise InvalidArgument("filters expect only one value")
+        if wanted.get("label"):  # "system prune" passes them on to everything; what is cached has no labels
+            return json({"CachesDeleted": None, "SpaceReclaimed": 0})
         keep = integer(request, "keep-storage") or integer(request, "reserved-space") or 0
         return json(await self._cache.prune(everything=flag(request, "all"), keep=keep, until=until[0] if until else "",
                                             mounts_only=flag(request, "mounts")))

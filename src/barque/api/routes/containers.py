@@ -14,7 +14,6 @@ from barque.api.schema.containers import CreateBody, UpdateBody
 from barque.engine import clock, filters
 from barque.engine.containers import create, inspect, listing, logs, remove, stats, top, update
 from barque.engine.containers.context import Context
-from barque.engine.containers.options import HostConfig
 from barque.errors import InvalidArgument
 
 _PRUNE_FILTERS = frozenset({"label", "label!", "until"})
@@ -29,7 +28,7 @@ def routes(ctx: Context) -> list[web.RouteDef]:
 
     async def create_container(request: web.Request) -> web.StreamResponse:
         body = await requests.body(request, CreateBody)
-        made = await create.create(ctx, request.query.get("name", ""), body.config(), body.host_config or HostConfig(),
+        made = await create.create(ctx, request.query.get("name", ""), body.config(), body.host(),
                                    body.networking_config, request.query.get("platform", ""))
         return requests.json({"Id": made.id, "Warnings": made.warnings}, 201)
 

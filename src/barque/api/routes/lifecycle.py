@@ -21,7 +21,8 @@ def routes(ctx: Context) -> list[web.RouteDef]:
         if (await request.read()).strip() not in (b"", b"{}", b"null"):
             raise InvalidArgument("starting container with non-empty request body was deprecated since API v1.22 and "
                                   "removed in v1.24")
-        await start.start(ctx, request.match_info["id"])
+        await start.start(ctx, request.match_info["id"], request.query.get("checkpoint", ""),
+                          request.query.get("checkpoint-dir", ""))
         return web.Response(status=_DONE)
 
     async def stop_container(request: web.Request) -> web.StreamResponse:

@@ -8,8 +8,7 @@ from barque.api.errors import Handler
 from barque.errors import NotFound, Unavailable, Unsupported
 
 _MISSING = (
-    ("POST", "/session", "BuildKit"), ("POST", "/grpc", "BuildKit"), ("POST", "/plugins/pull", "plugins"),
-    ("POST", "/plugins/create", "plugins"),
+    ("POST", "/plugins/pull", "plugins"), ("POST", "/plugins/create", "plugins"),
     ("GET", "/plugins/privileges", "plugins"),
 )
 _PLUGIN_ACTIONS = ("enable", "disable", "upgrade", "push", "set")

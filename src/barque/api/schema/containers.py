@@ -16,15 +16,23 @@ from barque.engine.containers.options import (
 
 
 class CreateBody(ContainerConfig, frozen=True, kw_only=True, rename="pascal"):
-    """``POST /containers/create``: the container's configuration with two more objects beside its fields."""
+    """``POST /containers/create``: the container's configuration with two more objects beside its fields.
+
+    docker-py puts ``runtime`` there. dockerd overlooks it, and runs such a container without the isolation asked for.
+    """
 
     host_config: HostConfig | None = None
+    runtime: str = ""
     networking_config: NetworkingConfig | None = None
 
     def config(self) -> ContainerConfig:
         """The configuration alone."""
         names = msgspec.structs.fields(ContainerConfig)
         return ContainerConfig(**{item.name: getattr(self, item.name) for item in names})
+
+    def host(self) -> HostConfig:
+        host = self.host_config or HostConfig()
+        return msgspec.structs.replace(host, runtime=host.runtime or self.runtime)
 
 
 class ExecStartBody(msgspec.Struct, frozen=True, kw_only=True, rename="pascal"):

@@ -1,12 +1,12 @@
 """Go's types behind the documents that templates look into.
 
-docker's client reads an answer into a struct before a template sees it: a field that the answer leaves out is empty
-there, some fields go by another name in Go than in JSON (``.ID`` for ``Id``), and maps are sorted.
+docker's client reads an answer into a struct before a template sees it: a field that the answer leaves out, or has as
+null, is empty there, some fields go by another name in Go than in JSON (``.ID`` for ``Id``), and maps are sorted.
 """
 
 from __future__ import annotations
 
-from barque.gotemplate.values import Document
+from barque.gotemplate.values import Document, NilList, NilMap
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -73,7 +73,7 @@ _TYPES = {
     "ServerVersion": "Platform:p Components:l Version:s APIVersion=ApiVersion:s MinAPIVersion:s GitCommit:s "
                      "GoVersion:s Os:s Arch:s KernelVersion:s Experimental:b BuildTime:s",
 }
-_ZEROS: dict[str, Any] = {"s": "", "i": 0, "b": False, "l": [], "m": {}, "p": None}
+_ZEROS: dict[str, Any] = {"s": "", "i": 0, "b": False, "l": NilList(), "m": NilMap(), "p": None}
 
 
 def typed(value: Any, type_name: str) -> Any:
@@ -87,7 +87,7 @@ def typed(value: Any, type_name: str) -> Any:
         wire = wire or go
         if wire in value:
             result[wire] = _field(value[wire], kind)
-            result.hidden[go] = result[wire]
+            result.hidden[go] = _empty(kind) if value[wire] is None else result[wire]
         else:
             result.hidden[go] = result.hidden[wire] = _empty(kind)
     return result

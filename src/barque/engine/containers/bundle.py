@@ -60,7 +60,8 @@ def _files(ctx: Context, container: Container) -> Files:
 def _own(container: Container, sandbox: Sandbox | None) -> list[tuple[str, list[str]]]:
     """The container's addresses, each with its names."""
     config = container.config
-    own = [config.hostname] if not config.domainname else [f"{config.hostname}.{config.domainname}", config.hostname]
+    full = f"{config.hostname}.{config.domainname}" if config.domainname else config.hostname
+    own = list(dict.fromkeys((full, full.partition(".")[0])))
     return [(address, own) for item in (sandbox.endpoints if sandbox else ())
             for address in item.addresses]
 

@@ -92,6 +92,10 @@ class Context:
         """Where the bundle is, in the run root; monitors own the rest of this directory."""
         return f"{self.config.exec_root}/containers/{container_id}"
 
+    def log_socket(self, container_id: str) -> str:
+        """Where a shipper takes the output of a container."""
+        return f"{self.run_dir(container_id)}/log.sock"
+
     def event(self, live: Live, action: str, **attributes: str) -> None:
         self.emit("container", action, live.id, live.attributes(**attributes))
 

@@ -138,6 +138,9 @@ def check_host(ctx: Context, host: HostConfig) -> list[str]:
                         "Memory swappiness discarded.")
     if ctx.host.cgroup_v2 and host.oom_kill_disable:
         warnings.append("Your kernel does not support OomKillDisable. OomKillDisable discarded.")
+    elif host.oom_kill_disable and not host.memory:
+        warnings.append("OOM killer is disabled for the container, but no memory limit is set, this can result in the "
+                        "system running out of resources.")
     if host.memory > 0 and not ctx.host.swap_limit:
         warnings.append("Your kernel does not support swap limit capabilities or the cgroup is not mounted. Memory "
                         "limited without swap.")

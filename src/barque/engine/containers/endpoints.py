@@ -13,7 +13,10 @@ from barque.network.model import NetworkInfo
 
 IFNAME = "com.docker.network.endpoint.ifname"
 SYSCTLS = "com.docker.network.endpoint.sysctls"
-_MAC = re.compile(r"[0-9a-f]{2}(?:[:-][0-9a-f]{2}){5}\Z", re.IGNORECASE | re.ASCII)
+#: Options by these names are for the drivers that there are; others are for drivers of somebody else, and kept.
+_OURS = "com.docker.network."
+#: The first byte is even: an odd one is a group's address, which no interface can have.
+_MAC = re.compile(r"[0-9a-f][02468ace](?:[:-][0-9a-f]{2}){5}\Z", re.IGNORECASE | re.ASCII)
 _INTERFACE = re.compile(r"[^\s/:%]{1,15}\Z", re.ASCII)
 _SYSCTL = re.compile(r"net\.(?:ipv4|ipv6|mpls)\.[a-z0-9_-]+\.(?:IFNAME|ifname)\.[a-z0-9_-]+\Z", re.ASCII)
 
@@ -85,7 +88,7 @@ def _is_link_local(text: str) -> bool:
 
 def _wrong_options(options: Mapping[str, str]) -> list[str]:
     problems = [f"unknown driver option {key!r}: there are {IFNAME} and {SYSCTLS}" for key in options
-                if key not in (IFNAME, SYSCTLS)]
+                if key.startswith(_OURS) and key not in (IFNAME, SYSCTLS)]
     name = options.get(IFNAME, "")
     if name and (not _INTERFACE.match(name) or name in (".", "..", "lo", "all", "default")):
         problems.append(f"invalid interface name {name!r}")

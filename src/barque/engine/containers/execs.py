@@ -209,7 +209,7 @@ def build_process(ctx: Context, live: Live, options: ExecOptions, command: list[
     if tty and not container.config.tty:
         environment = to_spec.merge_env(["TERM=xterm"], environment)
     return oci.Process(
-        terminal=tty, user=oci.User(username=options.user or container.config.user), args=command,
+        terminal=tty, user=oci.User(username=options.user or container.config.user or to_spec.ROOT), args=command,
         env=to_spec.merge_env(environment, options.env or []),
         cwd=options.working_dir or container.config.working_dir or "/",
         capabilities=oci.Capabilities(bounding=capabilities, effective=capabilities, permitted=capabilities),

@@ -48,6 +48,7 @@ async def finish(ctx: Context, live: Live, record: ExitRecord, monitor: Monitor 
         if not live.facts.alive:
             return
         live.cancel("health")
+        live.cancel("log")
         if record.log_dropped:
             ctx.metrics.count("log_bytes_lost", record.log_dropped)
             log.warning("container %s: %d bytes of its log are lost", live.id[:12], record.log_dropped)

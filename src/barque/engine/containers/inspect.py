@@ -70,11 +70,11 @@ async def _graph(ctx: Context, container: Container) -> dict[str, str]:
 
 def _config(container: Container, version: tuple[int, int]) -> dict[str, Any]:
     config = msgspec.to_builtins(container.config)
-    for name in ("StopTimeout", "Shell", "Healthcheck", "StopSignal", "MacAddress", "NetworkDisabled", "ArgsEscaped"):
+    for name in ("StopTimeout", "Shell", "Healthcheck", "StopSignal", "MacAddress", "NetworkDisabled", "ArgsEscaped",
+                 "ExposedPorts"):
         if not config[name]:
             del config[name]
     config["Labels"] = config["Labels"] or {}
-    config["Env"] = config["Env"] or []
     if config.get("MacAddress") and version >= (1, 44):
         del config["MacAddress"]
     return dict(config)

@@ -6,6 +6,7 @@ The files are read by this process, never through the monitor, so a slow reader 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gzip
 import os
 from collections.abc import AsyncIterator, Iterator
@@ -23,6 +24,8 @@ CHUNK = 256 << 10
 _INLINE = 32 << 10
 #: Written to, renamed or removed by a rotation.
 _CHANGES = inotify.MODIFY | inotify.ATTRIB | inotify.MOVE_SELF | inotify.DELETE_SELF
+#: Of the directory: between two files of a rotation there is none by the log's name.
+_ARRIVALS = inotify.CREATE | inotify.MOVED_TO
 _STREAMS = {"stdout": b"\x01\0\0\0", "stderr": b"\x02\0\0\0"}
 
 
@@ -159,6 +162,9 @@ class _Reader:
             self._watch.close()
 
     async def batches(self, tail: int | None, live: Live | None) -> AsyncIterator[list[bytes]]:
+        if self._watch is not None:
+            with contextlib.suppress(FileNotFoundError):    # of a container that never ran
+                self._watch.add(os.path.dirname(self._path), _ARRIVALS)
         for path, offset in _sources(self._path, self._form, tail):
             if not self._switch(path, offset):
                 continue

@@ -34,7 +34,7 @@ def merge_image(asked: ContainerConfig, image: ImageConfig) -> ContainerConfig:
     return msgspec.structs.replace(
         asked, entrypoint=entrypoint or None, cmd=command or None, user=asked.user or base.user,
         working_dir=asked.working_dir or base.working_dir, stop_signal=asked.stop_signal or base.stop_signal,
-        env=_env(base.env or (), asked.env or []), labels=go_json.merged(base.labels, asked.labels),
+        env=_env(base.env or (), asked.env or []) or None, labels=go_json.merged(base.labels, asked.labels),
         exposed_ports=go_json.merged(base.exposed_ports, asked.exposed_ports) or None,
         volumes=go_json.merged(base.volumes, asked.volumes) or None, healthcheck=_health(asked.healthcheck, base),
         shell=asked.shell or (list(base.shell) if base.shell else None),

@@ -9,7 +9,7 @@ import shutil
 import time
 
 from barque.engine import clock
-from barque.engine.containers import exits, health, machine, start, volume_use
+from barque.engine.containers import exits, health, log_keeping, machine, start, volume_use
 from barque.engine.containers.context import Context
 from barque.engine.containers.machine import Status
 from barque.engine.containers.ports import Monitor
@@ -92,10 +92,16 @@ async def settle(ctx: Context) -> None:
 
     Only from here on ends are noted: before, the network would bring back what an end has given back.
     """
+    ended: list[tuple[Live, Monitor]] = []
     for live in ctx.registry:
-        if live.monitor is not None:
+        if live.monitor is None:
+            continue
+        if live.monitor.state == "exited":
+            ended.append((live, live.monitor))
+        else:
             exits.watch(ctx, live, live.monitor, start.restart_later)
             health.watch(ctx, live)
+            log_keeping.resume(ctx, live)
     for target in {target for live in ctx.registry for target in volume_use.held(ctx, live.container)}:
         if not ctx.volume_mounts.used(target):
             await asyncio.to_thread(unmount, target)
@@ -115,6 +121,9 @@ async def settle(ctx: Context) -> None:
         elif live.container.host_config.auto_remove and live.facts.has_been_started:
             exits.remove_soon(ctx, live)
     await _drop_strays(ctx)
+    for live, monitor in ended:
+        # Not in the background: the first client would be told that it runs.
+        await exits.finish(ctx, live, await monitor.wait_exit(), monitor, start.restart_later)
 
 
 def _resume_backoff(live: Live) -> float:

@@ -9,9 +9,11 @@ from contextlib import AsyncExitStack
 from barque.engine import clock
 from barque.engine.containers import (
     bundle,
+    checkpoints,
     exits,
     health,
     learning,
+    log_keeping,
     machine,
     networking,
     surroundings,
@@ -20,7 +22,7 @@ from barque.engine.containers import (
 )
 from barque.engine.containers.context import Context
 from barque.engine.containers.model import Container
-from barque.engine.containers.ports import Monitor
+from barque.engine.containers.ports import Monitor, Shipper
 from barque.engine.containers.registry import Live, Outcome
 from barque.engine.containers.shm import mount_shm, unmount_shm
 from barque.engine.containers.start_errors import StartRefused, log_refused, start_refused
@@ -30,32 +32,38 @@ from barque.failpoints import hit
 from barque.network.model import Sandbox
 from barque.oci.runtime_spec import Spec
 from barque.runtime.failure import RuntimeFailure
-from barque.supervise.messages import CreateOrder, LogConfig, RuntimeChoice
+from barque.supervise.messages import Checkpoint, CreateOrder, LogConfig, RuntimeChoice
 from barque.supervise.restart_policy import Backoff
 from barque.supervise.shipping import LogTargetRefused
 
 
-async def start(ctx: Context, ref: str) -> None:
-    """Start the container that ``ref`` names; raises NotModified when it runs already."""
+async def start(ctx: Context, ref: str, checkpoint: str = "", directory: str = "") -> None:
+    """Start the container that ``ref`` names, from a ``checkpoint`` if one is named.
+
+    Raises NotModified when it runs already.
+    """
+    if checkpoint and not ctx.config.experimental:
+        raise InvalidArgument("checkpoint is only supported in experimental mode")
     live = ctx.registry.find(ref)
     machine.check_start(live.facts)
-    await ctx.tasks.shielded(_start_by_hand(ctx, live), f"start {live.id[:12]}")
+    found = checkpoints.find(ctx, live, checkpoint, directory) if checkpoint else None
+    await ctx.tasks.shielded(_start_by_hand(ctx, live, found), f"start {live.id[:12]}")
 
 
-async def _start_by_hand(ctx: Context, live: Live) -> None:
+async def _start_by_hand(ctx: Context, live: Live, checkpoint: Checkpoint | None) -> None:
     async with live.lock:
         machine.check_start(live.facts, doomed=live.doomed)
         live.cancel("restart")
         live.backoff = Backoff()
         live.container.facts = machine.restart_reset(live.facts)
-        await run(ctx, live)
+        await run(ctx, live, checkpoint)
 
 
-async def run(ctx: Context, live: Live) -> None:
+async def run(ctx: Context, live: Live, checkpoint: Checkpoint | None = None) -> None:
     """Bring the container up; the caller holds the lock and has checked that it may. On failure the facts say why."""
     try:
         with ctx.metrics.timed("container", "start"):
-            monitor, sandbox = await _bring_up(ctx, live)
+            monitor, sandbox, shipper = await _bring_up(ctx, live, checkpoint)
     except Exception as error:  # a boundary: whatever failed is recorded before the client hears of it
         await _record_failure(ctx, live, error)
         raise
@@ -82,9 +90,11 @@ async def run(ctx: Context, live: Live) -> None:
     ctx.event(live, "start")
     exits.watch(ctx, live, monitor, restart_later)
     health.watch(ctx, live)
+    log_keeping.watch(ctx, live, shipper)
 
 
-async def _bring_up(ctx: Context, live: Live) -> tuple[Monitor, Sandbox | None]:
+async def _bring_up(ctx: Context, live: Live, checkpoint: Checkpoint | None
+                    ) -> tuple[Monitor, Sandbox | None, Shipper | None]:
     container = live.container
     async with AsyncExitStack() as undo:
         sandbox = await _setup_network(ctx, container, undo)
@@ -97,8 +107,8 @@ async def _bring_up(ctx: Context, live: Live) -> tuple[Monitor, Sandbox | None]:
         spec = to_spec.build(container, surroundings.build(ctx, container, files, sandbox, volumes))
         await learning.begin(ctx, container, spec, undo)
         try:
-            log = await _prepare_log(ctx, container, undo)
-            monitor = await ctx.supervisor.create(await _order(ctx, container, spec, log))
+            log, shipper = await _prepare_log(ctx, container, undo)
+            monitor = await ctx.supervisor.create(await _order(ctx, container, spec, log, checkpoint))
             undo.push_async_callback(_abandon, monitor)
             hit("container.start.after-create")
             for pending in live.attaching:
@@ -108,7 +118,7 @@ async def _bring_up(ctx: Context, live: Live) -> tuple[Monitor, Sandbox | None]:
         except RuntimeFailure as failure:
             raise start_refused(failure, container.path) from failure
         undo.pop_all()
-        return monitor, sandbox
+        return monitor, sandbox, shipper
 
 
 async def _setup_network(ctx: Context, container: Container, undo: AsyncExitStack) -> Sandbox | None:
@@ -130,18 +140,22 @@ def _files(ctx: Context, container: Container, sandbox: Sandbox | None) -> to_sp
     return bundle.write_files(ctx, container, sandbox, networking.linked_hosts(ctx, container))
 
 
-async def _prepare_log(ctx: Context, container: Container, undo: AsyncExitStack) -> LogConfig | None:
+async def _prepare_log(ctx: Context, container: Container, undo: AsyncExitStack
+                       ) -> tuple[LogConfig | None, Shipper | None]:
     """What the monitor does with the output; where that goes elsewhere, its shipper is there then."""
+    shipper: Shipper | None = None
     try:
-        config, order = plan.plan(container, f"{ctx.run_dir(container.id)}/log.sock")
+        config, order = plan.plan(container, ctx.log_socket(container.id))
         if order is not None:
-            undo.callback(await ctx.supervisor.ship(container.id, order))
+            shipper = await ctx.supervisor.ship(container.id, order)
+            undo.callback(shipper.let_go)
     except (InvalidArgument, LogTargetRefused) as error:
         raise log_refused(error.message) from None
-    return config
+    return config, shipper
 
 
-async def _order(ctx: Context, container: Container, spec: Spec, log: LogConfig | None) -> CreateOrder:
+async def _order(ctx: Context, container: Container, spec: Spec, log: LogConfig | None,
+                 checkpoint: Checkpoint | None) -> CreateOrder:
     size = container.host_config.console_size
     runtime = ctx.config.runtimes.get(container.host_config.runtime)
     return CreateOrder(
@@ -150,7 +164,8 @@ async def _order(ctx: Context, container: Container, spec: Spec, log: LogConfig 
         console_size=(size[0], size[1]) if len(size) == 2 and any(size) else None,
         open_stdin=container.config.open_stdin,
         stdin_once=container.config.stdin_once, log=log, cgroup_driver=ctx.config.cgroup_driver,
-        runtime=RuntimeChoice(runtime.path, runtime.args) if runtime else RuntimeChoice())
+        runtime=RuntimeChoice(runtime.path, runtime.args) if runtime else RuntimeChoice(),
+        spool_dir=ctx.state_dir(container.id), checkpoint=checkpoint)
 
 
 async def _abandon(monitor: Monitor) -> None:

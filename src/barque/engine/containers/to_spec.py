@@ -13,6 +13,8 @@ from barque.runtime.capabilities import docker_caps
 
 #: Read by the runtime: the user as docker writes it, extra groups, and whether the working directory is to be made.
 USER = "org.barque.user"
+#: Who nobody chose: by number, so that the groups that list root are found too.
+ROOT = "0"
 GROUPS = "org.barque.groups"
 CREATE_CWD = "org.barque.cwd.create"
 
@@ -74,7 +76,7 @@ INIT_TARGET = "/sbin/docker-init"
 def build(container: Container, around: Surroundings) -> oci.Spec:
     """The whole ``config.json``; ``root.path`` is relative to the bundle. Raises InvalidArgument."""
     host = container.host_config
-    annotations = {**(host.annotations or {}), USER: container.config.user, CREATE_CWD: "true"}
+    annotations = {**(host.annotations or {}), USER: container.config.user or ROOT, CREATE_CWD: "true"}
     if host.group_add:
         annotations[GROUPS] = ",".join(host.group_add)
     return oci.Spec(
@@ -143,14 +145,10 @@ def _rlimits(host: HostConfig, defaults_: dict[str, tuple[int, int]]) -> list[oc
 
 
 def _mounts(container: Container, around: Surroundings) -> list[oci.Mount]:
+    """The standard ones, then files and what was asked for, outer ones first: an own ``/etc`` still gets its hosts."""
     host = container.host_config
     standard = defaults.mounts(privileged=host.privileged, shm_size=host.shm_size or around.default_shm_size,
                                cgroup_writable=host.privileged)
-    if around.files is not None:
-        for target, source in (("/etc/resolv.conf", around.files.resolv_conf), ("/etc/hostname", around.files.hostname),
-                               ("/etc/hosts", around.files.hosts)):
-            options = ["rbind", "rprivate", *(["ro"] if host.readonly_rootfs else [])]
-            standard.append(oci.Mount(target, "bind", source, options))
     if around.shm_source:
         standard = [mount if mount.destination != "/dev/shm" else
                     oci.Mount("/dev/shm", "bind", around.shm_source, ["rbind", "rprivate"]) for mount in standard]
@@ -158,10 +156,20 @@ def _mounts(container: Container, around: Surroundings) -> list[oci.Mount]:
         standard = [mount for mount in standard if mount.destination != "/dev/shm"]
     if around.init_path:
         standard.append(oci.Mount(INIT_TARGET, "bind", around.init_path, ["bind", "ro"]))
-    own = {point.destination for point in container.mounts}
-    return [mount for mount in standard if mount.destination not in own] + [
-        around.volumes.get(point.destination) or (_tmpfs if point.type == "tmpfs" else bind)(point)
-        for point in container.mounts]
+    asked = [around.volumes.get(point.destination) or (_tmpfs if point.type == "tmpfs" else bind)(point)
+             for point in container.mounts]
+    own = {mount.destination for mount in asked}
+    files = _files(around.files, host) if around.files is not None else []
+    inner = [mount for mount in files if mount.destination not in own] + asked
+    return [mount for mount in standard if mount.destination not in own] + sorted(
+        inner, key=lambda mount: mount.destination.count("/"))
+
+
+def _files(files: Files, host: HostConfig) -> list[oci.Mount]:
+    options = ["rbind", "rprivate", *(["ro"] if host.readonly_rootfs else [])]
+    return [oci.Mount(target, "bind", source, options)
+            for target, source in (("/etc/resolv.conf", files.resolv_conf), ("/etc/hostname", files.hostname),
+                                   ("/etc/hosts", files.hosts))]
 
 
 def _tmpfs(point: MountPoint) -> oci.Mount:

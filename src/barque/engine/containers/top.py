@@ -9,7 +9,15 @@ import shutil
 from barque.engine.containers import machine
 from barque.engine.containers.cgroup import container_cgroup
 from barque.engine.containers.context import Context
-from barque.errors import Internal, InvalidArgument, Unsupported
+from barque.errors import Internal, Unsupported
+
+
+class PsFailed(Internal):
+    text = "ps: {reason}"
+
+
+class NoPidColumn(Internal):
+    text = "Couldn't find PID field in ps output"
 
 
 async def top(ctx: Context, ref: str, ps_args: str) -> dict[str, list[object]]:
@@ -20,18 +28,19 @@ async def top(ctx: Context, ref: str, ps_args: str) -> dict[str, list[object]]:
     arguments = (ps_args or "-ef").split()
     for word in arguments:
         if word.lstrip("-")[:1].lower() == "o" and "pid" not in ps_args.lower():
-            raise InvalidArgument("Couldn't find PID field in ps output")
+            raise NoPidColumn
     pids = await asyncio.to_thread(container_cgroup(live).pids)
-    output = await _ps([*arguments, "-q", ",".join(map(str, pids))] if pids else arguments)
-    if output is None:
+    try:
+        output = await _ps([*arguments, "-q", ",".join(map(str, pids))] if pids else arguments)
+    except PsFailed:
         # Some arguments (-e, -f of BSD style) do not go with a list of pids: take all and choose.
-        output = await _ps(arguments) or ""
+        output = await _ps(arguments)
     result = parse(output, set(pids))
     ctx.event(live, "top")
     return result
 
 
-async def _ps(arguments: list[str]) -> str | None:
+async def _ps(arguments: list[str]) -> str:
     if shutil.which("ps") is None:
         raise Unsupported("this host has no ps command")
     process = await asyncio.create_subprocess_exec(
@@ -40,9 +49,7 @@ async def _ps(arguments: list[str]) -> str | None:
         env={"PATH": os.environ.get("PATH", os.defpath), "LC_ALL": "C"})
     out, error = await process.communicate()
     if process.returncode:
-        if b"-q" in error or b"conflicting" in error or b"error" in error:
-            return None
-        raise Internal(f"ps: {error.decode(errors='replace').strip()}")
+        raise PsFailed(reason=error.decode(errors="replace").strip().partition("\n")[0])
     return out.decode(errors="replace")
 
 
@@ -51,7 +58,7 @@ def parse(output: str, pids: set[int]) -> dict[str, list[object]]:
     lines = output.splitlines()
     titles = lines[0].split() if lines else []
     if "PID" not in titles:
-        raise InvalidArgument("Couldn't find PID field in ps output")
+        raise NoPidColumn
     column = titles.index("PID")
     rows: list[object] = []
     for line in lines[1:]:

@@ -38,7 +38,7 @@ async def _update(ctx: Context, ref: str, changes: dict[str, Any]) -> list[str]:
             raise Conflict(f"Container is marked for removal and cannot be \"update\": {live.id}")
         before = live.container.host_config
         after = _changed(before, {key: value for key, value in changes.items() if key in FIELDS})
-        validate.check(live.container.config, after, None, ctx.host.cpus)
+        validate.check_host(after, ctx.host.cpus)
         if live.facts.alive:
             limits = msgspec.structs.replace(to_spec.resources(after), devices=[], block_io=None)
             try:

@@ -131,9 +131,11 @@ def _oom_score(value: int) -> None:
         raise InvalidArgument(f"Invalid value {value}, range for oom score adj is [-1000, 1000]")
 
 
-def _memory(value: int) -> None:
-    if value < 0 or 0 < value < MIN_MEMORY:
-        raise InvalidArgument("Minimum memory limit allowed is 6MB")
+def _memory(what: str) -> Check:
+    def check(value: int) -> None:
+        if value < 0 or 0 < value < MIN_MEMORY:
+            raise InvalidArgument(f"Minimum memory {what} allowed is 6MB")
+    return check
 
 
 def _signal(value: str) -> None:
@@ -161,9 +163,10 @@ CHECKS: dict[str, dict[str, Check]] = {
         "Cgroup": _only_empty("Cgroup", "containers cannot share the cgroup of another"),
         "OomScoreAdj": _oom_score,
         "PidMode": _mode("PID", "host", container=True), "StorageOpt": _storage_opt, "UTSMode": _mode("UTS", "host"),
-        "UsernsMode": _userns, "Isolation": _isolation, "Memory": _memory, "DeviceRequests": _device_requests,
-        "BlkioWeight": _bounds("blkio weight", 10, 1000), "MemoryReservation": _memory, "MemorySwap": lambda _: None,
-        "MemorySwappiness": _swappiness, "NanoCpus": lambda _: None, "CpuCount": _windows("CpuCount"),
+        "UsernsMode": _userns, "Isolation": _isolation, "Memory": _memory("limit"), "DeviceRequests": _device_requests,
+        "BlkioWeight": _bounds("blkio weight", 10, 1000), "MemoryReservation": _memory("reservation"),
+        "MemorySwap": lambda _: None, "MemorySwappiness": _swappiness, "NanoCpus": lambda _: None,
+        "CpuCount": _windows("CpuCount"),
         "CpuPercent": _windows("CpuPercent"), "IOMaximumIOps": _windows("IOMaximumIOps"),
         "IOMaximumBandwidth": _windows("IOMaximumBandwidth"),
     },
@@ -172,15 +175,31 @@ CHECKS: dict[str, dict[str, Check]] = {
 
 
 def check(config: ContainerConfig, host: HostConfig, networking: NetworkingConfig | None, cpus: int) -> None:
-    """Raises InvalidArgument for what makes no sense, Unsupported for what is not to be had, in dockerd's words."""
+    """Raises InvalidArgument for what makes no sense, Unsupported for what is not to be had, in dockerd's words.
+
+    ``config`` is what was asked for, without what an image or the engine adds.
+    """
     _apply("Config", config)
-    _apply("HostConfig", host)
+    check_host(host, cpus)
     for endpoint in ((networking.endpoints_config if networking else None) or {}).values():
         if endpoint is not None:
             _apply("EndpointSettings", endpoint)
+    _check_network(config, host)
+    if host.auto_remove and host.restart_policy.name not in ("", "no"):
+        raise InvalidArgument("can't create 'AutoRemove' container with restart policy")
+    if config.working_dir and not config.working_dir.startswith("/"):
+        raise InvalidArgument(f"the working directory '{config.working_dir}' is invalid, it needs to be an absolute "
+                              "path")
+    _check_env(config.env or ())
+    if host.annotations and any(not key for key in host.annotations):
+        raise InvalidArgument("invalid Annotations: the empty string is not permitted as an annotation key")
+
+
+def check_host(host: HostConfig, cpus: int) -> None:
+    """The part of :func:`check` that an update of the container can change."""
+    _apply("HostConfig", host)
     _check_cpu(host, cpus)
     _check_memory(host)
-    _check_combinations(config, host)
 
 
 def _apply(kind: str, value: msgspec.Struct) -> None:
@@ -205,7 +224,8 @@ def _check_cpu(host: HostConfig, cpus: int) -> None:
     if 0 < host.cpu_quota < 1000:
         raise InvalidArgument("CPU cfs quota can not be less than 1ms (i.e. 1000)")
     for name, text in (("cpus", host.cpuset_cpus), ("mems", host.cpuset_mems)):
-        if text and not re.fullmatch(r"\d+(-\d+)?(,\d+(-\d+)?)*", text, re.ASCII):
+        if text and (not re.fullmatch(r"\d+(-\d+)?(,\d+(-\d+)?)*", text, re.ASCII)
+                     or any(int(first) > int(last) for first, last in re.findall(r"(\d+)-(\d+)", text))):
             raise InvalidArgument(f"Invalid value {text} for cpuset {name}: invalid format: {text}")
         if any(int(number) > _MANY for number in re.findall(r"\d+", text)):
             raise InvalidArgument(f"Invalid value {text} for cpuset {name}: value of out range, maximum is {_MANY}")
@@ -230,22 +250,23 @@ def _check_memory(host: HostConfig) -> None:
         raise InvalidArgument("SHM size can not be less than 0")
 
 
-def _check_combinations(config: ContainerConfig, host: HostConfig) -> None:
-    if host.auto_remove and host.restart_policy.name not in ("", "no"):
-        raise InvalidArgument("can't create 'AutoRemove' container with restart policy")
+def _check_network(config: ContainerConfig, host: HostConfig) -> None:
+    """Who shares the names or the network of another cannot have his own."""
     shared = host.network_mode.startswith("container:")
-    if host.network_mode == "host" and host.uts_mode == "host" and config.hostname:
+    if host.uts_mode == "host" and config.hostname:
         raise InvalidArgument("conflicting options: hostname and the UTS mode")
-    if shared and config.hostname:
-        raise InvalidArgument("conflicting options: hostname and the network mode")
-    if shared and (host.port_bindings or host.publish_all_ports):
-        raise InvalidArgument("conflicting options: port publishing and the container type network mode")
-    if config.working_dir and not config.working_dir.startswith("/"):
-        raise InvalidArgument(f"the working directory '{config.working_dir}' is invalid, it needs to be an absolute "
-                              "path")
-    _check_env(config.env or ())
-    if host.annotations and any(not key for key in host.annotations):
-        raise InvalidArgument("invalid Annotations: the empty string is not permitted as an annotation key")
+    if host.network_mode == "host" and host.links:
+        raise InvalidArgument("conflicting options: host type networking can't be used with links. This would result "
+                              "in undefined behavior")
+    for given, text in (
+            (config.hostname, "hostname and the network mode"),
+            (host.links, "container type network can't be used with links. This would result in undefined behavior"),
+            (host.dns, "dns and the network mode"),
+            (host.extra_hosts, "custom host-to-IP mapping and the network mode"),
+            (host.port_bindings or host.publish_all_ports, "port publishing and the container type network mode"),
+            (config.exposed_ports, "port exposing and the container type network mode")):
+        if shared and given:
+            raise InvalidArgument(f"conflicting options: {text}")
 
 
 def _check_env(env: Iterable[str]) -> None:

@@ -36,13 +36,23 @@ def path(container_id: str, kind: str, options: Options, directory: str) -> str:
     return "" if kind == "none" or cache_disabled(options) else f"{directory}/container-cached.log"
 
 
+def is_shipped(container: Container) -> bool:
+    """Whether the output goes through a shipper."""
+    log = container.host_config.log_config
+    return log.type != "none" and not (log.type in FILES and _blocking(log.config or {}))
+
+
+def _blocking(options: Options) -> bool:
+    return options.get("mode") != "non-blocking"
+
+
 def plan(container: Container, socket: str) -> tuple[LogConfig | None, ShipOrder | None]:
     """``socket`` is where a shipper would take the output. Raises InvalidArgument for a tag that cannot be filled."""
     kind, options = container.host_config.log_config.type, container.host_config.log_config.config or {}
     if kind == "none":
         return None, None
     buffer = go.size(options["max-buffer-size"], 1024) if "max-buffer-size" in options else DEFAULT_BUFFER
-    blocking = options.get("mode") != "non-blocking"
+    blocking = _blocking(options)
     if kind in FILES:
         file = _file(container, kind, options)
         if blocking:

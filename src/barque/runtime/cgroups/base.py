@@ -71,7 +71,7 @@ def host_layout(mountinfo: str | None = None, own: str | None = None, enabled: s
 
     Raises FileNotFoundError where no hierarchy is mounted at all.
     """
-    belongs = _own_cgroups(read("/proc/self", "cgroup") if own is None else own)
+    belongs = own_cgroups(read("/proc/self", "cgroup") if own is None else own)
     v1: dict[tuple[str, ...], Hierarchy] = {}
     v2: Hierarchy | None = None
     for kind, root, mountpoint, options in _cgroup_mounts(mountinfo):
@@ -98,7 +98,7 @@ def _cgroup_mounts(mountinfo: str | None) -> Iterator[tuple[str, str, str, str]]
             yield kind, _unescape(fields[3]), _unescape(fields[4]), options
 
 
-def _own_cgroups(text: str) -> dict[str, str]:
+def own_cgroups(text: str) -> dict[str, str]:
     """/proc/PID/cgroup as controller (or ``name=x``, or "" for version 2) -> path."""
     result = {}
     for line in text.splitlines():
@@ -110,7 +110,7 @@ def _own_cgroups(text: str) -> dict[str, str]:
 
 def own_cgroup(pid: int, controller: str) -> str:
     """The path of ``pid``'s cgroup as /proc/PID/cgroup says it; "" names version 2."""
-    return _own_cgroups(read(f"/proc/{pid}", "cgroup"))[controller]
+    return own_cgroups(read(f"/proc/{pid}", "cgroup"))[controller]
 
 
 def _below(path: str, root: str) -> str:

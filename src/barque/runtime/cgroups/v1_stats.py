@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 
 from barque.runtime.cgroups.base import exists, pairs, read_or
 from barque.runtime.cgroups.stats import (
@@ -18,7 +17,6 @@ from barque.runtime.cgroups.stats import (
 
 #: The page counter's maximum in bytes, for any page size: "no limit".
 _NO_LIMIT = 0x7FFFFFFFFFFF0000
-_BLKIO = re.compile(r"(\d+):(\d+) (\w+) (\d+)")
 
 
 def collect(paths: dict[str, str]) -> Stats:
@@ -88,7 +86,9 @@ def _hugetlb(path: str, size: str) -> HugetlbStats:
 
 
 def _entries(text: str) -> list[BlkioEntry]:
-    return [BlkioEntry(int(major), int(minor), op, int(value)) for major, minor, op, value in _BLKIO.findall(text)]
+    """Lines such as ``8:0 Read 4096``; the last one, a total, has no device."""
+    lines = (line.replace(":", " ").split() for line in text.splitlines())
+    return [BlkioEntry(int(words[0]), int(words[1]), words[2], int(words[3])) for words in lines if len(words) == 4]
 
 
 def _number(text: str) -> int:

@@ -30,18 +30,22 @@ class Writer:
 
         Raises :class:`Truncated` where a file turns out shorter; one that grows is cut at its size.
         """
+        self.header(entry)
+        if isinstance(content, bytes):
+            self._write(content)
+        elif content is not None:
+            self._copy(content, entry.size)
+        self._write(padding(entry.size))
+
+    def header(self, entry: Entry) -> None:
+        """Only what stands before the content of a member; content and padding are left to the caller."""
         records = _records(entry)
         if records:
             body = b"".join(_record(key, value) for key, value in sorted(records.items()))
             carrier = Entry(b"PaxHeaders.0/" + entry.name.rstrip(b"/").rpartition(b"/")[2][:80], b"x", mode=0o644,
                             size=len(body), mtime=entry.mtime)
-            self._write(_header(carrier) + body + _padding(len(body)))
+            self._write(_header(carrier) + body + padding(len(body)))
         self._write(_header(entry))
-        if isinstance(content, bytes):
-            self._write(content)
-        elif content is not None:
-            self._copy(content, entry.size)
-        self._write(_padding(entry.size))
 
     def _copy(self, fd: int, size: int) -> None:
         while size:
@@ -56,7 +60,7 @@ class Writer:
         self._write(_END)
 
 
-def _padding(size: int) -> bytes:
+def padding(size: int) -> bytes:
     return bytes(-size % BLOCK)
 
 

@@ -1,7 +1,8 @@
 """A shipper's life: be told what to do, connect to the target, take the monitor's connection, pass on until its end.
 
 Over its channel it gets one :data:`ShipOrder` and answers with an empty line or the reason why it cannot do that; then
-it says there, a line each, what goes wrong later. The channel may go away; the container's monitor may not.
+it says there, a line each, what goes wrong later. The channel may go away, and a later daemon come by the second of its
+two sockets; the container's monitor, which came by the first, may not.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import os
 import select
 import socket
 import time
-from collections.abc import Callable
+from collections import deque
 from typing import Protocol
 
 import msgspec
@@ -33,8 +34,43 @@ PRELOADED = (encodings.idna, encodings.punycode)
 _orders: msgspec.msgpack.Decoder[ShipOrder] = msgspec.msgpack.Decoder(ShipOrder)
 
 
-#: Says in words what goes wrong.
-Complain = Callable[[str], None]
+#: As many complaints are kept while no daemon is there.
+UNHEARD = 16
+
+
+class Voice:
+    """Tells a daemon in words what goes wrong: the one that started this process, or one that came after it."""
+
+    def __init__(self, channel: socket.socket, listening: socket.socket) -> None:
+        """``listening`` does not block."""
+        self._channel: socket.socket | None = channel
+        self._listening = listening
+        self._unheard: deque[str] = deque(maxlen=UNHEARD)
+
+    def say(self, text: str) -> None:
+        self._unheard.append(text.replace("\n", " "))
+        self.catch_up()
+
+    def catch_up(self) -> None:
+        """Say what nobody has heard so far, where somebody is there now."""
+        while self._unheard and (listener := self._listener()) is not None:
+            try:
+                listener.send(self._unheard[0].encode(errors="replace") + b"\n", socket.MSG_DONTWAIT)
+            except BlockingIOError:
+                return
+            except OSError:
+                listener.close()
+                self._channel = None
+            else:
+                self._unheard.popleft()
+
+    def _listener(self) -> socket.socket | None:
+        if self._channel is None:
+            try:
+                self._channel, _ = self._listening.accept()
+            except OSError:
+                pass    # nobody has come
+        return self._channel
 
 
 class Target(Protocol):
@@ -54,10 +90,10 @@ class Sink(Protocol):
 class Lines:
     """Cuts pieces into entries for a target."""
 
-    def __init__(self, target: Target, patience: Patience, complain: Complain) -> None:
+    def __init__(self, target: Target, patience: Patience, voice: Voice) -> None:
         self._target = target
         self._patience = patience
-        self._complain = complain
+        self._voice = voice
         self._cutters = {STDOUT: Cutter(), STDERR: Cutter()}
         self._lost = 0
 
@@ -70,17 +106,18 @@ class Lines:
         self._target.close()
 
     def _send(self, stream: int, entries: list[Entry]) -> None:
+        self._voice.catch_up()
         for entry in entries:
             try:
                 self._target.send(stream, entry)
             except OSError as error:
                 if not self._lost:
-                    self._complain(f"the log target takes no messages: {error}")
+                    self._voice.say(f"the log target takes no messages: {error}")
                 self._lost += 1
                 self._patience.check()
             else:
                 if self._lost:
-                    self._complain(f"the log target takes messages again; lost in between: {self._lost}")
+                    self._voice.say(f"the log target takes messages again; lost in between: {self._lost}")
                     self._lost = 0
 
 
@@ -99,7 +136,7 @@ class File:
         self._file.close()
 
 
-def open_sink(order: ShipOrder, patience: Patience, complain: Complain) -> Sink:
+def open_sink(order: ShipOrder, patience: Patience, voice: Voice) -> Sink:
     """Raises OSError whose text is dockerd's."""
     target: Target
     try:
@@ -116,7 +153,7 @@ def open_sink(order: ShipOrder, patience: Patience, complain: Complain) -> Sink:
                 target = Gelf(order, patience)
     except OSError as error:
         raise OSError(_reason(order, error)) from None
-    return Lines(target, patience, complain)
+    return Lines(target, patience, voice)
 
 
 def _reason(order: ShipOrder, error: OSError) -> str:
@@ -127,10 +164,11 @@ def _reason(order: ShipOrder, error: OSError) -> str:
 
 
 def be(channel: socket.socket, fds: list[int]) -> int:
-    """The shipper behind the listening socket ``fds[0]``."""
+    """The shipper behind the listening sockets ``fds``: one for the monitor, one for daemons."""
     os.setsid()
     os.dup2(0, 2)    # as the monitor does
     os.chdir("/")
+    daemons = socket.socket(fileno=fds[1])
     with socket.socket(fileno=fds[0]) as listening, channel.makefile("rb") as stream:
         length = int.from_bytes(stream.read(4), "big")
         request = stream.read(length)
@@ -140,7 +178,7 @@ def be(channel: socket.socket, fds: list[int]) -> int:
         patience = Patience(channel, grace=0)
         try:
             caps.set_sets(0, 0, 0)    # what it sends was written by a container, what it is answered comes from afar
-            sink = open_sink(_orders.decode(request), patience, lambda text: _say(channel, text))
+            sink = open_sink(_orders.decode(request), patience, Voice(channel, daemons))
             channel.sendall(b"\n")
         except GivenUp:
             return 1
@@ -150,7 +188,6 @@ def be(channel: socket.socket, fds: list[int]) -> int:
         source = _accept(listening, channel)
     if source is None:
         return 1
-    channel.setblocking(False)
     patience.follow(source, GRACE)
     _pass_on(source, sink)
     return 0
@@ -174,10 +211,3 @@ def _pass_on(source: socket.socket, sink: Sink) -> None:
             sink.finish(time.time_ns())
         except GivenUp:
             pass    # the container is gone, and the target does not listen
-
-
-def _say(channel: socket.socket, text: str) -> None:
-    try:
-        channel.send(text.replace("\n", " ").encode(errors="replace") + b"\n")
-    except OSError:
-        pass    # no daemon listens, or not now
