@@ -116,18 +116,12 @@ class Registry:
         # Before the password is looked at: guessing is what a limit is for.
         if settings.limiter is not None:
             settings.limiter.spend(request.remote)
-        missing = None
-        try:
-            handler = self._router.find(request)
-        except NoRoute as error:
-            missing = error
+        handler = self._router.find(request)
         if request.path.startswith("/v2/") or request.path == "/v2":
             if settings.read_only and request.method not in _READING:
                 raise RegistryError("UNSUPPORTED")
             if settings.authenticator is not None:
                 await settings.authenticator.check(request, wanted(request))
-        if missing is not None:
-            raise missing
         return await handler(request)
 
     def _account(self, request: Request, status: int, seconds: float) -> None:

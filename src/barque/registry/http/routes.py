@@ -46,7 +46,7 @@ class Router:
                 methods.setdefault("HEAD", route.handler)
 
     def find(self, request: Request) -> Handler:
-        """The handler; ``request`` knows its route then. Raises :class:`NoRoute`."""
+        """The handler; ``request`` knows its route then. Where there is none, one that raises :class:`NoRoute`."""
         allowed: set[str] = set()
         for pattern, (compiled, methods) in self._known.items():
             match = compiled.match(request.path)
@@ -57,4 +57,8 @@ class Router:
             if handler is not None:
                 return handler
             allowed.update(methods)
-        raise NoRoute(sorted(allowed))
+
+        async def refuse(_request: Request) -> Response:
+            raise NoRoute(sorted(allowed))
+
+        return refuse
