@@ -21,9 +21,9 @@ from barque.registry.quotas import Quotas
 from barque.registry.storage.base import BlobStorage, Upload, WrongDigest
 
 #: Bytes that wait to be hashed and written, of all uploads together. The fewer there are, the more each hands over at a
-#: time: from 32 KiB up to 256 KiB, with which the trip to a thread is short beside the work there.
+#: time: from 32 KiB up to 512 KiB, with which the trip to a thread is short beside the work there.
 _BUFFERED = 2 << 20
-_MOST, _LEAST = 256 << 10, 32 << 10
+_MOST, _LEAST = 512 << 10, 32 << 10
 #: How long the status of an upload waits for a transfer that is under way, in seconds.
 _SETTLE = 2.0
 _CONTENT_RANGE = re.compile(r"(?:bytes[ =])?([0-9]+)-([0-9]+)(?:/[0-9*]+)?\Z", re.ASCII)
