@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import signal
 import socket
 import struct
@@ -265,3 +266,47 @@ def test_a_shipper_that_dies_is_followed_by_another(world: EngineWorld, tmp_path
     wait_until(lambda: "the log target takes messages again; lost in between: " in world.log)
     assert world.log.count("the process that passes its log on has died; starting another one") == 2
     world.ok("rm", "-f", "again")
+
+
+@pytest.fixture
+def journald() -> Iterator[None]:
+    """One of this run's own, whose files are in memory."""
+    program = Path("/lib/systemd/systemd-journald")
+    if not (program.exists() and Path("/etc/machine-id").exists() and shutil.which("journalctl")):
+        pytest.skip("no systemd-journald")
+    directories = ("/run/systemd", "/run/log")
+    for directory in directories:
+        Path(directory).mkdir(exist_ok=True)
+        subprocess.run(["mount", "-t", "tmpfs", "none", directory], check=True)
+    Path("/run/systemd/journal").mkdir()
+    process = subprocess.Popen([program], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
+                               stderr=subprocess.DEVNULL)
+    try:
+        wait_until(lambda: subprocess.run(["journalctl", "--sync"], check=False, capture_output=True).returncode == 0)
+        yield
+    finally:
+        process.terminate()
+        process.wait(PATIENCE)
+        for directory in directories:
+            subprocess.run(["umount", directory], check=True)
+
+
+@pytest.mark.usefixtures("journald")
+def test_the_journal_is_read_where_it_has_the_only_copy(world: EngineWorld) -> None:
+    script = "echo out; echo err >&2; printf '%020000d\\n' 7; printf '\\377end\\n'; read line; echo $line"
+    world.ok("run", "-di", "--name", "jour", "--label", "colour=red",
+             *options("journald", cache_disabled="true", labels="colour"), "busybox", "sh", "-c", script)
+    follower = world.popen("logs", "-f", "jour")
+    assert follower.stdout is not None
+    assert follower.stderr is not None
+    assert (follower.stdout.readline(), follower.stderr.readline()) == (b"out\n", b"err\n")
+    world.ok("attach", "jour", stdin="last\n")
+    out = follower.stdout.read()
+    follower.communicate(timeout=PATIENCE)
+    assert out == b"%020000d\n\xffend\nlast\n" % 7
+    again = subprocess.run(["docker", "logs", "jour"], env=world.environment(), capture_output=True, check=True)
+    assert (again.stdout, again.stderr) == (b"out\n" + out, b"err\n")
+    assert world.ok("logs", "--tail", "1", "--details", "jour") == "COLOUR=red last"
+    stamp = world.ok("logs", "--tail", "1", "-t", "jour").split()[0]
+    assert world.ok("logs", "--since", stamp, "jour") == "last"
+    world.ok("rm", "jour")

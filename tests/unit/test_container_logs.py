@@ -25,7 +25,7 @@ def render(lines: list[bytes], *, framed: bool = False, stdout: bool = True, std
            since: int | None = None,
            until: int | None = None, timestamps: bool = False, details: bool = False) -> bytes:
     query = logs.Query(stdout=stdout, stderr=stderr, since=since, until=until, timestamps=timestamps, details=details)
-    return logs.Renderer(query, JSON_FILE, framed=framed).render(lines)
+    return logs.Renderer(query, JSON_FILE.decode, framed=framed).render(lines)
 
 
 def test_frames() -> None:
@@ -47,7 +47,7 @@ def test_a_span_of_time() -> None:
     lines = [line(str(second), time=f"2026-01-01T00:00:0{second}Z") for second in range(5)]
     start = clock.parse("2026-01-01T00:00:00Z")
     query = logs.Query(stdout=True, stderr=True, since=start + 10**9, until=start + 3 * 10**9)
-    renderer = logs.Renderer(query, JSON_FILE, framed=False)
+    renderer = logs.Renderer(query, JSON_FILE.decode, framed=False)
     assert renderer.render(lines) == b"1\n2\n3\n"
     assert renderer.done
 

@@ -87,15 +87,17 @@ class Committer:
 
     @asynccontextmanager
     async def _frozen(self, live: Live, wanted: bool) -> AsyncIterator[None]:
-        if not wanted or live.facts.status is not machine.Status.RUNNING:
-            yield
-            return
-        await stop.pause(self._ctx, live.id)
+        frozen = False
+        if wanted and live.facts.status is machine.Status.RUNNING:
+            with contextlib.suppress(Conflict):  # it ends this very moment, or somebody else has frozen it
+                await stop.pause(self._ctx, live.id)
+                frozen = True
         try:
             yield
         finally:
-            with contextlib.suppress(stop.NotPaused):  # ended, or thawed by somebody else
-                await stop.unpause(self._ctx, live.id)
+            if frozen:
+                with contextlib.suppress(stop.NotPaused):  # ended, or thawed by somebody else
+                    await stop.unpause(self._ctx, live.id)
 
 
 def changed(own: ContainerConfig, options: CommitOptions) -> RunConfig:

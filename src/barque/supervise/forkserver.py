@@ -50,6 +50,7 @@ LASTING = "monitor"
 Lasting = Callable[[list[int]], int]
 _LASTING_REQUEST = encode_packet(m.Fork(LASTING))
 _PEEK = int(socket.MSG_PEEK)
+_LOOK = int(socket.MSG_PEEK | socket.MSG_DONTWAIT)
 
 
 class ZygoteHandle:
@@ -140,9 +141,7 @@ class Zygote:
 
     def _read(self) -> bool:
         try:
-            packet = receive_packet(self._control, ZYGOTE_REQUESTS, wait=False)
-        except BlockingIOError:
-            return True    # a monitor took it, and was killed before it could say so
+            packet = receive_packet(self._control, ZYGOTE_REQUESTS)
         except (ProtocolError, ConnectionError):
             return False
         if packet is None:
@@ -165,7 +164,8 @@ class Zygote:
     def _fork_lasting(self) -> bool:
         """False if it is another request that waits, or this one cannot be met: it waits then, too."""
         try:
-            if not self._control.recv(SERIAL.size + len(_LASTING_REQUEST), _PEEK).endswith(_LASTING_REQUEST):
+            request = self._control.recv(SERIAL.size + len(_LASTING_REQUEST), _PEEK)
+            if not request.endswith(_LASTING_REQUEST):
                 return False
             reading, writing = os.pipe2(os.O_CLOEXEC)
         except OSError:
@@ -183,7 +183,14 @@ class Zygote:
         os.close(writing)
         taken = os.read(reading, 1)
         os.close(reading)
-        return bool(taken)
+        # It may have been killed between the request and its word.
+        return bool(taken) or not self._waits(request)
+
+    def _waits(self, request: bytes) -> bool:
+        try:
+            return self._control.recv(len(request), _LOOK) == request
+        except OSError:
+            return False
 
     def _fork(self, kind: str, fds: list[int]) -> m.ZygoteAnswer:
         if kind == LASTING:

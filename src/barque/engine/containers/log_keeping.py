@@ -21,8 +21,9 @@ FIRST_DELAY, LONGEST_DELAY = 1.0, 60.0
 
 def watch(ctx: Context, live: Live, shipper: Shipper | None) -> None:
     """Begin to look after the log of a container that has just been started, with its shipper if it has one."""
+    live.shipper = shipper
     if shipper is not None:
-        live.tasks["log"] = ctx.tasks.spawn(_keep(ctx, live, shipper), f"log {live.id[:12]}")
+        live.tasks["log"] = ctx.tasks.spawn(_keep(ctx, live), f"log {live.id[:12]}")
 
 
 def resume(ctx: Context, live: Live) -> None:
@@ -32,22 +33,23 @@ def resume(ctx: Context, live: Live) -> None:
 
 
 async def _find(ctx: Context, live: Live) -> None:
-    await _keep(ctx, live, await ctx.supervisor.shipper(live.id))
+    live.shipper = await ctx.supervisor.shipper(live.id)
+    await _keep(ctx, live)
 
 
-async def _keep(ctx: Context, live: Live, shipper: Shipper | None) -> None:
+async def _keep(ctx: Context, live: Live) -> None:
     delay = FIRST_DELAY
     while True:
-        if shipper is not None:
+        if live.shipper is not None:
             began = time.monotonic()
-            await shipper.wait_end()
+            await live.shipper.wait_end()
             if time.monotonic() - began > LONGEST_DELAY:
                 delay = FIRST_DELAY
         # The end of the container is also that of its shipper, and cancels this.
         await asyncio.sleep(delay)
         log.warning("container %s: the process that passes its log on has died; starting another one", live.id[:12])
         delay = min(2 * delay, LONGEST_DELAY)
-        shipper = await _another(ctx, live)
+        live.shipper = await _another(ctx, live)
 
 
 async def _another(ctx: Context, live: Live) -> Shipper | None:

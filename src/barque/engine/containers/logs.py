@@ -9,13 +9,14 @@ import asyncio
 import contextlib
 import gzip
 import os
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator
 from dataclasses import dataclass
 from typing import BinaryIO, cast
 from urllib.parse import quote_plus
 
 from barque.engine.containers.registry import Live
-from barque.engine.logging.formats import JSON_FILE, LOCAL, Entry, Format
+from barque.engine.logging import journal
+from barque.engine.logging.formats import JSON_FILE, LOCAL, Decode, Entry, Format
 from barque.errors import InvalidArgument, Unsupported
 from barque.sys import inotify
 
@@ -46,9 +47,9 @@ class Query:
 class Renderer:
     """Log lines -> what goes to the client: 8-byte frames, or raw bytes for a terminal."""
 
-    def __init__(self, query: Query, form: Format, *, framed: bool) -> None:
+    def __init__(self, query: Query, decode: Decode, *, framed: bool) -> None:
         self._query = query
-        self._decode = form.decode
+        self._decode = decode
         self._framed = framed
         self._wanted = {name for name, on in (("stdout", query.stdout), ("stderr", query.stderr)) if on}
         self.done = False
@@ -122,27 +123,58 @@ def _sources(path: str, form: Format, tail: int | None) -> list[tuple[str, int]]
 
 async def stream(live: Live, query: Query) -> AsyncIterator[bytes]:
     """The log as a client wants it, in pieces. Follows, where asked, until the present process has ended."""
-    form = JSON_FILE if live.container.host_config.log_config.type == "json-file" else LOCAL
-    renderer = Renderer(query, form, framed=not live.container.config.tty)
-    reader = _Reader(live.container.log_path, form, follow=query.follow)
-    try:
-        async for lines in reader.batches(query.tail, live if query.follow else None):
+    decode: Decode
+    if _in_journal(live):
+        batches, decode = _journal_batches(live, query), journal.decode
+    else:
+        form = JSON_FILE if live.container.host_config.log_config.type == "json-file" else LOCAL
+        batches, decode = _file_batches(live, form, query), form.decode
+    renderer = Renderer(query, decode, framed=not live.container.config.tty)
+    async with contextlib.aclosing(batches):
+        async for lines in batches:
             big = sum(map(len, lines)) > _INLINE
             data = await asyncio.to_thread(renderer.render, lines) if big else renderer.render(lines)
             if data:
                 yield data
             if renderer.done:
                 return
+
+
+async def _file_batches(live: Live, form: Format, query: Query) -> AsyncGenerator[list[bytes], None]:
+    reader = _Reader(live.container.log_path, form, follow=query.follow)
+    try:
+        async for lines in reader.batches(query.tail, live if query.follow else None):
+            yield lines
     finally:
         reader.close()
+
+
+async def _journal_batches(live: Live, query: Query) -> AsyncGenerator[list[bytes], None]:
+    source = journal.Journal(live.id, query.tail)
+    if query.follow and not _ended(live):
+        async with contextlib.aclosing(source.read(live.tasks["exit"])) as batches:
+            async for records in batches:
+                yield records
+    if _ended(live) and live.shipper is not None:
+        await live.shipper.wait_end()    # the end of a container does not wait for its last words
+    await journal.sync()
+    async with contextlib.aclosing(source.read()) as batches:
+        async for records in batches:
+            yield records
 
 
 def check(live: Live, query: Query) -> None:
     """Before the answer begins: raises what still can have a status of its own."""
     if not (query.stdout or query.stderr):
         raise InvalidArgument("Bad parameters: you must choose at least one stream")
-    if not live.container.log_path:
+    if not (live.container.log_path or _in_journal(live)):
         raise Unsupported("configured logging driver does not support reading")
+
+
+def _in_journal(live: Live) -> bool:
+    """Whether the journal has the only copy."""
+    kind = live.container.host_config.log_config.type
+    return kind == "journald" and not live.container.log_path and journal.there()
 
 
 class _Reader:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from barque.engine import names
 from barque.engine.containers.machine import Facts
 from barque.engine.containers.model import Container
-from barque.engine.containers.ports import Monitor
+from barque.engine.containers.ports import Monitor, Shipper
 from barque.errors import Conflict, InvalidArgument, NotFound
 from barque.store.db import Documents
 from barque.supervise.restart_policy import Backoff
@@ -107,6 +107,7 @@ class Live:
     suspends ``--rm`` for the time of a restart; ``keep_down`` the restart policy while the daemon shuts down.
     ``unhealthy``: the engine is ending it because of its health check. ``killed``: SIGKILL is on its way, which a
     process that is frozen before it comes (cgroup v1) would not take. ``doomed``: it is being ended to be removed.
+    ``shipper``: the last one, which may end a little later than the container.
     """
 
     container: Container
@@ -125,6 +126,7 @@ class Live:
     killed: bool = False
     doomed: bool = False
     execs: ExecGate = field(default_factory=ExecGate)
+    shipper: Shipper | None = None
 
     @property
     def id(self) -> str:

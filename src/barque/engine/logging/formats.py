@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import BinaryIO, Protocol
 
 import msgspec
@@ -30,12 +30,16 @@ class Entry(Protocol):
     def attrs(self) -> Mapping[str, str]: ...
 
 
+#: One record; raises ValueError for what is none.
+Decode = Callable[[bytes], Entry]
+
+
 class Format(Protocol):
     def split(self, data: bytes) -> tuple[list[bytes], bytes]:
         """The whole records in ``data``, and what follows them."""
 
-    def decode(self, record: bytes) -> Entry:
-        """Raises ValueError for what is no record."""
+    @property
+    def decode(self) -> Decode: ...
 
     def tail_offset(self, file: BinaryIO, wanted: int) -> tuple[int, int]:
         """Where the last ``wanted`` complete records begin, and how many there are from there (fewer: offset 0)."""
