@@ -21,8 +21,8 @@ PATIENCE = 120
 
 
 def noise(seed: str) -> bytes:
-    """Data that is worth a guess however it is compressed."""
-    return random.Random(seed).randbytes(100_000)
+    """Data that is worth a guess however it is compressed, and more than what is gathered before it goes on."""
+    return random.Random(seed).randbytes(1_500_000)
 
 
 IMAGE = make_image({"a": noise("a")}, {"b": noise("b")})
@@ -164,7 +164,7 @@ async def test_a_client_that_goes_away_in_a_layer_leaves_nothing(here: World, un
 
     async def stalling() -> AsyncIterator[bytes]:
         archive = archive_of(files, links)
-        yield archive[:archive.index(noise("ab"[unpacked])) + 50_000]
+        yield archive[:archive.index(noise("ab"[unpacked])) + 1_200_000]
         await workers.wait(unpacked)
         reached.set()
         await asyncio.Event().wait()

@@ -13,8 +13,6 @@ from barque.store.db import Database, DiskFull
 
 log = logging.getLogger("barque.image.use")
 _KEY = "image-use"
-
-
 #: Uses are written down so long after the first of them, all at once. Seconds.
 _PAUSE = 1.0
 

@@ -230,7 +230,7 @@ class ContentStore:
             self._locks.release(digest)
 
     async def unlink_swept(self, digests: Sequence[str]) -> None:
-        """As :meth:`unlink_unrecorded`, for many; whoever waits for nobody goes in one step."""
+        """As :meth:`unlink_unrecorded`, for many: in one step those of which nobody else does anything."""
         free = [digest for digest in digests if not self._locks.held(digest)]
         for digest in free:
             await self._locks.acquire(digest)

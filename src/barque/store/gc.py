@@ -69,8 +69,8 @@ async def collect(db: Database, content: ContentStore, snapshots: Snapshots,
 
     report, directories = await db.write(sweep)
     hit("gc.swept")
-    await content.unlink_swept(report.blobs)
     await snapshots.remove_unrecorded(directories)
+    await content.unlink_swept(report.blobs)
     return report
 
 
