@@ -40,7 +40,7 @@ def enter_namespaces() -> None:
     subprocess.run(["ip", "link", "set", "lo", "up"], check=True)
 
 
-def _disk(stack: ExitStack) -> Path:
+def disk(stack: ExitStack) -> Path:
     """A journaled file system of its own, gone afterwards."""
     folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="barque-bench-")))
     image, mounted = folder / "disk", folder / "mnt"
@@ -114,7 +114,7 @@ def main() -> int:
         return 1
     enter_namespaces()
     with ExitStack() as stack:
-        work = _disk(stack)
+        work = disk(stack)
         registry(stack, work)
         made = Images(REGISTRY, work)
         pair = [engines.barque(work / "barque", REGISTRY), engines.dockerd(work / "dockerd", REGISTRY)]

@@ -137,21 +137,23 @@ class Server:
 
 
 class MemoryWatch:
-    """Looks at the servers' memory again and again, and keeps the most that it saw."""
+    """Looks at a server's memory again and again inside the context; ``most``: what it saw at most, in MB."""
 
-    def __init__(self, servers: list[Server]) -> None:
-        self._servers = servers
+    def __init__(self, server: Server) -> None:
+        self._server = server
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._look, daemon=True)
-        self.most = {server.name: server.memory() for server in servers}
-        self._thread.start()
+        self.most = server.memory()
 
     def _look(self) -> None:
-        while not self._ended.wait(0.25):
-            for server in self._servers:
-                self.most[server.name] = max(self.most[server.name], server.memory())
+        while not self._ended.wait(0.1):
+            self.most = max(self.most, self._server.memory())
 
-    def end(self) -> None:
+    def __enter__(self) -> MemoryWatch:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
         self._ended.set()
         self._thread.join()
 
@@ -195,7 +197,9 @@ class Case:
     run: Callable[[Server, int], None]
 
 
+UPLOADS = 8
 BIG = memoryview(os.urandom(1 << 20) * 512)
+PART = len(BIG) // UPLOADS
 
 
 def _many(server: Server, count: int, clients: int, step: Callable[[Connection], object]) -> None:
@@ -213,6 +217,12 @@ def upload_whole(server: Server, count: int) -> None:
     connection = server.connect()
     connection.finish_upload(connection.start_upload(server.fresh()), _big_digest(), BIG)
     connection.close()
+
+
+def upload_many(server: Server, count: int) -> None:
+    """``UPLOADS`` at once, each a part of the whole."""
+    name, parts = server.fresh(), iter([BIG[start:start + PART] for start in range(0, len(BIG), PART)])
+    _many(server, UPLOADS, UPLOADS, lambda c: c.push_blob(name, next(parts)))
 
 
 def upload_chunked(server: Server, count: int) -> None:
@@ -284,8 +294,10 @@ def tag_listing(server: Server, count: int) -> None:
 CASES = [
     Case("blob upload, one request", "MB/s", 1.0, 512, upload_whole),
     Case("blob upload, 16 MB chunks", "MB/s", 1.0, 512, upload_chunked),
+    Case(f"{UPLOADS} uploads of {PART >> 20} MB at once", "MB/s", 1.0, 512, upload_many),
     Case("blob download, 1 client", "MB/s", 1.0, 2048, download(1)),
     Case("blob download, 4 clients", "MB/s", 1.0, 4096, download(4)),
+    Case("blob download, 8 clients", "MB/s", 1.0, 4096, download(8)),
     Case("manifest GET, 8 clients", "/s", 2.5, 4000, manifest("GET")),
     Case("manifest HEAD, 8 clients", "/s", 2.5, 4000, manifest("HEAD")),
     Case("5 kB blob GET, 8 clients", "/s", 3.0, 2400, small_blobs),
@@ -308,23 +320,36 @@ def _prepare(server: Server, tags: int) -> None:
                                               Content_Type=MANIFEST))
 
 
-def _compare(case: Case, pair: list[Server], runs: int) -> None:
+def _compare(case: Case, pair: list[Server], runs: int) -> list[float]:
+    """The most memory of each while it ran, in MB."""
     rates: dict[str, list[float]] = {server.name: [] for server in pair}
     costs: dict[str, list[float]] = {server.name: [] for server in pair}
+    memory = dict.fromkeys(rates, 0.0)
     for number in range(runs):
         for server in pair if number % 2 == 0 else pair[::-1]:
             cpu, began = server.cpu(), time.perf_counter()
-            case.run(server, case.count)
+            with MemoryWatch(server) as watch:
+                case.run(server, case.count)
             rates[server.name].append(case.count / (time.perf_counter() - began))
             costs[server.name].append(1000 * (server.cpu() - cpu) / case.count)
+            memory[server.name] = max(memory[server.name], watch.most)
     ours, theirs = (statistics.median(rates[server.name]) for server in pair)
     mine, other = (statistics.median(costs[server.name]) for server in pair)
     # Each pair of runs side by side: the machine's load changes between pairs more than within one.
     ratios = [one / two for one, two in zip(*(rates[server.name] for server in pair), strict=True)]
     ratio = statistics.median(ratios)
     print(f"{case.name:32} {ours:9.1f} {theirs:9.1f} {case.unit:5} {ratio:6.2f} {min(ratios):5.2f}-{max(ratios):5.2f} "
-          f">= {case.goal:4.2f} "
-          f"{'yes' if ratio >= case.goal else 'NO ':3}   {mine:8.3f} {other:8.3f} CPU-ms", flush=True)
+          f">= {case.goal:4.2f} {'yes' if ratio >= case.goal else 'NO ':3} {mine:8.3f} {other:8.3f}"
+          f"  {_sizes([memory[server.name] for server in pair])}", flush=True)
+    return [memory[server.name] for server in pair]
+
+
+def _sizes(pair: list[float]) -> str:
+    return f"{pair[0]:6.1f} {pair[1]:6.1f} {pair[0] / pair[1]:6.2f}"
+
+
+def _memory(pair: list[Server]) -> list[float]:
+    return [server.memory() for server in pair]
 
 
 def main() -> int:
@@ -345,17 +370,19 @@ def main() -> int:
         for server in pair:
             stack.callback(server.process.wait)
             stack.callback(server.process.terminate)
-            _prepare(server, options.tags)
-        idle = {server.name: server.memory() for server in pair}
-        watch = MemoryWatch(pair)
-        print(f"{'median of each':32} {'barque':>9} {'docker':>9} {'':5} {'ratio':>6} {'spread':>11} {'goal':>7}")
-        for case in CASES:
-            if options.only in case.name:
-                _compare(case, pair, options.runs)
-        watch.end()
+        time.sleep(1)
+        sizes = {"fresh": _memory(pair)}
         for server in pair:
-            print(f"{server.name}: {len(server.processes())} processes, {idle[server.name]:.0f} MB after seeding, "
-                  f"at most {watch.most[server.name]:.0f} MB, {server.memory():.0f} MB at the end")
+            _prepare(server, options.tags)
+        print(f"{'median of each':32} {'barque':>9} {'docker':>9} {'':5} {'ratio':>6} {'spread':>11} {'goal':>11} "
+              f"{'CPU-ms for each':>17}  {'most memory, MB':>20}")
+        most = [_compare(case, pair, options.runs) for case in CASES if options.only in case.name]
+        sizes["at most"] = [max(column) for column in zip(*most, strict=True)]
+        sizes["at the end"] = _memory(pair)
+        time.sleep(15)
+        sizes["15 s later"] = _memory(pair)
+        for when, both in sizes.items():
+            print(f"memory {when:25} {_sizes(both)}")
     return 0
 
 

@@ -148,7 +148,8 @@ class FaultyClient(Client):
     fault = "error"
 
     async def _send_files(self, stream: Any) -> None:
-        await stream.send_message(m.Packet(STAT, m.Stat(path="f", mode=0o644, size=4)))
+        size = -1 if self.fault == "negative" else 4
+        await stream.send_message(m.Packet(STAT, m.Stat(path="f", mode=0o644, size=size)))
         await stream.recv_message()
         if self.fault == "error":
             await stream.send_message(m.Packet(ERR, data=b"open f: permission denied"))

@@ -28,7 +28,7 @@ inspect w1|inspect w1 w2|inspect nope|inspect -f {{.State.Status}} w1 nope|inspe
 inspect -f {{json_.Config}} w1|inspect -f {{.State.Health}} w1|inspect --type foo w1|inspect --type volume w1
 inspect -f {{range_$k,$v_:=_.Config.Labels}}{{$k}}={{$v}}{{end}} w1|inspect -f {{.Id}}{{ w1
 image inspect busybox|image inspect nope|network inspect bridge|network inspect nope|volume inspect nope
-container inspect nope|port w1|port w1 80|port w1 9000/udp|port w1 81|diff w2|context show
+inspect -s -f {{.Os}} busybox|container inspect nope|port w1|port w1 80|port w1 9000/udp|port w1 81|diff w2|context show
 version --format {{.Server.Version}}
 info --format {{.Driver}}|events --since 0 --until 0|stats --no-stream w2
 """

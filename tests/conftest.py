@@ -143,7 +143,7 @@ def _cgroups(others: set[int]) -> set[str]:
             if name == "barque":    # shared by all engines of the machine; the last one removes it
                 used = bool(others)
             elif run is not None:
-                used = int(run[1]) != os.getpid() and os.path.exists(f"/proc/{run[1]}")
+                used = int(run[1]) != os.getpid()
             else:
                 used = bool(_parents(path) & others)
             if not used:

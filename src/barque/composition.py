@@ -132,7 +132,9 @@ def look_around() -> hosts.Host:
     layout = cgroups.host_layout()
     _, permitted, _ = caps.get_sets()
     return hosts.probe(tuple(caps.to_names(permitted & caps.bounding())), tuple(defaults.thermal_paths()),
-                       cgroup_v2=layout.version == "v2", swap_limit=_swap_limit(layout))
+                       cgroup_v2=layout.version == "v2",
+                       controllers=frozenset("blkio" if name == "io" else name for name in layout.controllers),
+                       swap_limit=_swap_limit(layout))
 
 
 async def open_engine(stack: AsyncExitStack, config: Config, layout: Layout, zygote: ZygoteHandle,

@@ -114,6 +114,7 @@ async def test_all_platforms_are_listed_with_their_containers(site: Site) -> Non
     assert note["AttestationData"] == {"For": digest(AMD.manifest)}
     assert arm["ImageData"]["Containers"] == ["c" * 64] and amd["ImageData"]["Containers"] == []
     assert arm["ImageData"]["Size"]["Unpacked"] == 1002
+    assert found["Size"] == amd["Size"]["Total"] + arm["Size"]["Total"], "what command lines put above the platforms"
 
 
 async def test_attestations_are_told(site: Site) -> None:
@@ -145,12 +146,23 @@ async def test_one_platform_is_removed(site: Site) -> None:
     site.users.clear()
     assert (await site.ask("DELETE", path, LATEST, params={"platforms": platform("riscv64")}))[0] == 404
     status, records = await site.ask("DELETE", path, LATEST, params={"platforms": platform("arm64")})
-    assert status == 200 and records[0] == {"Deleted": ARM.id}
+    assert status == 200 and records[0] == {"Untagged": f"{site.name('many:1')}@{digest(ARM.manifest)}"}
+    assert records[1] == {"Deleted": ARM.id}
     assert await site.here.content.info(digest(ARM.layers[1])) is None
     assert (await inspect(site, site.name("many:1")))[1]["Id"] == AMD.id
     status, records = await site.ask("DELETE", path, LATEST, params={"platforms": platform("amd64")})
     assert records[0] == {"Untagged": site.name("many:1")} and {"Deleted": AMD.id} in records
     await site.here.assert_empty()
+
+
+async def test_a_platform_that_another_name_keeps_is_told_to_be_untagged(site: Site) -> None:
+    await pull(site, "many", "1")
+    await pull(site, "many", "1", "arm64")
+    await site.ask("POST", f"/images/{site.name('many:1')}/tag", params={"repo": "mine", "tag": "x"})
+    status, records = await site.ask("DELETE", "/images/mine:x", LATEST, params={"platforms": platform("arm64")})
+    assert status == 200 and records == [{"Untagged": f"mine:x@{digest(ARM.manifest)}"}]
+    assert (await inspect(site, "mine:x", "arm64"))[0] == 404
+    assert (await inspect(site, site.name("many:1"), "arm64"))[1]["Id"] == ARM.id
 
 
 async def test_the_name_goes_with_all_platforms(site: Site) -> None:

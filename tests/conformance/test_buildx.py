@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.e2e.engine_world import PATIENCE, Done, EngineWorld, engine_world
+from tests.e2e.test_bad_input import wait_until
 
 
 def _has(plugin: str) -> bool:
@@ -64,7 +65,7 @@ def context(tmp_path: Path) -> Path:
 def test_build_and_run(world: EngineWorld, context: Path) -> None:
     done = docker(world, context, "build", "--secret", "id=tok,src=tok", "-t", "buildx", "--iidfile", "iid", "ctx")
     assert done.code == 0, (done, world.log[-4000:])
-    for words in ("using docker driver", "[builder 4/4] RUN", "naming to docker.io/library/buildx:latest done"):
+    for words in ("using docker driver", "[builder 4/4] RUN", "naming to docker.io/library/buildx done"):
         assert words in done.err
     assert world.ok("run", "--rm", "buildx") == "secret\nsub"
     assert (context / "iid").read_text() == world.inspect("buildx", "{{.Id}}")
@@ -99,6 +100,8 @@ def test_a_failure_shows_its_place(world: EngineWorld, context: Path) -> None:
     assert done.code == 1
     assert "non-zero code: 7" in done.err
     assert "2 | >>> RUN exit 7" in done.err
+    (context / "ctx" / "Dockerfile").write_text("FROM busybox\nRUNN x\n")
+    assert "2 | >>> RUNN x" in docker(world, context, "build", "ctx").err
 
 
 @needs_buildx
@@ -149,7 +152,7 @@ volumes: {kept: {}}
         assert done.code == 0, (done, world.log[-4000:])
         assert docker(world, context, *compose, "exec", "-T", "first", "ping", "-c1", "other").code == 0
         assert docker(world, context, *compose, "exec", "-T", "second", "cat", "/c", "/x").out == "secret\nsub\n"
-        assert "sub" in docker(world, context, *compose, "logs", "second").out
+        wait_until(lambda: "sub" in docker(world, context, *compose, "logs", "second").out)
     finally:
         done = docker(world, context, *compose, "down", "-v", "-t", "1", "--rmi", "local")
     assert done.code == 0, done

@@ -17,14 +17,15 @@ from typing import Any
 
 import aiohttp
 import pytest
-from aiohttp import web
 
 from barque.cli.main import _main as barque
 from barque.registry import events
-from barque.registry.app import Settings, make_app, make_status_app
+from barque.registry.app import PlainApp, Settings, make_app, make_status_app
 from barque.registry.assemble import settings_of, storage_of
 from barque.registry.config import InvalidConfig, load
 from barque.registry.events import Receiver
+from barque.registry.http.messages import Request, Response
+from barque.registry.http.routes import Route
 from barque.registry.listen import serving
 from barque.registry.server import main
 from barque.registry.storage.filesystem import FilesystemStorage
@@ -203,18 +204,16 @@ async def test_webhooks_tell_all_in_order_and_try_again(tmp_path: Path) -> None:
     batches: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
     refused = []
 
-    async def hook(request: web.Request) -> web.Response:
-        assert request.headers["X-Key"] == "k"
+    async def hook(request: Request) -> Response:
+        assert request.headers["x-key"] == "k"
         if not refused:
             refused.append(1)
-            return web.Response(status=500)
-        assert request.content_type == "application/vnd.docker.distribution.events.v1+json"
-        await batches.put(await request.json())
-        return web.Response()
+            return Response(500)
+        assert request.headers["content-type"] == "application/vnd.docker.distribution.events.v1+json"
+        await batches.put(json.loads(await request.body.read(1 << 20)))
+        return Response()
 
-    receiver = web.Application()
-    receiver.add_routes([web.post("/", hook)])
-    async with serving(receiver, "127.0.0.1", 0) as port:
+    async with serving(PlainApp([Route("POST", "/", hook)]), "127.0.0.1", 0) as port:
         text = f'[[webhook]]\nurl = "http://127.0.0.1:{port}/"\nactions = ["push", "delete"]\nheaders = {{X-Key = "k"}}'
         async with registry(tmp_path, text) as client:
             image = await client.push_image("app", "v1", b"layer")
@@ -236,12 +235,11 @@ async def test_receiver_that_is_away_delays_nobody_and_is_asked_ever_later(
         tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     told: asyncio.Queue[list[str]] = asyncio.Queue()
 
-    async def hook(request: web.Request) -> web.Response:
-        await told.put([event["target"]["tag"] for event in (await request.json())["events"]])
-        return web.Response()
+    async def hook(request: Request) -> Response:
+        await told.put([event["target"]["tag"] for event in (json.loads(await request.body.read(1 << 20)))["events"]])
+        return Response()
 
-    app, port = web.Application(), free_port()
-    app.add_routes([web.post("/", hook)])
+    port = free_port()
     receiver = Receiver(f"http://127.0.0.1:{port}/", frozenset({"delete"}), pause=0.01)
     storage = FilesystemStorage(str(tmp_path))
     async with registry_over(storage, Settings(receivers=(receiver,))) as client:
@@ -256,7 +254,7 @@ async def test_receiver_that_is_away_delays_nobody_and_is_asked_ever_later(
             await until(asked)
         pauses = [record.getMessage().rpartition("again in ")[2] for record in caplog.records[:4]]
         assert pauses == ["0.01 s", "0.02 s", "0.04 s", "0.08 s"]
-        async with serving(app, "127.0.0.1", port):
+        async with serving(PlainApp([Route("POST", "/", hook)]), "127.0.0.1", port):
             seen: list[str] = []
             async with asyncio.timeout(60):
                 while len(seen) < 3:

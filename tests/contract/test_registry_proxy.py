@@ -5,27 +5,26 @@ from __future__ import annotations
 import asyncio
 import os
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import aiohttp
 import pytest
-from aiohttp import web
 
 from barque.image.client.endpoints import Registry
 from barque.image.client.hosts import HostConfig
 from barque.image.client.transport import RetryPolicy, Transport
+from barque.registry.app import Registry as RegistryApp
 from barque.registry.app import make_app
 from barque.registry.check import check
+from barque.registry.http.messages import FilePart, Request, Response
 from barque.registry.listen import serving
 from barque.registry.proxy import CachingStorage, Upstream
 from barque.registry.storage.filesystem import FilesystemStorage
 from tests.registry_peers import docker_registry, has_docker_registry
 from tests.registry_world import Client, digest, registry_over, until
-
-Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
 @dataclass
@@ -39,28 +38,35 @@ class Faults:
     #: Blobs wait for it.
     gate: asyncio.Event = field(default_factory=asyncio.Event)
 
-    def middleware(self) -> object:
-        @web.middleware
-        async def around(request: web.Request, handler: Handler) -> web.StreamResponse:
-            self.asked.append(f"{request.method} {request.path}")
-            if self.down:
-                return web.Response(status=503)
-            response = await handler(request)
-            if "/blobs/" not in request.path or request.method != "GET" or not self.breaks_at:
-                return response
-            path = response._path if isinstance(response, web.FileResponse) else None
-            assert path is not None
-            data = Path(path).read_bytes()
-            cut, self.breaks_at = self.breaks_at, 0
-            broken = web.StreamResponse(headers={"Content-Length": str(len(data))})
-            await broken.prepare(request)
-            await broken.write(data[:cut])
-            await self.gate.wait()
-            assert request.transport is not None
-            request.transport.abort()
-            raise ConnectionResetError
+    async def answer(self, request: Request, registry: RegistryApp) -> Response:
+        self.asked.append(f"{request.method} {request.path}")
+        if self.down:
+            return Response(503)
+        response = await registry(request)
+        if "/blobs/" not in request.path or request.method != "GET" or not self.breaks_at:
+            return response
+        assert isinstance(response.body, FilePart)
+        with response.body.file as file:
+            data = file.read(self.breaks_at)
+        self.breaks_at = 0
+        return Response(200, body=self._broken(data), length=response.length)
 
-        return around
+    async def _broken(self, data: bytes) -> AsyncGenerator[bytes, None]:
+        yield data
+        await self.gate.wait()
+        raise ConnectionResetError
+
+
+class Faulty:
+    """A registry before which something goes wrong."""
+
+    def __init__(self, registry: RegistryApp, faults: Faults) -> None:
+        self._registry = registry
+        self._faults = faults
+        self.start, self.close = registry.start, registry.close
+
+    async def __call__(self, request: Request) -> Response:
+        return await self._faults.answer(request, self._registry)
 
 
 @dataclass
@@ -79,9 +85,7 @@ async def world(root: Path, *, tag_life: float = 0.0, default: bool = False,
     async with AsyncExitStack() as stack:
         behind = FilesystemStorage(str(root / "upstream"))
         stack.callback(behind.close)
-        app = make_app(behind)
-        app.middlewares.insert(0, faults.middleware())  # type: ignore[arg-type]
-        port = await stack.enter_async_context(serving(app, "127.0.0.1", 0))
+        port = await stack.enter_async_context(serving(Faulty(make_app(behind), faults), "127.0.0.1", 0))
         upstream = Client(await stack.enter_async_context(aiohttp.ClientSession(f"http://127.0.0.1:{port}")))
         host = f"127.0.0.1:{port}"
         storage = caching(root / "cache", (Upstream("up", host, default=default, tag_life=tag_life, size=size),))

@@ -54,6 +54,7 @@ def server(root: Path, *options: str, workers: int = 3) -> Iterator[Server]:
     port, log = free_port(), root / "log"
     command = [sys.executable, "-c", SERVE, "serve", "--addr", f"127.0.0.1:{port}", "--root", str(root / "data"),
                "--workers", str(workers), *options]
+    command = ["sh", "-c", 'ulimit -Sn 200; exec "$0" "$@"', *command]
     with log.open("wb") as said, subprocess.Popen(command, stderr=said) as process:
         try:
             deadline = time.monotonic() + 60
@@ -80,6 +81,14 @@ async def test_metrics_are_those_of_all_workers(tmp_path: Path) -> None:
             assert await fresh(found.url, "/v2/") == 200
         async with aiohttp.ClientSession() as session, session.get(f"http://127.0.0.1:{status}/metrics") as answer:
             assert 'requests_total{method="GET",route="/v2/",code="200"} 30' in await answer.text()
+
+
+def test_workers_take_as_many_connections_as_the_machine_lets_them(tmp_path: Path) -> None:
+    with server(tmp_path) as found:
+        for pid in found.workers():
+            (line,) = [line.split() for line in Path(f"/proc/{pid}/limits").read_text().splitlines()
+                       if line.startswith("Max open files")]
+            assert line[3] == line[4] != "200"
 
 
 async def test_rate_is_one_for_all_workers(tmp_path: Path) -> None:

@@ -74,7 +74,7 @@ async def test_killed_registry_holds_whole_images_or_none(tmp_path: Path, point:
 
 
 async def test_disk_full_is_an_error_and_the_upload_goes_on(small_disk: Path) -> None:
-    """A write that fails half-way leaves the session as it was."""
+    """A write that fails half-way leaves the session with what the writes before it brought."""
     storage = FilesystemStorage(str(small_disk / "data"))
     async with registry_over(storage) as client:
         ballast = small_disk / "ballast"
@@ -85,9 +85,10 @@ async def test_disk_full_is_an_error_and_the_upload_goes_on(small_disk: Path) ->
         async with client.patch(location, data=data) as answer:
             assert answer.status == 500
         async with client.get(location) as answer:
-            assert answer.headers["Range"] == "0-0"
+            have = int(answer.headers["Range"].removeprefix("0-")) + 1
+        assert have < len(data)
         ballast.unlink()
-        async with client.put(location, data=data, params={"digest": digest(data)}) as answer:
+        async with client.put(location, data=data[have:], params={"digest": digest(data)}) as answer:
             assert answer.status == 201
         assert await client.bytes_of(f"/v2/app/blobs/{digest(data)}") == data
     storage.close()

@@ -350,7 +350,7 @@ def test_locked_cache_mounts_exclude_each_other_and_private_ones_are_apart(world
                 "FROM busybox\nCOPY --from=a /a /\nCOPY --from=b /b /\n")
         done = text_of(world, text, "--no-cache")
         assert done.code == 0, done
-    shared = text.replace("private", "shared")
+    shared = text.replace("private", "shared").replace(" && rmdir /c/mine", "")
     assert text_of(world, shared, "--no-cache").code == 1
 
 

@@ -20,6 +20,8 @@ from tests.buildkit_client import BRIDGE, CONTROL, Client, DirectoryClient, buil
 from tests.e2e.engine_world import PATIENCE, EngineWorld, engine_world
 
 pytestmark = pytest.mark.asyncio
+#: How long a step sleeps that is to be ended; by the number it is known among all processes of the machine.
+SECONDS = 100_000 + os.getpid()
 
 
 @pytest.fixture(scope="module")
@@ -188,7 +190,7 @@ async def test_the_engine_as_a_worker(world: EngineWorld) -> None:
 
 async def test_a_client_that_goes_away(world: EngineWorld, tmp_path: Path) -> None:
     """The step is ended with it, and nothing is left."""
-    client = _client(tmp_path, "FROM busybox\nRUN echo begun; exec sleep 12321\n")
+    client = _client(tmp_path, f"FROM busybox\nRUN echo begun; exec sleep {SECONDS}\n")
     running = asyncio.create_task(build(world.socket, client, {"no-cache": ""}, []))
     await _until(lambda: _sleeping(), "the step to begin")
     running.cancel()
@@ -198,7 +200,7 @@ async def test_a_client_that_goes_away(world: EngineWorld, tmp_path: Path) -> No
 
 
 def _sleeping() -> bool:
-    return any(b"sleep\x0012321" in _command(pid) for pid in filter(str.isdigit, os.listdir("/proc")))
+    return any(b"sleep\0%d" % SECONDS in _command(pid) for pid in filter(str.isdigit, os.listdir("/proc")))
 
 
 def _command(pid: str) -> bytes:

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.e2e.engine_world import EngineWorld, barque, engine_world
+from tests.e2e.test_bad_input import wait_until
 from tests.runtime.criu_stand_in import install
 
 
@@ -27,6 +28,7 @@ def kept(world: EngineWorld, container: str) -> Path:
 
 def test_a_container_goes_on_from_a_checkpoint(world: EngineWorld) -> None:
     name = world.ok("run", "-d", "--restart", "always", "busybox", "sh", "-c", "echo first; exec sleep 1000")
+    wait_until(lambda: world.ok("logs", name) == "first")
     created = barque(world, "checkpoint", "create", name, "one")
     assert (created.code, created.out) == (0, "one\n"), created.err
     assert world.inspect(name, "{{.State.Status}} {{.State.ExitCode}} {{.RestartCount}}") == "exited 137 0"

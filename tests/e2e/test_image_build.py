@@ -224,6 +224,8 @@ def test_stages_run_side_by_side_and_only_where_needed(world: EngineWorld, conte
     ("FROM busybox\nCOPY ../a /x\n", "COPY failed: forbidden path outside the build context: ../a ()", 1),
     ("FROM busybox\nCOPY --chown=no a /x\n", "can't find uid for user no: no such user: no", 1),
     ("FROM busybox\nADD a /etc/passwd/x\n", "failed to copy files", 1),
+    ("FROM busybox\nADD http://127.0.0.1:1/x /\n", 'Get "http://127.0.0.1:1/x": dial tcp 127.0.0.1:1: connect: '
+     "connection refused", 1),
     ("FROM scratch\n", "No image was generated. Is your Dockerfile empty?", 1),
     ("", "the Dockerfile (Dockerfile) cannot be empty", 1),
     ("FROM busybox\nENV A=${B:=c}\n", "unsupported modifier (:=) in substitution", 1),
@@ -366,6 +368,10 @@ def test_contexts_from_standard_input(world: EngineWorld, context: Path) -> None
                           text=True, capture_output=True, check=False, timeout=PATIENCE, env=classic(world))
     assert done.returncode == 0, done
     assert shell(world, "cat /p") == "piped"
+    done = subprocess.run(["docker", "build", "-t", "made", "-f", "-", str(context)], text=True, capture_output=True,
+                          input="FROM busybox\nCOPY a /aside\n", check=False, timeout=PATIENCE, env=classic(world))
+    assert done.returncode == 0, done
+    assert shell(world, "cat /aside") == (context / "a").read_text().strip()
     (context / "Other").write_text("FROM busybox\nCOPY . /all\n")
     (context / ".dockerignore").write_text("d\n!d/b\n.dockerignore\nOther\n")
     done = subprocess.run(["docker", "build", "-q", "-t", "made", "-f", str(context / "Other"), str(context)],
@@ -380,6 +386,15 @@ def own(world: EngineWorld, *arguments: str, stdin: str = "", **environment: str
                           capture_output=True, timeout=PATIENCE,
                           env={**world.environment(), "BARQUE_HOST": f"unix://{world.socket}", **environment})
     return Done(done.stdout, done.stderr, done.returncode)
+
+
+@pytest.mark.parametrize("pattern", ["[", "!"])
+def test_a_wrong_pattern_of_the_ignore_file_is_named(world: EngineWorld, context: Path, pattern: str) -> None:
+    (context / "Dockerfile").write_text("FROM busybox\nCOPY . /all\n")
+    (context / ".dockerignore").write_text(pattern + "\n")
+    done = own(world, "build", str(context))
+    assert done.code == 1
+    assert "Error checking context: '" in done.err + done.out
 
 
 def test_own_command_line_sends_what_dockers_sends(world: EngineWorld, context: Path) -> None:

@@ -8,12 +8,14 @@ import hashlib
 import http.client
 import json
 import os
+import resource
 import shutil
 import signal
 import socket
 import stat
 import subprocess
 import sys
+import tarfile
 import threading
 import time
 from collections.abc import Iterator
@@ -26,6 +28,9 @@ import pytest
 from tests.e2e.engine_world import PATIENCE, Done, EngineWorld, engine_world
 from tests.e2e.test_bad_input import wait_until
 from tests.image_world import CONFIG, LAYER, MANIFEST, digest, tar_of
+
+#: Bytes of a layer, and what may come on top of an idle process that has to do with it; 8 MB is the stack of a thread.
+LARGE, GROWTH = 96 << 20, 48 << 20
 
 
 @pytest.fixture(scope="module")
@@ -102,6 +107,67 @@ def test_the_engine_is_checked_and_mended_while_it_runs(world: EngineWorld) -> N
     assert not (world.root / "data/snapshots/4711").exists()
 
 
+def status(pid: int, field: str) -> int:
+    """Bytes, from proc_pid_status(5)."""
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    return next(int(line.split()[1]) << 10 for line in lines if line.startswith(f"{field}:"))
+
+
+def children(pid: int) -> list[int]:
+    tasks = Path(f"/proc/{pid}/task").iterdir()
+    return [int(child) for task in tasks for child in (task / "children").read_text().split()]
+
+
+def write_large(path: Path) -> None:
+    """Every eighth MB of it cannot be compressed."""
+    with path.open("wb") as file:
+        for number in range(LARGE >> 20):
+            file.write(os.urandom(1 << 20) if number % 8 == 0 else bytes(1 << 20))
+
+
+def test_a_large_layer_goes_through_little_memory(world: EngineWorld, tmp_path: Path) -> None:
+    """In every way there is. The daemon's peak is what the kernel noted (VmHWM); workers inherit the zygote's limit of
+    data (getrlimit(2)), and one that took more would fail, and its command with it.
+    """
+    assert world.process is not None
+    daemon = world.process.pid
+    zygotes = children(daemon)
+    assert zygotes, "workers have another parent"
+    _, hard = resource.prlimit(daemon, resource.RLIMIT_DATA)
+    for zygote in zygotes:
+        resource.prlimit(zygote, resource.RLIMIT_DATA, (status(zygote, "VmData") + GROWTH, hard))
+    Path(f"/proc/{daemon}/clear_refs").write_text("5")  # begin the peak anew
+    idle = status(daemon, "VmRSS")
+
+    large, plain, saved = tmp_path / "large", tmp_path / "plain.tar", tmp_path / "saved.tar"
+    write_large(large)
+    with tarfile.open(plain, "w") as archive:
+        archive.add(large, "large")
+    (tmp_path / "Dockerfile").write_text("FROM scratch\nCOPY large /copied\n")
+    (tmp_path / ".dockerignore").write_text("*.tar\n")
+    name = f"{world.mirror.removeprefix('http://')}/large"
+
+    def peak(*command: str) -> None:
+        world.ok(*command)
+        grown = status(daemon, "VmHWM") - idle
+        assert grown < GROWTH, f"{command[0]} took {grown >> 20} MB"
+
+    peak("import", str(plain), name)
+    peak("push", "-q", name)
+    peak("save", "-o", str(saved), name)
+    for again in (("load", "-q", "-i", str(saved)), ("pull", "-q", name)):
+        world.ok("rmi", name)
+        peak(*again)
+    world.ok("create", "--name", "changed", name, "none")
+    peak("cp", str(large), "changed:/more")
+    peak("commit", "changed", "committed")
+    peak("export", "-o", str(tmp_path / "exported.tar"), "changed")
+    peak("build", "-q", str(tmp_path))
+    world.ok("rm", "changed")
+    for zygote in zygotes:
+        resource.prlimit(zygote, resource.RLIMIT_DATA, (hard, hard))
+
+
 def _repository(root: Path) -> str:
     """A package with one program in a repository of files; its line in sources.list."""
     tree = root / "tree"
@@ -138,6 +204,37 @@ def test_base_images_from_packages_are_the_same_each_time(world: EngineWorld, tm
     assert world.ok("image", "inspect", "-f", "{{.Created}}", "other:1") == "2001-09-09T01:46:40Z"
     done = barque(world, "image", "bootstrap", "nodistribution:suite")
     assert done.code == 1 and "name them with --mirror" in done.err
+
+
+def test_base_images_where_there_is_only_debootstrap(world: EngineWorld, tmp_path: Path) -> None:
+    """It would install a whole system from a mirror: what it is asked for, and what is made of its tree."""
+    programs, asked = tmp_path / "bin", tmp_path / "asked"
+    programs.mkdir()
+    command = ["image", "bootstrap", "--mirror", "deb [trusted=yes] http://mirror.invalid/debian test main contrib",
+               "--include", "tool", "--include", "other", "example:test", "fallen:1"]
+    done = barque(world, *command, PATH=str(programs))
+    assert done.code == 1 and "neither mmdebstrap nor debootstrap is installed" in done.err
+    script = programs / "debootstrap"
+    script.write_text(f"""#!/bin/sh -e
+PATH=/usr/bin:/bin
+echo "$@" > {asked}
+while [ $# -gt 2 ]; do shift; done
+mkdir -p "$1/usr/bin" "$1/var/lib/apt/lists" "$1/debootstrap"
+cp /bin/busybox "$1/usr/bin/"
+echo 'Date: Sat, 17 May 2025 09:15:54 UTC' > "$1/var/lib/apt/lists/test_Release"
+""")
+    script.chmod(0o755)
+    first = ok(world, *command, PATH=str(programs)).splitlines()[-1]
+    *options, suite, _, address = asked.read_text().split()
+    assert (suite, address) == ("test", "http://mirror.invalid/debian")
+    assert options == ["--variant=minbase", "--no-check-gpg", "--components=main,contrib", "--include=tool,other"]
+    image = json.loads(world.ok("image", "inspect", "fallen:1"))[0]
+    assert image["Id"] == first and image["Created"] == "2025-05-17T09:15:54Z"
+    assert ok(world, *command, PATH=str(programs)).splitlines()[-1] == first
+    assert world.ok("run", "--rm", "fallen:1", "/usr/bin/busybox", "ls", "/var/lib/apt/lists") == ""
+    script.write_text("#!/bin/sh\necho E: no such suite; exit 1\n")
+    done = barque(world, *command, PATH=str(programs))
+    assert done.code == 1 and "debootstrap failed:\nE: no such suite" in done.err
 
 
 class _Slow(BaseHTTPRequestHandler):

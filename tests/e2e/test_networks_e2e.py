@@ -317,10 +317,35 @@ def test_traffic_goes_on_while_the_daemon_is_killed_and_comes_back(world: Engine
     (["network", "create", "-d", "overlay", "x"], "overlay driver is not supported"),
     (["network", "create", "--ipv4=false", "x"], "IPv4 or IPv6 must be enabled"),
     (["network", "create", "--subnet", "172.31.99.0/28", "x"], "Pool overlaps with other one on this address space"),
+    (["run", "--rm", "--mac-address", "03:42:00:00:00:01", "busybox", "true"], "invalid MAC address: 03:42:"),
     (["network", "rm", "host"], "host is a pre-defined network and cannot be removed")])
 def test_refusals(world: EngineWorld, arguments: list[str], text: str) -> None:
     done = world.docker(*arguments)
     assert done.code != 0 and text in done.err
+
+
+def test_a_link_to_a_container_that_is_elsewhere(world: EngineWorld) -> None:
+    world.ok("network", "create", "elsewhere")
+    world.ok("run", "-d", "--name", "far", "--network", "elsewhere", "busybox", "sleep", "1000")
+    done = world.docker("run", "--rm", "--link", "far", "busybox", "true")
+    assert done.code != 0 and "Cannot link to /far, as it does not belong to the default network" in done.err
+    world.ok("rm", "-f", "far")
+
+
+def test_without_a_bridge_there_are_no_ports_but_a_network(world: EngineWorld) -> None:
+    for mode in ("host", "none"):
+        world.ok("run", "-d", "--name", f"on-{mode}", "--network", mode, "--expose", "81", "busybox", "sleep", "1000")
+        assert world.inspect(f"on-{mode}", "{{json .NetworkSettings.Ports}}") == "{}"
+        assert world.ok("ps", "-f", f"name=on-{mode}", "--format", "{{.Ports}}") == ""
+        shown = json.loads(world.inspect(f"on-{mode}", "{{json .NetworkSettings.Networks}}"))[mode]
+        listed = json.loads(world.ok("network", "inspect", "-f", "{{json .Containers}}", mode))
+        assert shown["NetworkID"] == world.ok("network", "inspect", "-f", "{{.Id}}", mode)
+        assert [item["EndpointID"] for item in listed.values() if item["Name"] == f"on-{mode}"] == [
+            shown["EndpointID"]]
+        world.ok("stop", "-t", "0", f"on-{mode}")
+        stopped = json.loads(world.inspect(f"on-{mode}", "{{json .NetworkSettings.Networks}}"))[mode]
+        assert (stopped["NetworkID"], stopped["EndpointID"]) == (shown["NetworkID"], "")
+        world.ok("rm", f"on-{mode}")
 
 
 def test_events_tell_of_networks(world: EngineWorld) -> None:

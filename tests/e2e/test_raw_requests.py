@@ -140,3 +140,13 @@ def test_requests_behind_one_another_are_answered_in_order(world: EngineWorld) -
     answer = send(world, first * 3 + SMUGGLED)
     assert answer.count(b"200 OK") == 3
     assert b"No such container: smuggled" in answer
+
+
+@pytest.mark.parametrize(("method", "path", "status", "text"), [
+    ("POST", "/containers/x/checkpoints", 501, "This experimental feature is disabled by default. Start the Docker "),
+    ("GET", "/containers/x/checkpoints", 501, "daemon in experimental mode in order to enable it."),
+    ("DELETE", "/containers/x/checkpoints/y", 501, "This experimental feature is disabled by default."),
+    ("POST", "/containers/x/start?checkpoint=y", 400, "checkpoint is only supported in experimental mode")])
+def test_checkpoints_are_an_experiment(world: EngineWorld, method: str, path: str, status: int, text: str) -> None:
+    code, message = ask(world, method, path)
+    assert code == status and text in message

@@ -57,5 +57,18 @@ async def test_least_recently_used_images_go(tmp_path: Path) -> None:
         assert await ids(here) == {IMAGES[3].id}
 
 
+async def test_uses_are_written_down_while_the_daemon_runs(tmp_path: Path) -> None:
+    async with world(tmp_path) as here:
+        use, reader = ImageUse(here.db, pause=0), ImageUse(here.db)
+        for name in ("first", "second"):
+            use.note(name)
+            async with asyncio.timeout(60):
+                while reader.last(name) != use.last(name):
+                    await reader.load()
+        await use.save({"second"})
+        await reader.load()
+        assert reader.last("first") == 0 < reader.last("second")
+
+
 async def ids(here: World) -> set[str]:
     return {image.id for image in await here.images.all()}

@@ -12,7 +12,19 @@ import pytest
 from barque.engine.network_reach import explain
 from barque.network.model import Sandbox
 from barque.network.stack import Network
-from tests.kernel.network_world import PATIENCE, SILENCE, Outside, Servers, ask, on, publish, run, spec, to
+from tests.kernel.network_world import (
+    PATIENCE,
+    SILENCE,
+    Outside,
+    Servers,
+    ask,
+    engine,
+    on,
+    publish,
+    run,
+    spec,
+    to,
+)
 
 #: The shape of ufw: base chains with a policy jump into chains of its own, which end without a verdict.
 UFW = """*filter
@@ -154,3 +166,26 @@ async def test_the_older_iptables_is_read_too(network: Network, servers: Servers
                 run(tool, "-P", chain, "ACCEPT")
             run(tool, "-F")
             run(tool, "-X")
+
+
+async def test_links_take_routes_from_routers_as_before_once_ipv6_forwarding_is_given_back(tmp_path: Path) -> None:
+    settings = Path("/proc/sys/net/ipv6/conf")
+    forwarding = settings / "all/forwarding"
+    before = forwarding.read_text()
+    forwarding.write_text("0")
+    run("ip", "link", "add", "listens", "type", "veth", "peer", "name", "insists")
+    try:
+        (settings / "listens/accept_ra").write_text("1")
+        (settings / "insists/accept_ra").write_text("2")
+
+        def seen() -> list[str]:
+            return [(settings / name).read_text().strip()
+                    for name in ("all/forwarding", "listens/accept_ra", "insists/accept_ra")]
+
+        async with engine(tmp_path) as network:
+            await network.create_network(spec("six", enable_ipv6=True))
+            assert seen() == ["1", "2", "2"]
+        assert seen() == ["0", "1", "2"]
+    finally:
+        forwarding.write_text(before)
+        run("ip", "link", "delete", "listens")

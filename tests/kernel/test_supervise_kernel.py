@@ -130,6 +130,25 @@ async def test_without_a_pid_namespace_all_end_with_the_first_process(box: Box) 
 
 
 @either_way
+@pytest.mark.parametrize("killed", [False, True])
+async def test_an_end_that_cannot_be_written_down_is_told(box: Box, killed: bool) -> None:
+    """As on a full disk: what stands where the file would be cannot be opened."""
+    monitor = await box.create("sh", "-c", "read x; exit 3", open_stdin=True, stdin_once=True)
+    reader, writer = await attached(monitor, stdin=True)
+    await monitor.start()
+    (box.root / "containers" / monitor.id / "exit.json.tmp").mkdir()
+    if killed:
+        os.kill(monitor_pid(box, monitor), signal.SIGKILL)
+    else:
+        writer.write_eof()
+    record = await asyncio.wait_for(monitor.wait_exit(), 60)
+    assert record.exit_code == (255 if killed else 3)
+    await monitor.release()
+    await reader.read()
+    writer.close()
+
+
+@either_way
 async def test_orphans_of_a_container_without_pid_namespace_are_reaped(box: Box) -> None:
     box.without = ("pid",)
     monitor = await box.create("sh", "-c", "for i in 1 2 3; do (sleep 0 & echo $! ); done; echo end; read x",

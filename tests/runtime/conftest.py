@@ -99,8 +99,8 @@ class Runtime:
         self.base = [*program, "--root", str(root)]
 
     def __call__(self, *args: str, **options: Any) -> subprocess.CompletedProcess[str]:
-        options.setdefault("stdin", subprocess.DEVNULL)
-        return subprocess.run([*self.base, *args], capture_output=True, text=True, check=False, timeout=60, **options)
+        options = {"stdin": subprocess.DEVNULL, "timeout": 60, **options}
+        return subprocess.run([*self.base, *args], capture_output=True, text=True, check=False, **options)
 
     def ok(self, *args: str, **options: Any) -> str:
         done = self(*args, **options)

@@ -46,14 +46,14 @@ def options_of(request: bytes) -> dict[int, int | bytes]:
     return wire._fields(inner)
 
 
-def dump(channel: socket.socket, options: dict[int, int | bytes]) -> None:
+def dump(channel: socket.socket, kind: int, options: dict[int, int | bytes]) -> None:
     tell(channel, "pre-dump")
     tell(channel, "post-dump")
     pid = options[2]
     assert isinstance(pid, int)
-    if not options.get(3):
+    if kind == wire.DUMP and not options.get(3):
         os.kill(pid, signal.SIGKILL)
-    channel.send(answer(wire.DUMP))
+    channel.send(answer(kind))
 
 
 def restore(channel: socket.socket, program: list[str]) -> None:
@@ -74,6 +74,7 @@ def main() -> None:
     channel = socket.socket(fileno=3)
     request = channel.recv(1 << 16)
     kind = wire._fields(request)[1]
+    assert isinstance(kind, int)
     if kind == wire.VERSION:
         channel.send(VERSION)
         return
@@ -87,12 +88,12 @@ def main() -> None:
         log = options[10]
         assert isinstance(log, bytes)
         (images / log.decode()).write_text("(00.1) Doing\n(00.2) Error (criu/x.c:1): The reason\n")
-        channel.send(answer(int(kind), success=False))
+        channel.send(answer(kind, success=False))
         return
     if kind == wire.RESTORE:
         restore(channel, behave[1:])
     else:
-        dump(channel, options)
+        dump(channel, kind, options)
 
 
 if __name__ == "__main__":

@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 import json
+import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.runtime.conftest import Bundle, Runtime
+from tests.runtime.test_runtime_rootless import GID, UID, User, run
+from tests.runtime.test_runtime_rootless import own as own
+from tests.runtime.test_runtime_rootless import user as user
 
 SCOPE = "/sys/fs/cgroup/system.slice/barque-box.scope"
+#: The cgroup of the user's systemd in the virtual machine.
+USER = "/sys/fs/cgroup/system.slice/user.service"
 
 
 @pytest.fixture
@@ -58,3 +65,36 @@ class TestSystemd:
         assert "Operation not permitted" in done.stderr
 
 
+@pytest.fixture
+def session(user: User, own: Bundle) -> Iterator[User]:
+    """A user with a systemd of its own, in a cgroup below that one's, as a login or a service of the user is."""
+    session = Path(f"{USER}/session")
+    session.mkdir()
+    for path in (session, session / "cgroup.procs"):
+        os.chown(path, UID, GID)
+    alone = user.command
+    user.command = ["sh", "-c", f'echo $$ > {session}/cgroup.procs; exec "$@"', "sh", *alone, "--systemd-cgroup"]
+    own.linux["cgroupsPath"] = ":barque:own"
+    yield user
+    user.command = alone
+    session.rmdir()
+
+
+class TestUsersSystemd:
+    def test_life_in_a_scope_of_the_users(self, session: User, own: Bundle) -> None:
+        own.linux["resources"] = {"memory": {"limit": 64 << 20}, "pids": {"limit": 20}}
+        own.save("sleep", "1000")
+        session.detached("run", "--detach", "--bundle", str(own.path), "box")
+        scope = Path(f"{USER}/user.slice/barque-own.scope")
+        assert (scope / "pids.max").read_text() == "20\n"
+        assert (scope / "memory.max").read_text() == f"{64 << 20}\n"
+        where = session.ok("exec", "box", "cat", "/proc/self/cgroup")
+        assert where == session.ok("exec", "box", "cat", "/proc/1/cgroup")
+        session.ok("pause", "box")
+        assert json.loads(session.ok("state", "box"))["status"] == "paused"
+        session.ok("delete", "--force", "box")
+        assert not scope.exists()
+
+    def test_a_failure_leaves_no_unit(self, session: User, own: Bundle) -> None:
+        assert run(session, own, "absent").returncode == 1
+        assert not Path(f"{USER}/user.slice/barque-own.scope").exists()

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 import time
+from pathlib import Path
 
 import msgspec
 import pytest
@@ -161,24 +162,34 @@ def test_exec_into_a_leaked_descriptor(barque, bundle):
         assert done.stdout == ""
 
 
-def test_the_interpreter_cannot_be_overwritten(barque, bundle, tmp_path):
+@pytest.fixture
+def interpreter_copy(tmp_path):
+    """An interpreter that nobody else runs, up to ``-c``: a file that runs is busy for writers."""
+    folder = tmp_path / "environment"
+    (folder / "bin").mkdir(parents=True)
+    shutil.copy(os.path.realpath(sys.executable), folder / "bin/python3")
+    (folder / "pyvenv.cfg").write_text(f"home = {os.path.dirname(os.path.realpath(sys.executable))}\n")
+    return ["env", f"LD_LIBRARY_PATH={sys.base_prefix}/lib", str(folder / "bin/python3"), "-IS", "-c"]
+
+
+@pytest.mark.parametrize("way", ["moved", "started again"])
+def test_the_interpreter_cannot_be_overwritten(barque, bundle, interpreter_copy, way):
     """CVE-2019-5736: a container keeps /proc/PID/exe of a joining process and reopens it for writing afterwards.
 
     The attacker has CAP_SYS_PTRACE, as a container may, so that it gets hold of the file at all.
     """
     names = ["CAP_SYS_PTRACE", "CAP_DAC_OVERRIDE"]
     bundle.process["capabilities"] = {"bounding": names, "permitted": names, "effective": names}
-    shutil.copy(sys.executable, bundle.rootfs / "python")
     attack = """
 found=
 while [ -z "$found" ]; do
     for p in /proc/[0-9]*; do
-        pid=${p#/proc/}
-        [ "$pid" = 1 ] && continue
         case "$(readlink $p/exe)" in */busybox|"") continue;; esac
-        # Without command a process that is gone by now would end the shell.
+        # Without command a process that is gone by now would end the shell; it may also have become another program.
         command exec 9<$p/exe
-        if [ -e /proc/self/fd/9 ]; then found=1; break; fi
+        case "$(readlink /proc/self/fd/9)" in */busybox|"") continue;; esac
+        found=1
+        break
     done
 done 2>/dev/null
 echo held
@@ -189,18 +200,34 @@ for try in 1 2 3; do
 done
 """
     bundle.save("sh", "-c", attack)
+    script = f"import sys; sys.path[:] = {sys.path!r}; from barque.runtime import interpreter, main; "
+    if way == "started again":
+        script += "interpreter.move_readonly = lambda: False; "
+    joining = [*interpreter_copy, script + "main.leave(main.main())"]
     container = subprocess.Popen([*barque.base, "run", "--bundle", str(bundle.path), "attack"], text=True,
                                  stdin=subprocess.PIPE, stdout=subprocess.PIPE)
     assert container.stdin and container.stdout
     deadline = time.monotonic() + 120
     while not select.select([container.stdout], [], [], 0)[0]:
         assert time.monotonic() < deadline
-        barque("exec", "attack", "true")
+        subprocess.run([*joining, *barque.base[1:], "exec", "attack", "true"], check=False, timeout=60)
     answer, _ = container.communicate("gone\n", timeout=60)
     assert "held" in answer
     assert "WRITABLE" not in answer
     # A read-only mount, or a sealed copy.
-    assert answer.count("Read-only file system") + answer.count("Operation not permitted") == 6
+    assert answer.count("Read-only file system") + answer.count("Operation not permitted") == 6, answer
+
+
+def test_a_running_interpreter_is_moved_where_it_is_in_a_library(interpreter_copy):
+    """And goes on as if nothing was: lazily bound functions, libraries loaded later, children."""
+    script = (f"import sys; sys.path[:] = {sys.path!r}; from barque.runtime import interpreter\n"
+              "print(interpreter.move_readonly(), interpreter.is_safe())\n"
+              "import os, decimal, socket, ssl, sqlite3, subprocess\n"
+              "print(decimal.Decimal(1) / 3, sqlite3.connect(':memory:').execute('select 1').fetchone())\n"
+              "print(subprocess.run([sys.executable, '-c', 'print(1)'], stdout=subprocess.PIPE).stdout)\n")
+    done = subprocess.run([*interpreter_copy, script], capture_output=True, text=True, check=True, timeout=30)
+    moved = "/libpython" in Path("/proc/self/maps").read_text()
+    assert done.stdout.splitlines() == [f"{moved} {moved}", "0.3333333333333333333333333333 (1,)", "b'1\\n'"]
 
 
 @pytest.mark.parametrize(("small", "copied"), [(0, False), (1 << 40, True)])
@@ -342,6 +369,20 @@ done 2>/dev/null
     (bundle.rootfs / "stop").touch()
     answer, _ = container.communicate(timeout=60)
     assert answer == ""
+
+
+def test_a_runtime_in_a_chroot_makes_no_container(barque, bundle, tmp_path):
+    """Where the top of the chroot is a mount, pivot_root changes that one; who enters the mount namespace later would
+    come in by its own root, the host's, and `exec` would run there.
+    """
+    bundle.save("true")
+    (tmp_path / "top").mkdir()
+    script = 'mount --make-rprivate / && mount --rbind / "$1" && exec chroot "$@"'
+    done = subprocess.run(["unshare", "--mount", "sh", "-c", script, "sh", str(tmp_path / "top"), *barque.base, "run",
+                           "--bundle", str(bundle.path), "chrooted"], capture_output=True, text=True, check=False,
+                          stdin=subprocess.DEVNULL, timeout=60)
+    assert done.returncode == 1
+    assert "the runtime is in a chroot" in done.stderr
 
 
 def test_nothing_is_imported_from_the_container():

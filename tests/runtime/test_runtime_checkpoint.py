@@ -18,6 +18,9 @@ from tests.runtime.conftest import Bundle, Runtime
 
 PROTO = Path("/usr/include/criu/rpc.proto")
 NEWNET = 0x40000000
+#: What the stand-in does, and what is said about it.
+FAILURES = (("fail", "criu failed: The reason (its log is "),
+            ("die", "criu failed: it has ended with exit code 139"))
 
 
 @pytest.fixture
@@ -67,47 +70,38 @@ def asked(images: Path) -> dict[int, list[int | bytes]]:
     return found
 
 
-class TestWithoutCriu:
-    def test_there_is_none(self, barque, bundle, images):
+class TestRefusals:
+    def test_no_criu_or_an_old_one(self, barque, bundle, images, tmp_path):
         running(barque, bundle)
         said = checkpoint(barque, Path("/nowhere/criu"), images)
         assert 'checkpoint needs criu: exec: \\"/nowhere/criu\\": executable file not found in $PATH' in said
-        assert barque.state("subject")["status"] == "running"
         done = restore(barque, Path("criu-that-is-not-there"), images, bundle)
         assert done.returncode == 1 and "restore needs criu" in done.stderr
         assert barque.ok("list", "-q") == "subject\n"
-
-    def test_an_old_one(self, barque, bundle, images, tmp_path):
-        running(barque, bundle)
         old = tmp_path / "criu"
         old.write_text(f"#!{sys.executable}\nimport socket\nchannel = socket.socket(fileno=3)\nchannel.recv(99)\n"
                        "channel.send(bytes([8, 10, 16, 1, 0x52, 4, 8, 3, 16, 15]))\n")
         old.chmod(0o755)
         assert f"checkpoint needs criu 3.16 or newer, {old} is 3.15.0" in checkpoint(barque, old, images)
+        assert barque.state("subject")["status"] == "running"
 
-    def test_only_what_runs(self, barque, bundle, images, criu):
+    def test_what_makes_no_sense(self, barque, bundle, criu, images):
         bundle.save("true")
         barque.detached("create", "--bundle", str(bundle.path), "subject")
         assert "Container cannot be checkpointed in created state" in checkpoint(barque, criu, images)
-
-    @pytest.mark.parametrize("flag", ["--lazy-pages", "--page-server=1.2.3.4:5", "--status-fd=9"])
-    def test_refused_by_name(self, barque, criu, images, flag):
-        assert f"{flag.partition('=')[0]} is not supported" in checkpoint(barque, criu, images, flag)
-
-    def test_senseless(self, barque, bundle, criu, images):
-        running(barque, bundle)
-        assert 'namespace \\"ipc\\" is not supported' in checkpoint(barque, criu, images, "--empty-ns=ipc")
-        assert "Invalid manage-cgroups-mode" in checkpoint(barque, criu, images, "--manage-cgroups-mode=x")
-        assert "--parent-path must be relative" in checkpoint(barque, criu, images, "--parent-path=/x")
-        assert "invalid --parent-path" in checkpoint(barque, criu, images, "--parent-path=../none")
         assert "--no-pivot is not supported" in restore(barque, criu, images, bundle, "--no-pivot").stderr
-
-    def test_containers_that_cannot_be_restored(self, barque, bundle, criu, images):
         bundle.linux["seccomp"] = {"defaultAction": "SCMP_ACT_ALLOW", "listenerPath": "/x"}
         bundle.save("true")
         assert "containers with a seccomp listener cannot be checkpointed or restored" in restore(
             barque, criu, images, bundle).stderr
-        assert barque.ok("list", "-q") == ""
+
+    @pytest.mark.parametrize(("flag", "said"), [
+        ("--lazy-pages", "--lazy-pages is not supported"),
+        ("--page-server=1.2.3.4:5", "--page-server is not supported"),
+        ("--status-fd=9", "--status-fd is not supported"),
+        ("--empty-ns=ipc", 'namespace \\"ipc\\" is not supported')])
+    def test_flags(self, barque, criu, images, flag, said):
+        assert said in checkpoint(barque, criu, images, flag)
 
 
 class TestCheckpoint:
@@ -117,53 +111,38 @@ class TestCheckpoint:
         (bundle.rootfs / "tmp/through").touch()
         bundle.spec["mounts"].append({"destination": "/etc/link", "type": "bind", "source": str(tmp_path / "given"),
                                       "options": ["bind", "ro"]})
+        for item in bundle.linux["namespaces"]:
+            if item["type"] == "network":
+                item["path"] = "/proc/self/ns/net"
         pid = running(barque, bundle)
         assert checkpoint(barque, criu, images, "--tcp-established", "--file-locks") == ""
         options = asked(images)
-        assert options[2] == [pid]
-        assert (options[3], options[5], options[6 + 2]) == ([0], [1], [1])
-        assert options[13] == [str(bundle.rootfs).encode()]
-        assert options[38] == [NEWNET]
+        assert (options[2], options[3], options[5], options[8]) == ([pid], [0], [1], [1])
+        assert (options[13], options[38]) == ([str(bundle.rootfs).encode()], [NEWNET])
         external = options[37]
         assert b"mnt[/tmp/through]:/etc/link" in external
         assert b"mnt[/proc/interrupts]:/dev/null" in external
+        assert f"net[{os.stat('/proc/self/ns/net').st_ino}]:extRootNetNS".encode() in external
         assert json.loads((images / "descriptors.json").read_text())[0].startswith("file[")
         assert barque.ok("list", "-q") == ""
 
     def test_it_runs_on_if_asked_to(self, barque, bundle, criu, images):
         pid = running(barque, bundle)
-        assert checkpoint(barque, criu, images, "--leave-running", "--work-path", str(images / "logs")) == ""
-        assert asked(images)[3] == [1]
-        assert (images / "logs").is_dir()
-        assert barque.state("subject")["pid"] == pid
-
-    def test_memory_first(self, barque, bundle, criu, images):
-        running(barque, bundle)
         first, second = images / "first", images / "second"
-        for path in (first, second):
-            path.mkdir()
-        assert checkpoint(barque, criu, first, "--pre-dump", "--leave-running") == ""
+        first.mkdir()
+        assert checkpoint(barque, criu, first, "--pre-dump", "--work-path", str(images / "logs")) == ""
         assert wire._fields((first / "asked").read_bytes())[1] == wire.PRE_DUMP
-        assert not (first / "descriptors.json").exists()
+        assert (images / "logs").is_dir() and not (first / "descriptors.json").exists()
+        assert "--parent-path must be relative" in checkpoint(barque, criu, second, "--parent-path=/x")
+        assert "invalid --parent-path" in checkpoint(barque, criu, second, "--parent-path=../none")
+        assert "Invalid manage-cgroups-mode" in checkpoint(barque, criu, second, "--manage-cgroups-mode=x")
         assert checkpoint(barque, criu, second, "--parent-path", "../first", "--leave-running") == ""
-        assert (asked(second)[14], asked(second)[15]) == ([b"../first"], [1])
-
-    def test_a_network_namespace_that_was_joined(self, barque, bundle, criu, images):
-        for item in bundle.linux["namespaces"]:
-            if item["type"] == "network":
-                item["path"] = "/proc/self/ns/net"
-        running(barque, bundle)
-        assert checkpoint(barque, criu, images) == ""
-        inode = os.stat("/proc/self/ns/net").st_ino
-        assert f"net[{inode}]:extRootNetNS".encode() in asked(images)[37]
-
-    @pytest.mark.parametrize(("behave", "said"), [("fail", "criu failed: The reason (its log is "),
-                                                  ("die", "criu failed: it has ended with exit code 139")])
-    def test_criu_fails(self, barque, bundle, criu, images, behave, said):
-        running(barque, bundle)
-        (images / "behave").write_text(behave)
-        assert said in checkpoint(barque, criu, images)
-        assert barque.state("subject")["status"] == "running"
+        assert (asked(second)[3], asked(second)[14], asked(second)[15]) == ([1], [b"../first"], [1])
+        for behave, said in FAILURES:
+            (images / "behave").write_text(behave)
+            assert said in checkpoint(barque, criu, images)
+        state = barque.state("subject")
+        assert (state["status"], state["pid"]) == ("running", pid)
 
 
 class TestRestore:
@@ -221,12 +200,11 @@ class TestRestore:
         state = json.loads((tmp_path / "hook").read_text())
         assert (state["id"], state["status"]) == ("again", "creating") and state["pid"] > 0
 
-    @pytest.mark.parametrize(("behave", "said"), [("fail", "criu failed: The reason (its log is "),
-                                                  ("die", "criu failed: it has ended with exit code 139")])
-    def test_criu_fails(self, barque, bundle, criu, images, behave, said):
-        (images / "behave").write_text(behave)
-        done = restore(barque, criu, images, bundle)
-        assert done.returncode == 1 and said in done.stderr
+    def test_criu_fails(self, barque, bundle, criu, images):
+        for behave, said in FAILURES:
+            (images / "behave").write_text(behave)
+            done = restore(barque, criu, images, bundle)
+            assert done.returncode == 1 and said in done.stderr
         assert barque.ok("list", "-q") == ""
 
     def test_no_checkpoint(self, barque, bundle, criu, images, tmp_path):

@@ -207,3 +207,12 @@ def test_without_a_place_for_the_state(user, own):
                           text=True, check=False, timeout=60, env={"PYTHONPATH": str(user.directory / "lib")})
     assert done.returncode == 1
     assert "XDG_RUNTIME_DIR" in done.stderr
+
+
+def test_systemd_without_one_of_the_users(user, own):
+    own.linux["cgroupsPath"] = ":barque:own"
+    own.save("true")
+    done = user("--systemd-cgroup", "run", "--bundle", str(own.path), "rootless")
+    assert done.returncode == 1
+    assert f"--systemd-cgroup needs the systemd of user {UID}" in done.stderr
+    assert user.ok("list", "-q") == ""

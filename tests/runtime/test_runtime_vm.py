@@ -14,7 +14,7 @@ import pytest
 from tests.vm import PYTEST, ROOT, Guest, GuestUnavailable, Result
 
 #: Seconds for one machine, on a host that is busy with other things.
-BOOT = 900
+BOOT = 1200
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(BOOT + 60)]
 #: An initramfs is no mount that pivot_root could replace, so the tests get a mount on top of it as their root.
 NEW_ROOT = ("mount --make-rprivate / && mkdir /top && mount --rbind / /top && cd /top && mount --move . / && "
@@ -26,6 +26,9 @@ LEFT_OUT = ("hundreds_of_layers", "nothing_is_imported", "devices_of_the_host", 
             "need_a_mount_namespace", "does_not_exist", "namespace_that_is_none", "reach_the_log", "spec_writes",
             "of_a_created", "is_taken_once", "standard_input", "process_document", "needs_a_program", "groups_by_name",
             "users_that")
+#: What criu asks the kernel with, and holds the network by; and it keeps a tmpfs by GNU tar.
+CRIU_MODULES = ("unix_diag", "tcp_diag", "udp_diag", "raw_diag", "af_packet_diag", "netlink_diag", "nf_tables",
+                "nf_conntrack_netlink")
 #: Of this folder.
 COMMON = ("test_runtime_api.py", "test_runtime_commands.py", "test_runtime_namespaces.py",
           "guest_runtime_delegation.py")
@@ -45,7 +48,10 @@ def boot(directory: Path, files: list[str], *, systemd: bool = False) -> Result:
     # What is started with -I heeds no PYTHONPATH.
     guest.add(f"{Path(os.__file__).parent}/site-packages/guest.pth", b"/barque/src\n/barque/packages\n")
     guest.add_module("overlay")
-    for program in ("setpriv", "crun"):
+    if "tests/runtime/guest_runtime_criu.py" in files:
+        for module in CRIU_MODULES:
+            guest.add_module(module)
+    for program in ("setpriv", "crun", "criu", "tar"):
         if found := shutil.which(program):
             # Before busybox puts its own there.
             guest.add(f"/bin/{program}", Path(found))
@@ -68,7 +74,7 @@ def methods(*files: str) -> set[str]:
 
 @pytest.fixture(scope="module")
 def plain(tmp_path_factory: pytest.TempPathFactory) -> Result:
-    names = [*COMMON, *(["guest_runtime_crun.py"] if shutil.which("crun") else [])]
+    names = [*COMMON, *(f"guest_runtime_{name}.py" for name in ("crun", "criu") if shutil.which(name))]
     return boot(tmp_path_factory.mktemp("plain"), [
         "tests/kernel/guest_cgroup_v2.py", *(f"tests/runtime/{name}" for name in names)])
 
@@ -96,6 +102,12 @@ def test_containers_on_version_2_and_an_older_kernel(plain: Result, name: str, l
 def test_crun_behind_our_monitor(plain: Result) -> None:
     names = {name.rpartition("::")[2] for name in passed(plain, "tests/runtime/guest_runtime_crun.py")}
     assert names == methods("tests/runtime/guest_runtime_crun.py")
+
+
+@pytest.mark.skipif(shutil.which("criu") is None, reason="needs criu")
+def test_checkpoints(plain: Result) -> None:
+    names = {name.rpartition("::")[2] for name in passed(plain, "tests/runtime/guest_runtime_criu.py")}
+    assert names == methods("tests/runtime/guest_runtime_criu.py")
 
 
 @pytest.mark.parametrize("file", ["tests/kernel/guest_systemd.py", "tests/runtime/guest_runtime_systemd.py"],

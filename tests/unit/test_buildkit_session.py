@@ -66,7 +66,7 @@ async def test_patterns_go_to_the_client(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("fault", "words"), [
     ("error", "permission denied"), ("longer", "f has changed"), ("shorter", "f has changed"),
-    ("unasked", "nobody asked for"), ("end", "ended")])
+    ("unasked", "nobody asked for"), ("negative", "size of -1 bytes"), ("end", "ended")])
 async def test_a_transfer_that_goes_wrong(fault: str, words: str) -> None:
     client = FaultyClient()
     client.fault = fault

@@ -83,6 +83,12 @@ def test_list_formats() -> None:
 def test_a_field_that_no_row_has() -> None:
     with pytest.raises(TemplateError, match=r"can't evaluate field Foo in type \*x.Context"):
         rendered("{{.Foo}}")
+    with pytest.raises(TemplateError, match=r"can't evaluate field Foo in type string"):
+        rendered("{{.Name.Foo}}")
+
+
+def test_nothing_splits_into_characters() -> None:
+    assert rendered('{{range split .Name ""}}[{{.}}]{{end}}') == "[a][<][b]\n[c]\n"
 
 
 def test_columns_end_where_a_line_lacks_them() -> None:

@@ -155,6 +155,7 @@ def test_checksum_end_and_truncation() -> None:
     assert len(parse(good + b"trailing junk" * 100)) == 1
     assert len(parse(header())) == 1  # no end mark: accepted at a block's end
     assert parse(b"") == []
+    assert [content for _, content in parse(header(size=b"00000000003\0") + b"abc")] == [b"abc"]  # nor padding
     broken = bytearray(good)
     broken[0] ^= 1
     for data, error in (

@@ -263,8 +263,7 @@ class Hijacked(TakenOver):
             await asyncio.sleep(HEAD_PAUSE)
             return
         for _ in range(HEAD_LOOKS):
-            unread = fcntl.ioctl(sock.fileno(), termios.TIOCOUTQ, bytes(4))
-            if not any(unread):
+            if self.writer.is_closing() or not any(fcntl.ioctl(sock.fileno(), termios.TIOCOUTQ, bytes(4))):
                 return
             await asyncio.sleep(HEAD_LOOK_AFTER)
 

@@ -84,9 +84,14 @@ def framed(data: bytes) -> bytes:
 
 
 async def pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, ending: Ending | None = None,
-               change: Change | None = None) -> None:
-    """Copy until the end of ``reader``; the end is passed on as a half-close, once ``ending`` has come."""
+               change: Change | None = None, ready: Ending | None = None) -> None:
+    """Copy until the end of ``reader``, from when ``ready`` has come; the end is passed on as a half-close, once
+    ``ending`` has come.
+    """
     while data := await reader.read(CHUNK):
+        if ready is not None:
+            await ready()
+            ready = None
         writer.write(change(data) if change is not None else data)
         await writer.drain()
     if ending is not None:
@@ -110,13 +115,14 @@ async def _pump_input(reader: asyncio.StreamReader, writer: asyncio.StreamWriter
 
 async def relay(client: tuple[asyncio.StreamReader, asyncio.StreamWriter],
                 process: tuple[asyncio.StreamReader, asyncio.StreamWriter], *, stdin: bool,
-                escape: Escape | None, ending: Ending | None = None, change: Change | None = None) -> bool:
+                escape: Escape | None, ready: Ending, ending: Ending | None = None, change: Change | None = None
+                ) -> bool:
     """Until the process's output ends, the client is gone, or it detaches (True then). Closes the process's side.
 
     The client learns of the end of the output when ``ending`` has come: then it asks how the process ended. ``change``
-    is applied to the output.
+    is applied to the output, which does not begin before ``ready``.
     """
-    output = asyncio.ensure_future(pump(process[0], client[1], ending, change))
+    output = asyncio.ensure_future(pump(process[0], client[1], ending, change, ready))
     source = asyncio.ensure_future(_pump_input(client[0], process[1], escape) if stdin else _until_gone(client[0]))
     try:
         await asyncio.wait({output, source}, return_when=asyncio.FIRST_COMPLETED)

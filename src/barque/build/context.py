@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 from barque.build.ports import Workers
 from barque.errors import Internal, InvalidArgument
-from barque.oci.patterns import Patterns, read_ignore_file
+from barque.oci.patterns import BadPattern, Patterns, read_ignore_file
 from barque.store.tar.messages import UnpackRequest
 from barque.store.threads import to_the_end
 from barque.store.tree import remove_tree, walk
@@ -179,7 +179,7 @@ def _hide(context: BuildContext, dockerfile: str) -> None:
     ignore = context.read(IGNORE_FILE)
     if ignore is None or context.fd is None:
         return
-    patterns = Patterns(read_ignore_file(ignore.decode("utf-8", "replace")))
+    patterns = Patterns(ignore_patterns(ignore))
     for name in (IGNORE_FILE, dockerfile):
         if patterns.matches(name):
             parent, _, base = name.rpartition("/")
@@ -193,13 +193,23 @@ def _hide(context: BuildContext, dockerfile: str) -> None:
                 continue
 
 
+def ignore_patterns(data: bytes) -> list[str]:
+    """The patterns of a ``.dockerignore``; raises InvalidArgument where there are wrong ones among them."""
+    found = read_ignore_file(data.decode("utf-8", "surrogateescape"))
+    try:
+        Patterns(found)
+    except BadPattern as error:
+        raise InvalidArgument(f"Error checking context: '{error}'.") from None
+    return found
+
+
 def apply_ignore_file(directory: int, keep: str) -> None:
     """Remove what ``.dockerignore`` names from a context that no client has filtered; ``keep`` is the Dockerfile."""
     context = BuildContext(directory, "")
     data = context.read(IGNORE_FILE)
     if data is None:
         return
-    patterns = Patterns(read_ignore_file(data.decode("utf-8", "replace")))
+    patterns = Patterns(ignore_patterns(data))
     doomed: list[bytes] = []
     for _, path, directories, others in walk(directory):
         prefix = b"".join(part + b"/" for part in path)

@@ -16,6 +16,7 @@ from urllib.parse import unquote, urlsplit
 import aiohttp
 
 from barque.errors import InvalidArgument, Unavailable
+from barque.image.client.errors import go_text
 from barque.oci.digest import Digest, InvalidDigest
 from barque.store.tree import remove_tree
 
@@ -103,7 +104,7 @@ class Fetcher:
                 _set_time(path, response.headers.get("Last-Modified", ""))
                 content_type = response.headers.get("Content-Type", "")
         except (aiohttp.ClientError, TimeoutError, ValueError) as error:
-            raise CannotFetch(reason=f'Get "{address}": {error}') from None
+            raise CannotFetch(reason=f'Get "{address}": {go_text(error)}') from None
         if expected is not None and digest != expected:
             raise WrongChecksum(actual=digest, expected=expected)
         return Download(directory, name, content_type.partition(";")[0].strip())

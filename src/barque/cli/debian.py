@@ -80,13 +80,16 @@ def _mmdebstrap(order: Order, tree: str, scratch: str, sources: list[str]) -> li
 
 
 def _debootstrap(order: Order, tree: str, sources: list[str]) -> list[str]:
-    """It takes one address: that of the release itself."""
-    words = sources[0].split()
-    address = next((word for word in words if "://" in word or word.startswith("copy:")), sources[0])
+    """It takes one address: that of the release itself. What the line of sources.list says besides are options here."""
+    source = next(parse_list(sources[0]), Source(sources[0], order.suite, ""))
+    options = dict(option.partition("=")[::2] for option in source.options.split())
     command = ["debootstrap", f"--variant={order.variant}"]
+    command += ["--no-check-gpg"] if options.get("trusted") == "yes" else []
+    command += [f"--keyring={options['signed-by']}"] if "signed-by" in options else []
+    command += [f"--components={','.join(source.components.split())}"] if source.components else []
     command += [f"--include={','.join(order.include)}"] if order.include else []
     command += [f"--arch={order.architecture}"] if order.architecture else []
-    return [*command, order.suite, tree, address]
+    return [*command, order.suite, tree, source.address]
 
 
 def own_sources(order: Order) -> list[Source]:
@@ -133,8 +136,8 @@ def parse_list(text: str) -> Iterator[Source]:
         words, options = words[4:].strip(), ""
         if words.startswith("["):
             options, _, words = words[1:].partition("]")
-        address, suite, *components = words.split()
-        yield Source(address, suite, " ".join(components), options.strip())
+        if len(parts := words.split()) >= 2:
+            yield Source(parts[0], parts[1], " ".join(parts[2:]), options.strip())
 
 
 def parse_deb822(text: str) -> Iterator[Source]:

@@ -15,7 +15,6 @@ from barque.build.parts import Parts
 from barque.build.remote import parse_git
 from barque.build.steps.files import is_git
 from barque.errors import InvalidArgument
-from barque.oci.patterns import read_ignore_file
 from barque.sys.beneath import open_in_root
 
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
@@ -74,7 +73,7 @@ async def _in_place(options: BuildOptions, request: Request) -> BuildContext:
         context = await asyncio.to_thread(contexts.find, request.directory, options.dockerfile)
     own = None if text else context.read(f"{options.dockerfile}.dockerignore")
     ignore = own if own is not None else context.read(contexts.IGNORE_FILE) or b""
-    context.ignore = read_ignore_file(ignore.decode("utf-8", "surrogateescape"))
+    context.ignore = contexts.ignore_patterns(ignore)
     return context
 
 

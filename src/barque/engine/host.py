@@ -40,6 +40,8 @@ class Host:
     init_path: str | None
     last_capability: int
     cgroup_v2: bool
+    #: Of cgroups, in version 1's names.
+    controllers: frozenset[str]
     swap_limit: bool
     apparmor: bool
     selinux: bool
@@ -52,7 +54,8 @@ class Host:
         return path
 
 
-def probe(capabilities: tuple[str, ...], thermal_paths: tuple[str, ...], *, cgroup_v2: bool, swap_limit: bool) -> Host:
+def probe(capabilities: tuple[str, ...], thermal_paths: tuple[str, ...], *, cgroup_v2: bool,
+          controllers: frozenset[str], swap_limit: bool) -> Host:
     """Look around; ``capabilities`` are those that this daemon itself can give."""
     name = os.uname()
     release = _os_release()
@@ -60,7 +63,8 @@ def probe(capabilities: tuple[str, ...], thermal_paths: tuple[str, ...], *, cgro
                 memory=os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"), kernel=name.release,
                 architecture=name.machine, operating_system=release.get("PRETTY_NAME", "Linux"),
                 os_version=release.get("VERSION_ID", ""), capabilities=capabilities, thermal_paths=thermal_paths,
-                init_path=_find_init(), last_capability=_last_capability(), cgroup_v2=cgroup_v2, swap_limit=swap_limit,
+                init_path=_find_init(), last_capability=_last_capability(), cgroup_v2=cgroup_v2,
+                controllers=controllers, swap_limit=swap_limit,
                 apparmor=os.path.isdir("/sys/kernel/security/apparmor"),
                 selinux=os.path.isdir("/sys/fs/selinux/initial_contexts"))
 

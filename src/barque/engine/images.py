@@ -96,9 +96,15 @@ class ImageService:
         chosen.sort(key=image_views.created_ns, reverse=True)
         return [image_views.summary(image, version, len(self._containers_of(platforms.of(image))),
                                     shared.get(image.id, -1))
-                | (await self._manifests_of(image, platforms.of(image)) if manifests else {})
+                | (await self._platforms_of(image, platforms.of(image)) if manifests else {})
                 | (await self._identity(image) if identity else {})
                 for image in chosen]
+
+    async def _platforms_of(self, image: ResolvedImage, platforms: Sequence[ResolvedImage]) -> dict[str, Any]:
+        """The manifests of a listed image. Its size is that of all its platforms then, packed and unpacked."""
+        found = await self._manifests_of(image, platforms)
+        total = sum(entry["Size"]["Total"] for entry in found["Manifests"] if entry["Kind"] == "image")
+        return found | {"Size": total or image.size}
 
     async def _manifests_of(self, image: ResolvedImage, platforms: Sequence[ResolvedImage]) -> dict[str, Any]:
         users = {each.target.digest: (each, [user.container_id for user in self._users.users_of_image(each.id)])
@@ -173,9 +179,13 @@ class ImageService:
             return await self._remove(images, text, force)
         for image in chosen:
             check_use(image, self._users.users_of_image(image.id), force=force)
+        untagged = []
         for image in chosen:
-            await self._names.remove_image(image.id, {str(ref) for ref in decide(image, text, (), force=True)})
-        return await self._deleted(chosen)
+            names = decide(image, text, (), force=True)
+            await self._names.remove_image(image.id, set(map(str, names)))
+            # The name itself goes on, for other platforms.
+            untagged += [f"{ref.familiar}@{image.target.digest}" for ref in names if ref.tag]
+        return [{"Untagged": name} for name in untagged] + await self._deleted(chosen)
 
     async def discard(self, image: ResolvedImage) -> None:
         """Remove an image that nobody uses, whatever it is called. Raises Conflict where somebody does."""

@@ -18,7 +18,7 @@ def document(info: NetworkInfo, sandboxes: Iterable[tuple[str, Sandbox]]) -> dic
     return {
         "Name": info.name, "Id": info.id, "Created": info.created, "Scope": "local", "Driver": info.driver,
         "EnableIPv4": spec.enable_ipv4 if spec else True, "EnableIPv6": bool(spec and spec.enable_ipv6),
-        "IPAM": {"Driver": "default", "Options": (spec.ipam_options or None) if spec else None,
+        "IPAM": {"Driver": "default", "Options": spec.ipam_options if spec else None,
                  "Config": _pools(spec) if spec else _default_pools(info)},
         "Internal": bool(spec and spec.internal), "Attachable": bool(spec and spec.attachable), "Ingress": False,
         "ConfigFrom": {"Network": spec.config_from if spec else ""}, "ConfigOnly": bool(spec and spec.config_only),
@@ -67,11 +67,11 @@ def _containers(info: NetworkInfo, sandboxes: Iterable[tuple[str, Sandbox]]) -> 
                 "IPv6Address": f"{endpoint.ipv6}/{endpoint.ipv6_prefix_len}" if endpoint.ipv6 else ""}
         elif not sandbox.endpoints and _MODES.get(sandbox.mode) == info.name:
             found[sandbox.container_id] = {
-                "Name": name, "EndpointID": _bare_endpoint_id(info.id, sandbox.container_id), "MacAddress": "",
+                "Name": name, "EndpointID": bare_endpoint_id(info.id, sandbox.container_id), "MacAddress": "",
                 "IPv4Address": "", "IPv6Address": ""}
     return go_json.merged(found)
 
 
-def _bare_endpoint_id(network_id: str, container_id: str) -> str:
+def bare_endpoint_id(network_id: str, container_id: str) -> str:
     """The endpoint id of a container on host or none, where nothing is allocated."""
     return hashlib.sha256(f"{network_id}\0{container_id}".encode()).hexdigest()

@@ -22,6 +22,10 @@ from barque.engine.metrics import host_lines, process_lines, series_lines
 from barque.engine.volumes import Volume, VolumeUsers
 from barque.image.client.proxies import without_password
 
+#: Fields of the answer -> the controller that they depend on.
+_LIMITS = {"MemoryLimit": "memory", "CpuCfsPeriod": "cpu", "CpuCfsQuota": "cpu", "CPUShares": "cpu", "CPUSet": "cpuset",
+           "PidsLimit": "pids"}
+
 
 class Images(Protocol):
     async def count(self) -> int: ...
@@ -97,9 +101,8 @@ async def info(ctx: Context, engine_id: str, images: Images, bus: EventBus) -> d
                          ["Native Overlay Diff", "true"]],
         "Plugins": {"Volume": ["local"], "Network": ["bridge", "host", "macvlan", "null"], "Authorization": None,
                     "Log": sorted(DRIVERS)},
-        "MemoryLimit": True, "SwapLimit": ctx.host.swap_limit, "CpuCfsPeriod": True, "CpuCfsQuota": True,
-        "CPUShares": True,
-        "CPUSet": True, "PidsLimit": True, "OomKillDisable": not host.cgroup_v2, "IPv4Forwarding": True,
+        **{field: controller in host.controllers for field, controller in _LIMITS.items()},
+        "SwapLimit": host.swap_limit, "OomKillDisable": not host.cgroup_v2, "IPv4Forwarding": True,
         "Debug": config.debug, "NFd": len(os.listdir("/proc/self/fd")), "NGoroutines": 0, "SystemTime": clock.now(),
         "LoggingDriver": config.log_driver, "CgroupDriver": config.cgroup_driver,
         "CgroupVersion": "2" if host.cgroup_v2 else "1", "NEventsListener": bus.listeners, "KernelVersion": host.kernel,
@@ -177,6 +180,9 @@ def _warnings(ctx: Context) -> list[str]:
     if any(host.startswith("tcp://") for host in ctx.config.hosts) and not ctx.config.tls.verify:
         warnings.append("WARNING: API is accessible over TCP without client certificates. Access to the remote API is "
                         "equivalent to root access on the host.")
+    warnings += [f"WARNING: No {name} support" for name, controller in (
+        ("memory limit", "memory"), ("cpu cfs period", "cpu"), ("cpu cfs quota", "cpu"), ("cpu shares", "cpu"),
+        ("cpuset", "cpuset")) if controller not in ctx.host.controllers]
     if not ctx.host.swap_limit:
         warnings.append("WARNING: No swap limit support")
     return warnings

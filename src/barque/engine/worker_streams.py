@@ -62,5 +62,7 @@ async def _pass_on(stream: AsyncIterator[bytes], sink: socket.socket) -> None:
     except (BrokenPipeError, ConnectionResetError):
         return
     finally:
-        # What is not passed on by now never will be: nobody reads any more.
-        writer.transport.abort()
+        # What is not passed on by now never will be: nobody reads any more. A closed transport cannot be aborted.
+        if writer.transport.get_write_buffer_size():
+            writer.transport.abort()
+        writer.close()

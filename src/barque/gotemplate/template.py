@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 #: ``range N`` over a number stops here.
 MAX_STEPS = 1_000_000
+_GO_TYPES = {str: "string", bool: "bool", int: "int", float: "float64"}
 
 
 class _Break(Exception):
@@ -74,8 +75,8 @@ class _Run:
             if self.strict:
                 raise TemplateError(f'{where} nil data; no entry for key "{name}"')
             return MISSING
-        raise TemplateError(f'{where} can\'t evaluate field {name} in type '
-                            f"{'interface {}' if isinstance(value, (list, tuple)) else type(value).__name__}")
+        raise TemplateError(f"{where} can't evaluate field {name} in type "
+                            f"{_GO_TYPES.get(type(value), 'interface {}')}")
 
 
 class _Pipeline:

@@ -217,7 +217,7 @@ def join(values: Any, separator: str) -> str:
 FUNCTIONS: dict[str, Callable[..., Any]] = {
     "json": to_json,
     "prettyjson": to_pretty,
-    "split": lambda text, separator: str(text).split(separator),
+    "split": lambda text, separator: str(text).split(separator) if separator else list(str(text)),
     "join": join,
     "title": lambda text: " ".join(word[:1].upper() + word[1:] for word in str(text).split(" ")),
     "lower": lambda text: str(text).lower(),

@@ -5,6 +5,7 @@ Nothing is extracted by name: paths only serve to find members again. Links are 
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import os
 import posixpath
@@ -43,7 +44,7 @@ class NoSuchMember(InvalidArgument):
 class Member:
     """``path`` is the scratch file with its bytes; "" where the content store has them already.
 
-    ``guess``: it is being unpacked as the layer that it may be.
+    ``guess``: it is being unpacked as the layer that it may be. ``moving`` is held while the file goes elsewhere.
     """
 
     digest: str
@@ -51,6 +52,7 @@ class Member:
     compression: str = "none"
     path: str = ""
     guess: Guess | None = None
+    moving: asyncio.Lock = field(default_factory=asyncio.Lock)
 
 
 @dataclass

@@ -247,10 +247,11 @@ class Loader:
     async def _adopt(self, lease: Lease, member: Member, media_type: str) -> None:
         """Let the content store have the member's bytes. A member may belong to several images."""
         descriptor = Descriptor(media_type=media_type, digest=member.digest, size=member.size)
-        if member.path:
-            path, member.path = member.path, ""
-            await self._content.adopt(lease, descriptor, path)
-            return
+        async with member.moving:
+            if member.path:
+                await self._content.adopt(lease, descriptor, member.path)
+                member.path = ""
+                return
         async with await self._content.ingest(lease, descriptor) as ingest:
             if not ingest.exists:
                 raise DataLoss(f"blob {member.digest} was removed while the archive was being loaded: try again")
@@ -258,7 +259,8 @@ class Loader:
 
     async def _layer(self, lease: Lease, member: Member, layer: Descriptor, slot: LayerSlot,
                      bar: Bar) -> UnpackResult:
-        source = os.open(member.path or self._content.path(member.digest), os.O_RDONLY | os.O_CLOEXEC)
+        async with member.moving:
+            source = os.open(member.path or self._content.path(member.digest), os.O_RDONLY | os.O_CLOEXEC)
         try:
             unpacking = asyncio.ensure_future(self._fill(member, source, layer, slot, bar))
             try:

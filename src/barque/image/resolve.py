@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import re
 from collections.abc import Iterable, Sequence
@@ -117,7 +118,7 @@ class Images:
         grouped = _group(await self._names.list())
         self._known = {digest: known for digest, known in self._known.items()
                        if any(row.target.digest == digest for rows in grouped.values() for row in rows)}
-        found = [await self._load_if_whole(rows) for rows in grouped.values()]
+        found = await asyncio.gather(*(self._load_if_whole(rows) for rows in grouped.values()))
         return [image for image in found if image is not None]
 
     async def signatures(self, image: ResolvedImage) -> list[dict[str, object]]:
@@ -189,11 +190,8 @@ class Images:
         if manifest.config.media_type not in mt.CONFIGS:
             return ResolvedImage(str(rows[0].id), config, manifest, target, (), tuple(rows), ())
         chain = tuple(str(chain_id) for chain_id in chain_ids(config.rootfs.diff_ids))
-        sizes = []
-        for chain_id in chain:
-            layer = await self._snapshots.layer(chain_id)
-            sizes.append(layer.size if layer else 0)
-        return ResolvedImage(str(rows[0].id), config, manifest, target, chain, tuple(rows), tuple(sizes))
+        sizes = await self._snapshots.sizes(chain)
+        return ResolvedImage(str(rows[0].id), config, manifest, target, chain, tuple(rows), sizes)
 
     async def _read(self, target: Descriptor) -> tuple[Manifest, ImageConfig]:
         document = parse_manifest(await self._content.read(target.digest, MAX_MANIFEST_SIZE), target.media_type)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+from collections.abc import Iterable
 
 from barque.network.bridge import write_sysctl
 from barque.network.firewall import GUARD
@@ -27,18 +28,19 @@ def ensure_forwarding(version: int, marker: str, nft: Nftables, own_table: str) 
         if _guarded_by_another(version, nft, own_table):
             _mark(marker)
     else:
-        _mark(marker)
-        if version == 6:
-            _keep_router_advertisements()
+        listening = _listening() if version == 6 else []
+        _mark(marker, listening)
+        _set_router_advertisements(listening, "1", "2")
         write_sysctl(_SWITCH[version], "1")
         log.info("turned on %s: containers need it; traffic between network cards of this host is dropped, as it was "
                  "not forwarded before", _SWITCH[version].replace("/", "."))
     return os.path.exists(marker)
 
 
-def _mark(marker: str) -> None:
-    with open(marker, "w"):
-        pass
+def _mark(marker: str, listening: Iterable[str] = ()) -> None:
+    """Make the file ``marker``, and add the links that this engine made go on ``listening`` to routers."""
+    with open(marker, "a") as file:
+        file.writelines(f"{name}\n" for name in listening)
 
 
 def _guarded_by_another(version: int, nft: Nftables, own_table: str) -> bool:
@@ -62,15 +64,30 @@ def give_back(version: int, marker: str, nft: Nftables) -> None:
                  f"{others[0]['family']} {others[0]['table']}")
     else:
         write_sysctl(_SWITCH[version], "0")
+        _set_router_advertisements(_read(marker).split(), "2", "1")
     os.unlink(marker)
 
 
-def _keep_router_advertisements() -> None:
-    """A host that forwards takes no routes from routers (RFC 4861, 6.2.2): links that did so shall go on (value 2)."""
-    for name in os.listdir("/proc/sys/net/ipv6/conf"):
-        if name not in ("all", "default") and _read(f"/proc/sys/net/ipv6/conf/{name}/accept_ra") == "1":
+def _listening() -> list[str]:
+    """Links that take routes from routers, unless this host forwards (RFC 4861, 6.2.2)."""
+    names = os.listdir("/proc/sys/net/ipv6/conf")
+    return [name for name in names if name not in ("all", "default") and _router_advertisements(name) == "1"]
+
+
+def _set_router_advertisements(names: Iterable[str], before: str, after: str) -> None:
+    """Change the setting ``before`` of links to ``after``: 2 takes routes though the host forwards, 1 only else."""
+    for name in names:
+        if _router_advertisements(name) == before:
             with contextlib.suppress(OSError):
-                write_sysctl(f"net/ipv6/conf/{name}/accept_ra", "2")
+                write_sysctl(f"net/ipv6/conf/{name}/accept_ra", after)
+
+
+def _router_advertisements(name: str) -> str:
+    """Empty for a link that has gone."""
+    try:
+        return _read(f"/proc/sys/net/ipv6/conf/{name}/accept_ra")
+    except OSError:
+        return ""
 
 
 def _read(path: str) -> str:

@@ -352,8 +352,7 @@ class Sandboxes:
     def _check_attachment(self, network: KernelNetwork, attachment: Attachment) -> None:
         if attachment.ipv4 and not network.embedded_dns:
             raise StaticAddressRefused()
-        if attachment.mac and not _MAC.fullmatch(attachment.mac):
-            raise InvalidArgument(f"invalid MAC address: {attachment.mac}")
+        _check_mac(attachment.mac)
         if attachment.mac and network.driver == "ipvlan":
             raise InvalidArgument("ipvlan interfaces do not support custom mac address assignment")
         if attachment.link_local and any(
@@ -454,6 +453,13 @@ def _is_loopback(text: str) -> bool:
         return False
 
 
+def _check_mac(mac: str | None) -> None:
+    if mac and not _MAC.fullmatch(mac):
+        raise InvalidArgument(f"invalid MAC address: {mac}")
+    if mac and (int(mac[:2], 16) & 1 or not int(mac.replace(":", ""), 16)):
+        raise InvalidArgument(f"invalid MAC address: {mac}: no single interface can have it")
+
+
 def _check(request: SandboxRequest) -> None:
     if request.mode not in _MODES:
         raise UnknownMode(mode=request.mode)
@@ -461,8 +467,7 @@ def _check(request: SandboxRequest) -> None:
         raise PortsWithoutNetwork(mode=request.mode)
     if request.ipv4:
         raise StaticAddressRefused()
-    if request.mac and not _MAC.fullmatch(request.mac):
-        raise InvalidArgument(f"invalid MAC address: {request.mac}")
+    _check_mac(request.mac)
     for key in request.sysctls:
         if not _SYSCTL.fullmatch(key):
             raise InvalidArgument(f"sysctl '{key}' is not of the network namespace")

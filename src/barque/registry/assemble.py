@@ -2,32 +2,28 @@
 
 from __future__ import annotations
 
-import secrets
-import ssl
-from pathlib import Path
+import os
+from typing import TYPE_CHECKING
 
-from barque.image.client.auth import Credentials
-from barque.image.client.endpoints import Registry
-from barque.image.client.hosts import HostConfig
-from barque.image.client.transport import Transport
 from barque.registry import config as config_of
 from barque.registry.app import Settings
-from barque.registry.auth import Authenticator, Grant, PasswordFile, Permissions, TokenAuthority
 from barque.registry.collect import Policy
-from barque.registry.config import Auth, Config, InvalidConfig, Tls, seconds, size
+from barque.registry.config import Auth, Config, InvalidConfig, Tls, read_text, seconds, size
 from barque.registry.events import Receiver
-from barque.registry.jwt import Key, Secret, load_key_set
 from barque.registry.limits import RateLimiter
 from barque.registry.names import valid_name
-from barque.registry.proxy import CachingStorage, Upstream
 from barque.registry.quotas import Quota
 from barque.registry.retention import Rule
 from barque.registry.storage.base import Storage
 from barque.registry.storage.filesystem import FilesystemStorage
-from barque.registry.storage.s3.client import S3
-from barque.registry.storage.s3.sigv4 import Signer
-from barque.registry.storage.s3.storage import S3Storage
-from barque.registry.tokens import TokenCheck, TokenServer
+
+# What a plain registry over a directory never needs is imported by those who do: it would take most of the memory.
+if TYPE_CHECKING:
+    import ssl
+
+    from barque.registry.auth import Authenticator, PasswordFile, Permissions
+    from barque.registry.proxy import Upstream
+    from barque.registry.tokens import TokenServer
 
 _ACTIONS = frozenset({"pull", "push", "delete", "*"})
 _EVENTS = frozenset({"pull", "push", "mount", "delete"})
@@ -37,6 +33,11 @@ def storage_of(config: Config) -> Storage:
     storage = own_storage_of(config)
     if not config.upstream:
         return storage
+    from barque.image.client.endpoints import Registry
+    from barque.image.client.hosts import HostConfig
+    from barque.image.client.transport import Transport
+    from barque.registry.proxy import CachingStorage
+
     if sum(upstream.default for upstream in config.upstream) > 1:
         raise InvalidConfig(reason="more than one upstream is the default")
     hosts = HostConfig(insecure=tuple(upstream.host for upstream in config.upstream if upstream.insecure))
@@ -45,6 +46,9 @@ def storage_of(config: Config) -> Storage:
 
 
 def _upstream(config: config_of.Upstream) -> Upstream:
+    from barque.image.client.auth import Credentials
+    from barque.registry.proxy import Upstream
+
     if not valid_name(config.prefix):
         raise InvalidConfig(reason=f"upstream prefix {config.prefix!r} is no repository name")
     credentials = None
@@ -61,6 +65,10 @@ def own_storage_of(config: Config) -> Storage:
     s3 = config.storage.s3
     if s3 is None:
         return FilesystemStorage(config.storage.root)
+    from barque.registry.storage.s3.client import S3
+    from barque.registry.storage.s3.sigv4 import Signer
+    from barque.registry.storage.s3.storage import S3Storage
+
     if not s3.endpoint.startswith(("http://", "https://")):
         raise InvalidConfig(reason=f"storage.s3.endpoint {s3.endpoint!r} is no URL")
     signer = Signer(s3.access_key, s3.secret_key, s3.region)
@@ -77,6 +85,8 @@ def address(text: str) -> tuple[str, int]:
 def tls_of(config: Config) -> ssl.SSLContext | None:
     if config.tls is None:
         return None
+    import ssl
+
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     load_tls(context, config.tls)
     return context
@@ -84,6 +94,8 @@ def tls_of(config: Config) -> ssl.SSLContext | None:
 
 def load_tls(context: ssl.SSLContext, tls: Tls) -> None:
     """For handshakes from now on; if something is wrong with the files, ``context`` stays as it is."""
+    import ssl
+
     # A context that was given a certificate and then a key of another one would have lost both.
     for each in (ssl.create_default_context(ssl.Purpose.CLIENT_AUTH), context):
         each.load_cert_chain(tls.cert, tls.key)
@@ -118,7 +130,17 @@ def _receiver(url: str, actions: list[str], headers: dict[str, str]) -> Receiver
     return Receiver(url, frozenset(actions), headers)
 
 
+def _secret(path: str) -> bytes:
+    """Without a file it lives as long as the server: enough for one front end, whose clients fetch anew."""
+    if not path:
+        return os.urandom(32)
+    with open(path, "rb") as file:
+        return file.read()
+
+
 def _permissions(config: Config, auth: Auth) -> Permissions:
+    from barque.registry.auth import Grant, Permissions
+
     for rule in config.access:
         if not set(rule.actions) <= _ACTIONS:
             raise InvalidConfig(reason=f"access of {rule.user}: want actions of {', '.join(sorted(_ACTIONS))}")
@@ -132,24 +154,29 @@ def _authorisation(config: Config) -> tuple[Authenticator | None, PasswordFile |
         if config.access:
             raise InvalidConfig(reason="access rules need users: give auth.htpasswd or auth.tokens")
         return None, None, None
+    from barque.registry.auth import PasswordFile
+
     permissions = _permissions(config, auth)
     users = None
     if auth.htpasswd:
-        users = PasswordFile(Path(auth.htpasswd).read_text(encoding="utf-8"), auth.realm, permissions)
+        users = PasswordFile(read_text(auth.htpasswd), auth.realm, permissions)
     if auth.tokens is None:
         if users is None:
             raise InvalidConfig(reason="auth needs htpasswd or tokens")
         return users, users, None
+    from barque.registry.auth import TokenAuthority
+    from barque.registry.jwt import Key, Secret, load_key_set
+    from barque.registry.tokens import TokenCheck, TokenServer
+
     tokens = auth.tokens
     if tokens.jwks:
         if not tokens.realm:
             raise InvalidConfig(reason="auth.tokens.jwks needs realm, the URL of that issuer's token server")
-        keys = load_key_set(Path(tokens.jwks).read_bytes())
+        keys = load_key_set(read_text(tokens.jwks).encode())
         return TokenAuthority(tokens.realm, tokens.service, TokenCheck(keys, tokens.issuer, tokens.service)), None, None
     if users is None:
         raise InvalidConfig(reason="the built-in token server needs auth.htpasswd; for another's tokens give jwks")
-    # Without a file the secret lives as long as the server: enough for one front end, whose clients fetch anew.
-    secret = Secret(Path(tokens.secret_file).read_bytes() if tokens.secret_file else secrets.token_bytes(32))
+    secret = Secret(_secret(tokens.secret_file))
     own: dict[str, Key] = {"": secret}
     check = TokenCheck(own, tokens.issuer, tokens.service)
     return (TokenAuthority(tokens.realm, tokens.service, check), users,

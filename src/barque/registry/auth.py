@@ -13,11 +13,9 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Protocol
 
-from aiohttp import hdrs, web
-
 from barque.errors import InvalidArgument
 from barque.registry.errors import RegistryError
-from barque.registry.names import USER
+from barque.registry.http.messages import Request
 from barque.sys import crypt
 
 
@@ -67,16 +65,16 @@ class Permissions:
 
 
 class Authenticator(Protocol):
-    async def check(self, request: web.Request, wanted: tuple[Access, ...]) -> None:
-        """Return if the request may have all of ``wanted`` (none: any valid identity will do); ``request[USER]`` is
+    async def check(self, request: Request, wanted: tuple[Access, ...]) -> None:
+        """Return if the request may have all of ``wanted`` (none: any valid identity will do); ``request.user`` is
         its name then.
 
         Else raise UNAUTHORIZED with a WWW-Authenticate challenge, or DENIED.
         """
 
 
-def _credentials(request: web.Request, scheme: str) -> str | None:
-    found, _, value = request.headers.get(hdrs.AUTHORIZATION, "").partition(" ")
+def _credentials(request: Request, scheme: str) -> str | None:
+    found, _, value = request.headers.get("authorization", "").partition(" ")
     return value.strip() if found.lower() == scheme else None
 
 
@@ -115,8 +113,8 @@ class PasswordFile:
         hashed = self._users.get(user)
         return hashlib.sha256(hashed.encode()).hexdigest() if hashed else ""
 
-    async def check(self, request: web.Request, wanted: tuple[Access, ...]) -> None:
-        user = request[USER] = await self.user_of(request)
+    async def check(self, request: Request, wanted: tuple[Access, ...]) -> None:
+        user = request.user = await self.user_of(request)
         if not user and not wanted:
             raise self.refused(wanted)  # the ping of a login wants to be told whether the name is known
         if not all(self._permissions.allow(user, access) for access in wanted):
@@ -126,9 +124,9 @@ class PasswordFile:
 
     def refused(self, wanted: tuple[Access, ...]) -> RegistryError:
         return RegistryError("UNAUTHORIZED", [_detail(access) for access in wanted] or None,
-                             headers={hdrs.WWW_AUTHENTICATE: f'Basic realm="{self._realm}"'})
+                             headers={"WWW-Authenticate": f'Basic realm="{self._realm}"'})
 
-    async def user_of(self, request: web.Request) -> str:
+    async def user_of(self, request: Request) -> str:
         """The name that the request proves, empty if it gives none; raises UNAUTHORIZED if it proves it wrongly."""
         value = _credentials(request, "basic")
         if value is None:
@@ -172,18 +170,18 @@ class TokenAuthority:
         self._service = service
         self._verify = verify
 
-    async def check(self, request: web.Request, wanted: tuple[Access, ...]) -> None:
+    async def check(self, request: Request, wanted: tuple[Access, ...]) -> None:
         token = _credentials(request, "bearer")
         granted = None if token is None else self._verify(token)
         if granted is not None:
             held = set(granted)
-            request[USER] = getattr(granted, "user", "")
+            request.user = getattr(granted, "user", "")
             if all(access in held for access in wanted):
                 return
         raise RegistryError("UNAUTHORIZED", [_detail(access) for access in wanted] or None,
-                            headers={hdrs.WWW_AUTHENTICATE: self._challenge(request, wanted, token, granted is None)})
+                            headers={"WWW-Authenticate": self._challenge(request, wanted, token, granted is None)})
 
-    def _challenge(self, request: web.Request, wanted: tuple[Access, ...], token: str | None, invalid: bool) -> str:
+    def _challenge(self, request: Request, wanted: tuple[Access, ...], token: str | None, invalid: bool) -> str:
         realm = self._realm or f"{request.scheme}://{request.host}/token"
         text = f'Bearer realm="{realm}",service="{self._service}"'
         if wanted:

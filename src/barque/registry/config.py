@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import tomllib
 from typing import Annotated, Any
 
 import msgspec
@@ -132,7 +131,7 @@ class Collection(Section, frozen=True, kw_only=True):
 
 
 class Config(Section, frozen=True, kw_only=True):
-    """``workers``: processes that serve; 0: as many as there are processors."""
+    """``workers``: processes that serve; 0: one for four processors."""
 
     listen: str = "127.0.0.1:5000"
     workers: Annotated[int, msgspec.Meta(ge=0, le=256)] = 0
@@ -153,8 +152,15 @@ class Config(Section, frozen=True, kw_only=True):
     gc: Collection = Collection()
 
 
+def read_text(path: str) -> str:
+    with open(path, encoding="utf-8") as file:
+        return file.read()
+
+
 def load(text: str) -> Config:
     """Raises InvalidConfig, which says where (``$.storage.s3``)."""
+    import tomllib
+
     try:
         return msgspec.convert(tomllib.loads(text), Config)
     except (tomllib.TOMLDecodeError, msgspec.ValidationError) as error:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 import msgspec
-from aiohttp import web
+
+from barque.registry.http.messages import Response
 
 STATUS = {
     "BLOB_UNKNOWN": 404, "BLOB_UPLOAD_INVALID": 400, "BLOB_UPLOAD_UNKNOWN": 404, "DIGEST_INVALID": 400,
@@ -48,9 +49,9 @@ class RegistryError(Exception):
         self.status = status or STATUS[code]
         self.headers = headers or {}
 
-    def response(self) -> web.Response:
+    def response(self) -> Response:
         error: dict[str, Any] = {"code": self.code, "message": MESSAGES[self.code]}
         if self.detail is not None:
             error["detail"] = self.detail
-        return web.Response(body=msgspec.json.encode({"errors": [error]}, enc_hook=str), status=self.status,
-                            content_type="application/json", headers=self.headers)
+        return Response(self.status, {"Content-Type": "application/json", **self.headers},
+                        msgspec.json.encode({"errors": [error]}, enc_hook=str))

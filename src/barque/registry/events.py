@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import secrets
+import os
 import time
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import aiohttp
 import msgspec
-from aiohttp import web
 
 from barque import __version__
+from barque.registry.http.messages import Request
 from barque.registry.metrics import Metrics
-from barque.registry.names import USER
+
+if TYPE_CHECKING:
+    import aiohttp
 
 log = logging.getLogger("barque.registry.events")
 CONTENT_TYPE = "application/vnd.docker.distribution.events.v1+json"
@@ -43,15 +44,12 @@ class Happened:
     target: Target
 
 
-HAPPENED = web.RequestKey("happened", tuple[Happened, ...])
-
-
-def record(request: web.Request, action: str, repository: str, digest: str, *, size: int = 0, media_type: str = "",
+def record(request: Request, action: str, repository: str, digest: str, *, size: int = 0, media_type: str = "",
            tag: str = "") -> None:
     """Note on the request what it did; the edge hands it to the receivers once the answer is a success."""
     target = Target(digest=str(digest), repository=repository, size=size, tag=tag,
                     media_type=media_type or "application/octet-stream")
-    request[HAPPENED] = (*request.get(HAPPENED, ()), Happened(action, target))
+    request.happened.append(Happened(action, target))
 
 
 @dataclass(frozen=True)
@@ -85,8 +83,8 @@ class Notifier:
             task.cancel()
         await asyncio.gather(*waiting, *self._tasks, return_exceptions=True)
 
-    def tell(self, request: web.Request, status: int) -> None:
-        for happened in request.get(HAPPENED, ()):
+    def tell(self, request: Request, status: int) -> None:
+        for happened in request.happened if self._queues else ():
             event = msgspec.Raw(msgspec.json.encode(_event(happened, request, status)))
             for receiver, queue in self._queues:
                 if receiver.actions and happened.action not in receiver.actions:
@@ -97,6 +95,8 @@ class Notifier:
                     self._metrics.add("dropped_events")
 
     async def _serve(self, receiver: Receiver, queue: asyncio.Queue[msgspec.Raw]) -> None:
+        import aiohttp  # more memory than all the rest of the registry
+
         timeout = aiohttp.ClientTimeout(total=receiver.timeout)
         async with aiohttp.ClientSession(timeout=timeout, headers=receiver.headers) as session:
             while True:
@@ -110,6 +110,8 @@ class Notifier:
 
     @staticmethod
     async def _deliver(session: aiohttp.ClientSession, receiver: Receiver, body: bytes) -> None:
+        import aiohttp
+
         pause = receiver.pause
         while True:
             try:
@@ -124,15 +126,15 @@ class Notifier:
             pause = min(pause * 2, 60.0)
 
 
-def _event(happened: Happened, request: web.Request, status: int) -> dict[str, Any]:
+def _event(happened: Happened, request: Request, status: int) -> dict[str, Any]:
     target = happened.target
     kind = "manifests" if target.media_type != "application/octet-stream" else "blobs"
     target.url = f"{request.scheme}://{request.host}/v2/{target.repository}/{kind}/{target.digest}"
     return {
-        "id": secrets.token_hex(16), "timestamp": datetime.fromtimestamp(time.time(), UTC).isoformat(),
+        "id": os.urandom(16).hex(), "timestamp": datetime.fromtimestamp(time.time(), UTC).isoformat(),
         "action": happened.action, "target": target,
-        "request": {"id": secrets.token_hex(8), "addr": request.remote or "", "host": request.host,
-                    "method": request.method, "useragent": request.headers.get("User-Agent", ""), "status": status},
-        "actor": {"name": request.get(USER, "")},
+        "request": {"id": os.urandom(8).hex(), "addr": request.remote, "host": request.host,
+                    "method": request.method, "useragent": request.headers.get("user-agent", ""), "status": status},
+        "actor": {"name": request.user},
         "source": {"addr": request.host, "instanceID": f"barque/{__version__}"},
     }

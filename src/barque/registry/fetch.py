@@ -131,7 +131,7 @@ class Fetches:
         try:
             for begin in range(0, fetch.have, _INGEST):
                 data = await asyncio.to_thread(os.pread, fetch.file.fileno(), _INGEST, begin)
-                await upload.write([data])
+                await upload.write(data)
         except BaseException:
             await upload.cancel()
             raise

@@ -2,15 +2,28 @@
 
 from __future__ import annotations
 
+import asyncio
 import socket
-import ssl
 from collections.abc import AsyncIterator, Sequence
-from contextlib import ExitStack, asynccontextmanager
+from contextlib import ExitStack, asynccontextmanager, suppress
+from typing import TYPE_CHECKING, Protocol
 
-from aiohttp import web
+from barque.registry.http.connection import Connection, Patience, Peers
+from barque.registry.http.messages import Request, Response
+
+if TYPE_CHECKING:
+    import ssl
 
 #: Connections that the kernel keeps until a process takes them.
 _BACKLOG = 1024
+#: Requests that are under way at the end have so many seconds.
+_GRACE = 60.0
+
+
+class App(Protocol):
+    async def start(self) -> None: ...
+    async def close(self) -> None: ...
+    async def __call__(self, request: Request) -> Response: ...
 
 
 def listeners(host: str, port: int) -> list[socket.socket]:
@@ -32,27 +45,35 @@ def listeners(host: str, port: int) -> list[socket.socket]:
 
 
 @asynccontextmanager
-async def serving_on(app: web.Application, sockets: Sequence[socket.socket],
-                     tls: ssl.SSLContext | None = None) -> AsyncIterator[None]:
+async def serving_on(app: App, sockets: Sequence[socket.socket], tls: ssl.SSLContext | None = None,
+                     patience: Patience | None = None) -> AsyncIterator[None]:
     """Serve ``app`` on listening sockets inside the context."""
-    # Blobs travel as they are: a body with Content-Encoding must keep the bytes that its digest names.
-    runner = web.AppRunner(app, access_log=None, auto_decompress=False, read_bufsize=1 << 17)
-    await runner.setup()
+    loop = asyncio.get_running_loop()
+    peers = Peers(app, patience or Patience(), tls=tls is not None)
+    await app.start()
+    watching = loop.create_task(peers.watch())
+    servers = []
     try:
         for sock in sockets:
             # asyncio takes as many connections at a time as its backlog is long. One, so that processes which share
             # the socket share its connections too; then the kernel's own queue is made long again.
-            await web.SockSite(runner, sock, ssl_context=tls, backlog=1).start()
+            servers.append(await loop.create_server(lambda: Connection(peers), sock=sock, ssl=tls, backlog=1))
             sock.listen(_BACKLOG)
         yield
     finally:
-        await runner.cleanup()
+        for server in servers:
+            server.close()
+        await peers.close(_GRACE)
+        watching.cancel()
+        with suppress(asyncio.CancelledError):
+            await watching
+        await app.close()
 
 
 @asynccontextmanager
-async def serving(app: web.Application, host: str, port: int,
-                  tls: ssl.SSLContext | None = None) -> AsyncIterator[int]:
+async def serving(app: App, host: str, port: int, tls: ssl.SSLContext | None = None,
+                  patience: Patience | None = None) -> AsyncIterator[int]:
     """Serve ``app`` inside the context, which yields the port (``port`` 0: a free one)."""
     sockets = listeners(host, port)
-    async with serving_on(app, sockets, tls):
+    async with serving_on(app, sockets, tls, patience):
         yield sockets[0].getsockname()[1]

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import asyncio
 
-from aiohttp import hdrs, web
-
 from barque.errors import BarqueError
 from barque.oci import media_types as mt
 from barque.oci.digest import Digest
@@ -13,20 +11,19 @@ from barque.oci.manifest import MAX_MANIFEST_SIZE, Index, Manifest, media_type_o
 from barque.oci.reference import valid_tag
 from barque.registry.errors import RegistryError
 from barque.registry.events import record
+from barque.registry.http.body import TooLarge
+from barque.registry.http.messages import Request, Response
+from barque.registry.http.routes import Route
 from barque.registry.names import reference_of, repository_of
 from barque.registry.referrers import as_referrer
 from barque.registry.storage.base import Storage, StoredManifest
 
 
-async def _read_body(request: web.Request) -> bytes:
-    parts: list[bytes] = []
-    size = 0
-    while data := await request.content.readany():
-        parts.append(data)
-        size += len(data)
-        if size > MAX_MANIFEST_SIZE:
-            raise RegistryError("MANIFEST_INVALID", f"more than {MAX_MANIFEST_SIZE} bytes", status=413)
-    return b"".join(parts)
+async def _read_body(request: Request) -> bytes:
+    try:
+        return await request.body.read(MAX_MANIFEST_SIZE)
+    except TooLarge:
+        raise RegistryError("MANIFEST_INVALID", f"more than {MAX_MANIFEST_SIZE} bytes", status=413) from None
 
 
 def _parse(body: bytes, media_type: str) -> Manifest | Index:
@@ -36,8 +33,8 @@ def _parse(body: bytes, media_type: str) -> Manifest | Index:
         raise RegistryError("MANIFEST_INVALID", error.message) from None
 
 
-def _content_type(request: web.Request) -> str:
-    text = request.headers.get(hdrs.CONTENT_TYPE, "").partition(";")[0].strip()
+def _content_type(request: Request) -> str:
+    text = request.headers.get("content-type", "").partition(";")[0].strip()
     if not text.isascii() or not text.isprintable() or len(text) > 255:
         raise RegistryError("MANIFEST_INVALID", "bad Content-Type")
     return text
@@ -52,9 +49,9 @@ class ManifestRoutes:
         self._blobs = storage.blobs
         self._manifests = storage.manifests
 
-    def routes(self) -> list[web.RouteDef]:
-        path = "/v2/{name:.+}/manifests/{reference:[^/]+}"
-        return [web.get(path, self.read), web.put(path, self.write), web.delete(path, self.delete)]
+    def routes(self) -> list[Route]:
+        path = "/v2/{name}/manifests/{reference}"
+        return [Route("GET", path, self.read), Route("PUT", path, self.write), Route("DELETE", path, self.delete)]
 
     async def _resolve(self, repository: str, reference: Digest | str) -> Digest:
         digest = reference if isinstance(reference, Digest) else await self._manifests.resolve(repository, reference)
@@ -62,22 +59,22 @@ class ManifestRoutes:
             raise RegistryError("MANIFEST_UNKNOWN", f"unknown tag={reference}")
         return digest
 
-    async def read(self, request: web.Request) -> web.Response:
+    async def read(self, request: Request) -> Response:
         repository = repository_of(request)
         digest = await self._resolve(repository, reference_of(request))
         manifest = await self._manifests.get(repository, digest)
         if manifest is None:
             raise RegistryError("MANIFEST_UNKNOWN", f"unknown manifest revision={digest}")
-        headers = {"Docker-Content-Digest": str(digest), hdrs.ETAG: f'"{digest}"',
-                   hdrs.CONTENT_TYPE: manifest.media_type}
-        if f'"{digest}"' in request.headers.get(hdrs.IF_NONE_MATCH, ""):
-            return web.Response(status=304, headers=headers)
-        if request.method == hdrs.METH_GET:
+        headers = {"Docker-Content-Digest": str(digest), "ETag": f'"{digest}"',
+                   "Content-Type": manifest.media_type}
+        if f'"{digest}"' in request.headers.get("if-none-match", ""):
+            return Response(304, headers)
+        if request.method == "GET":
             record(request, "pull", repository, digest, size=len(manifest.body), media_type=manifest.media_type,
-                   tag=request.match_info["reference"] if ":" not in request.match_info["reference"] else "")
-        return web.Response(body=manifest.body, headers=headers)
+                   tag=request.values["reference"] if ":" not in request.values["reference"] else "")
+        return Response(200, headers, manifest.body)
 
-    async def write(self, request: web.Request) -> web.Response:
+    async def write(self, request: Request) -> Response:
         repository = repository_of(request)
         reference = reference_of(request)
         content_type = _content_type(request)
@@ -100,19 +97,19 @@ class ManifestRoutes:
         await asyncio.shield(self._storage.guarded(repository, store))
         for tag in tags or ("",):
             record(request, "push", repository, digest, size=len(body), media_type=media_type, tag=tag)
-        headers = {hdrs.LOCATION: f"/v2/{repository}/manifests/{digest}", "Docker-Content-Digest": str(digest)}
+        headers = {"Location": f"/v2/{repository}/manifests/{digest}", "Docker-Content-Digest": str(digest)}
         if document.subject is not None:
             headers["OCI-Subject"] = document.subject.digest
-        response = web.Response(status=201, headers=headers)
+        response = Response(201, headers)
         for tag in tags if isinstance(reference, Digest) else ():
-            response.headers.add("OCI-Tag", tag)
+            response.headers.append(("OCI-Tag", tag))
         return response
 
     @staticmethod
-    def _tags(request: web.Request, reference: Digest | str) -> tuple[str, ...]:
+    def _tags(request: Request, reference: Digest | str) -> tuple[str, ...]:
         if not isinstance(reference, Digest):
             return (reference,)
-        tags = tuple(request.query.getall("tag", []))
+        tags = tuple(request.query.getall("tag"))
         for tag in tags:
             if not valid_tag(tag):
                 raise RegistryError("TAG_INVALID", {"tag": tag})
@@ -136,18 +133,18 @@ class ManifestRoutes:
                 raise RegistryError("MANIFEST_INVALID",
                                     f"{entry.digest} has {blob.size} bytes, the manifest says {entry.size}")
 
-    async def delete(self, request: web.Request) -> web.Response:
+    async def delete(self, request: Request) -> Response:
         repository = repository_of(request)
         reference = reference_of(request)
         if not isinstance(reference, Digest):
             if not await self._manifests.untag(repository, reference):
                 raise RegistryError("MANIFEST_UNKNOWN", f"unknown tag={reference}")
             record(request, "delete", repository, "", media_type="tag", tag=reference)
-            return web.Response(status=202)
+            return Response(202)
         manifest = await self._manifests.get(repository, reference)
         if manifest is None:
             raise RegistryError("MANIFEST_UNKNOWN", f"unknown manifest revision={reference}")
         subject = parse(manifest.body, manifest.media_type).subject
         await self._manifests.delete(repository, reference, subject.checked_digest if subject else None)
         record(request, "delete", repository, reference, size=len(manifest.body), media_type=manifest.media_type)
-        return web.Response(status=202)
+        return Response(202)

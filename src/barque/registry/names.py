@@ -5,14 +5,11 @@ from __future__ import annotations
 import bisect
 import re
 
-from aiohttp import web
-
 from barque.oci.digest import Digest, InvalidDigest
 from barque.oci.reference import valid_tag
 from barque.registry.errors import RegistryError
+from barque.registry.http.messages import Request
 
-#: Who asks, once that is known; empty for nobody in particular.
-USER = web.RequestKey("user", str)
 _COMPONENT = r"[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*"
 _NAME = re.compile(rf"{_COMPONENT}(?:/{_COMPONENT})*\Z", re.ASCII)
 _MAX_NAME = 255
@@ -29,8 +26,8 @@ def checked_name(name: str) -> str:
     return name
 
 
-def repository_of(request: web.Request) -> str:
-    return checked_name(request.match_info["name"])
+def repository_of(request: Request) -> str:
+    return checked_name(request.values["name"])
 
 
 def digest_of(text: str) -> Digest:
@@ -40,9 +37,9 @@ def digest_of(text: str) -> Digest:
         raise RegistryError("DIGEST_INVALID", {"digest": text}) from None
 
 
-def reference_of(request: web.Request) -> Digest | str:
+def reference_of(request: Request) -> Digest | str:
     """The tag or digest of a manifest path; a tag is a plain ``str``."""
-    text = request.match_info["reference"]
+    text = request.values["reference"]
     if ":" in text:
         return digest_of(text)
     if not valid_tag(text):
@@ -50,12 +47,12 @@ def reference_of(request: web.Request) -> Digest | str:
     return text
 
 
-def page(request: web.Request, names: list[str]) -> tuple[list[str], str | None]:
+def page(request: Request, names: list[str]) -> tuple[list[str], str | None]:
     """The part of the sorted ``names`` that ``?n=&last=`` ask for, and ``last`` for the next page if there is one."""
-    text = request.query.get("n")
-    first = bisect.bisect_right(names, request.query.get("last", ""))
-    if text is None:
+    first = bisect.bisect_right(names, request.query.get("last"))
+    if "n" not in request.query:
         return names[first:], None
+    text = request.query["n"]
     if not text.isascii() or not text.isdigit():
         raise RegistryError("PAGINATION_NUMBER_INVALID", {"n": text})
     chosen = names[first:first + int(text)]

@@ -2,24 +2,32 @@
 
 from __future__ import annotations
 
-import secrets
-from importlib import resources
+import os
+import pkgutil
+from functools import cache
 
-from aiohttp import hdrs, web
+from barque.registry.http.messages import Request, Response
+from barque.registry.http.routes import Route
 
 
-def page_routes() -> list[web.RouteDef]:
-    text = resources.files("barque.registry").joinpath("browse.html").read_text(encoding="utf-8")
+@cache
+def _text() -> str:
+    data = pkgutil.get_data("barque.registry", "browse.html")
+    assert data is not None
+    return data.decode()
 
-    async def page(_request: web.Request) -> web.Response:
-        nonce = secrets.token_urlsafe(16)
+
+def page_routes() -> list[Route]:
+    async def page(_request: Request) -> Response:
+        nonce = os.urandom(16).hex()
         policy = (f"default-src 'none'; script-src 'nonce-{nonce}'; style-src 'nonce-{nonce}'; connect-src 'self'; "
                   "img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'")
-        return web.Response(text=text.replace("NONCE", nonce), content_type="text/html", charset="utf-8", headers={
-            "Content-Security-Policy": policy, hdrs.CACHE_CONTROL: "no-store", "X-Content-Type-Options": "nosniff",
-            "Referrer-Policy": "no-referrer"})
+        return Response(200, {
+            "Content-Type": "text/html; charset=utf-8", "Content-Security-Policy": policy, "Cache-Control": "no-store",
+            "X-Content-Type-Options": "nosniff", "Referrer-Policy": "no-referrer",
+        }, _text().replace("NONCE", nonce).encode())
 
-    async def home(_request: web.Request) -> web.Response:
-        return web.Response(status=302, headers={hdrs.LOCATION: "/ui/"})
+    async def home(_request: Request) -> Response:
+        return Response(302, {"Location": "/ui/"})
 
-    return [web.get("/ui/", page), web.get("/", home), web.get("/ui", home)]
+    return [Route("GET", "/ui/", page), Route("GET", "/", home), Route("GET", "/ui", home)]

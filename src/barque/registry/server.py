@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import argparse
-import asyncio
 import os
 import sys
-from pathlib import Path
+from typing import TYPE_CHECKING
 
-from barque import failpoints, log
-from barque.errors import BarqueError
-from barque.registry.assemble import own_storage_of, policy_of
-from barque.registry.check import check
-from barque.registry.collect import collect
-from barque.registry.config import Auth, Config, Tls, changed, load
-from barque.registry.service import serve
-from barque.registry.storage.base import Storage
-from barque.sys.malloc import keep_large_buffers
+from barque.registry.lean import leaving_out
+
+with leaving_out("typing_extensions"):  # of which msgspec needs nothing that typing does not have
+    from barque import failpoints, log
+    from barque.errors import BarqueError
+    from barque.registry.config import Auth, Config, Tls, changed, load, read_text
+    from barque.sys.malloc import frugal
+
+if TYPE_CHECKING:
+    from barque.registry.storage.base import Storage
 
 
 def _count(text: str) -> int:
@@ -42,7 +42,7 @@ def _parser() -> argparse.ArgumentParser:
     serve.add_argument("--htpasswd", metavar="FILE", help="ask for a user of this file (bcrypt: htpasswd -B)")
     serve.add_argument("--anonymous-pull", action="store_true", default=None, help="pulls need no user")
     serve.add_argument("--access-log", action="store_true", default=None, help="log every request")
-    serve.add_argument("--workers", metavar="N", type=_count, help="processes that serve (default: one a processor)")
+    serve.add_argument("--workers", metavar="N", type=_count, help="processes that serve (default: one for 4 CPUs)")
     commands.add_parser("gc", parents=[common], help="collect garbage by the configuration's rules, also while serving")
     found = commands.add_parser("check", parents=[common], help="verify every digest and reference")
     found.add_argument("--repair", action="store_true", help="remove what is damaged, so that a push can bring it back")
@@ -50,7 +50,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _config(options: argparse.Namespace) -> Config:
-    config = load(Path(options.config).read_text(encoding="utf-8")) if options.config else Config()
+    config = load(read_text(options.config)) if options.config else Config()
     if options.root is not None:
         config = changed(config, storage=changed(config.storage, root=options.root))
     if options.command != "serve":
@@ -67,12 +67,17 @@ def _config(options: argparse.Namespace) -> Config:
 
 
 async def _gc(config: Config, storage: Storage) -> int:
+    from barque.registry.assemble import policy_of
+    from barque.registry.collect import collect
+
     report = await collect(storage, policy_of(config))
     print(report)
     return 1 if report.skipped else 0
 
 
 async def _check(config: Config, storage: Storage, repair: bool) -> int:
+    from barque.registry.check import check
+
     found = await check(storage, repair=repair, copies=tuple(upstream.prefix for upstream in config.upstream))
     for damage in found:
         print(damage)
@@ -81,11 +86,30 @@ async def _check(config: Config, storage: Storage, repair: bool) -> int:
 
 
 async def _maintain(options: argparse.Namespace, config: Config) -> int:
+    from barque.registry.assemble import own_storage_of
+
     storage = own_storage_of(config)
     try:
         return await (_gc(config, storage) if options.command == "gc" else _check(config, storage, options.repair))
     finally:
         await storage.aclose()
+
+
+def _serve(config: Config) -> int:
+    plain = not (config.tls or config.storage.s3 or config.upstream or config.webhook)
+    with leaving_out(*(["ssl"] if plain else [])):
+        from barque.registry.service import serve
+
+    return serve(config)
+
+
+def _run(options: argparse.Namespace) -> int:
+    config = _config(options)
+    if options.command == "serve":
+        return _serve(config)
+    import asyncio
+
+    return asyncio.run(_maintain(options, config))
 
 
 def main(argv: list[str]) -> int:
@@ -94,11 +118,10 @@ def main(argv: list[str]) -> int:
         argv = ["serve", *argv]
     options = _parser().parse_args(argv)
     log.configure(options.log_level)
-    keep_large_buffers(8 << 20)
+    frugal()
     failpoints.arm(os.environ.get("BARQUE_FAILPOINTS", ""))
     try:
-        config = _config(options)
-        return serve(config) if options.command == "serve" else asyncio.run(_maintain(options, config))
+        return _run(options)
     except (OSError, ValueError, BarqueError) as error:
         print(f"barque registry {options.command}: {error}", file=sys.stderr)
         return 1

@@ -3,30 +3,33 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
+import resource
 import signal
 import socket
-import ssl
 import sys
 from collections.abc import AsyncIterator, Coroutine
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
-
-from aiohttp import web
+from typing import TYPE_CHECKING, Any
 
 from barque.errors import BarqueError
 from barque.registry import workers
-from barque.registry.app import Settings, make_app, make_status_app
+from barque.registry.app import Registry, Settings, make_app, make_status_app
 from barque.registry.assemble import address, load_tls, policy_of, settings_of, storage_of, tls_of
 from barque.registry.collect import collect
-from barque.registry.config import Config, InvalidConfig, seconds
+from barque.registry.config import Config, InvalidConfig, read_text, seconds
 from barque.registry.listen import listeners, serving_on
 from barque.registry.siblings import Siblings
 from barque.registry.storage.base import Storage
 from barque.sys.malloc import trim
 
+if TYPE_CHECKING:
+    import ssl
+
+#: Kept back until they are handled: who has read that it serves may end it at once.
+_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 #: Seconds between two looks at whether it is quiet.
 _QUIET = 10.0
 log = logging.getLogger("barque.registry")
@@ -39,7 +42,7 @@ class Service:
     config: Config
     storage: Storage
     settings: Settings
-    app: web.Application
+    app: Registry
     tls: ssl.SSLContext | None
     sockets: list[socket.socket]
     status_sockets: list[socket.socket]
@@ -51,6 +54,7 @@ class Service:
         for each in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(each, ended.set)
         loop.add_signal_handler(signal.SIGHUP, self._reload)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
         self._reload()  # a worker that takes a dead one's place may be forked long after the files were read first
         async with AsyncExitStack() as stack:
             stack.push_async_callback(self.storage.aclose)
@@ -92,7 +96,7 @@ class Service:
             if self.tls is not None and self.config.tls is not None:
                 load_tls(self.tls, self.config.tls)
             if self.settings.users is not None and self.config.auth is not None:
-                self.settings.users.replace(Path(self.config.auth.htpasswd).read_text(encoding="utf-8"))
+                self.settings.users.replace(read_text(self.config.auth.htpasswd))
         except (OSError, ValueError, BarqueError) as error:
             log.error("reload: %s", error)
         else:
@@ -113,7 +117,7 @@ def worker_count(config: Config) -> int:
     """A cache of other registries is one process: who asks for a blob that is on its way reads along in memory."""
     if config.upstream and (config.workers or 1) > 1:
         raise InvalidConfig(reason="a registry with upstreams has one worker")
-    return config.workers or (1 if config.upstream else workers.usable_processors())
+    return config.workers or (1 if config.upstream else workers.worth_their_memory())
 
 
 def serve(config: Config) -> int:
@@ -124,9 +128,15 @@ def serve(config: Config) -> int:
     service = Service(
         config, storage, settings, make_app(storage, settings), tls_of(config), listeners(host, port),
         listeners(*address(config.status_listen)) if config.status_listen else [], Siblings(count))
+    signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
     where = config.storage.root or (config.storage.s3 and f"bucket {config.storage.s3.bucket}")
     bound = service.sockets[0].getsockname()[1]
     print(f"registry: {'https' if config.tls else 'http'}://{host}:{bound} serves {where}", file=sys.stderr, flush=True)
+    # A connection is a descriptor, and shells give 1024 of them.
+    most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+    gc.collect()
+    trim()
     if count == 1:
         asyncio.run(service.work())
         return 0

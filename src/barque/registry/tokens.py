@@ -13,16 +13,20 @@ from datetime import UTC, datetime
 from typing import Any
 
 import msgspec
-from aiohttp import web
 
 from barque.registry.auth import Access, PasswordFile, Permissions
 from barque.registry.errors import RegistryError
+from barque.registry.http.body import TooLarge
+from barque.registry.http.messages import Query, Request, Response, json_response
+from barque.registry.http.routes import Route
 from barque.registry.jwt import InvalidToken, Key, Secret, verified_claims
 
 #: How long a token of ours is good, in seconds; one that others are asked for with, likewise.
 LIFE = 300
 REFRESH_LIFE = 90 * 86400
 _SCOPES = 100
+#: The largest form, in bytes.
+_FORM = 64 << 10
 
 
 class _Granted(msgspec.Struct):
@@ -97,6 +101,13 @@ def parse_scope(text: str) -> list[Access]:
     return found
 
 
+async def _form(request: Request) -> Query:
+    try:
+        return Query((await request.body.read(_FORM)).decode("latin-1"))
+    except TooLarge:
+        raise RegistryError("UNSUPPORTED", f"a form of more than {_FORM} bytes", status=413) from None
+
+
 class _Refresh(msgspec.Struct):
     """``stamp``: of the password at the time; a new password is the end of the token."""
 
@@ -123,34 +134,33 @@ class TokenServer:
         # Another audience than that of access tokens: neither can be taken for the other.
         self._refresh_audience = f"{issuer}/token"
 
-    def routes(self) -> list[web.RouteDef]:
-        return [web.get("/token", self.get, allow_head=False), web.post("/token", self.post)]
+    def routes(self) -> list[Route]:
+        return [Route("GET", "/token", self.get, head=False), Route("POST", "/token", self.post)]
 
-    async def get(self, request: web.Request) -> web.Response:
+    async def get(self, request: Request) -> Response:
         user = await self._users.user_of(request)
-        answer = self._issue(user, request.query.get("service", ""), " ".join(request.query.getall("scope", [])))
+        answer = self._issue(user, request.query.get("service"), " ".join(request.query.getall("scope")))
         if user and request.query.get("offline_token") == "true":
             answer["refresh_token"] = self._refresh_token(user)
-        return web.json_response(answer)
+        return json_response(answer)
 
-    async def post(self, request: web.Request) -> web.Response:
-        posted = await request.post()
-        form = {name: value for name, value in posted.items() if isinstance(value, str)}
-        kind = form.get("grant_type", "")
+    async def post(self, request: Request) -> Response:
+        form = await _form(request)
+        kind = form.get("grant_type")
         if kind not in ("password", "refresh_token"):
             raise RegistryError("UNSUPPORTED", "grant_type must be password or refresh_token", status=400)
         if kind == "password":
-            user = form.get("username", "")
-            if not await self._users.matches(user, form.get("password", "")):
+            user = form.get("username")
+            if not await self._users.matches(user, form.get("password")):
                 raise self._users.refused(())
         else:
-            user = self._refreshed(form.get("refresh_token", ""))
-        answer = self._issue(user, form.get("service", ""), form.get("scope", ""))
+            user = self._refreshed(form.get("refresh_token"))
+        answer = self._issue(user, form.get("service"), form.get("scope"))
         if kind == "refresh_token":
             answer["refresh_token"] = form["refresh_token"]
         elif form.get("access_type") == "offline":
             answer["refresh_token"] = self._refresh_token(user)
-        return web.json_response(answer)
+        return json_response(answer)
 
     def _refresh_token(self, user: str) -> str:
         return self._secret.token(msgspec.to_builtins(

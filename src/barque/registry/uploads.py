@@ -7,21 +7,23 @@ and the range that is there. An interrupted transfer keeps what arrived, so that
 from __future__ import annotations
 
 import asyncio
+import mmap
 import re
-
-from aiohttp import hdrs, web
 
 from barque.oci.digest import ALGORITHMS, Digest
 from barque.registry.errors import RegistryError
 from barque.registry.events import record
+from barque.registry.http.body import Body
+from barque.registry.http.messages import Request, Response
+from barque.registry.http.routes import Route
 from barque.registry.names import checked_name, digest_of, repository_of
 from barque.registry.quotas import Quotas
 from barque.registry.storage.base import BlobStorage, Upload, WrongDigest
 
 #: Bytes that wait to be hashed and written, of all uploads together. The fewer there are, the more each hands over at a
-#: time: from 64 KiB up to 1 MiB, with which the trip to a thread is short beside the work there.
-_BUFFERED = 8 << 20
-_MOST, _LEAST = 1 << 20, 64 << 10
+#: time: from 32 KiB up to 512 KiB, with which the trip to a thread is short beside the work there.
+_BUFFERED = 2 << 20
+_MOST, _LEAST = 512 << 10, 32 << 10
 #: How long the status of an upload waits for a transfer that is under way, in seconds.
 _SETTLE = 2.0
 _CONTENT_RANGE = re.compile(r"(?:bytes[ =])?([0-9]+)-([0-9]+)(?:/[0-9*]+)?\Z", re.ASCII)
@@ -33,34 +35,38 @@ class Intake:
     def __init__(self) -> None:
         self._active = 0
 
-    async def receive(self, request: web.Request, upload: Upload) -> None:
-        """Append the body of ``request``: the next batch is received while the last one is hashed and written."""
-        batch: list[bytes] = []
-        size = 0
-        writing: asyncio.Task[None] | None = None
+    async def receive(self, request: Request, upload: Upload) -> None:
+        """Append the body of ``request``: the next part is received while the last one is hashed and written."""
         self._active += 1
         try:
-            while data := await request.content.readany():
-                batch.append(data)
-                size += len(data)
-                if size >= self._batch():
-                    if writing is not None:
-                        await writing
-                    writing = asyncio.create_task(upload.write(batch))
-                    batch, size = [], 0
+            await self._receive(request.body, upload)
         finally:
             self._active -= 1
+
+    async def _receive(self, body: Body, upload: Upload) -> None:
+        half = _MOST if body.length is None else min(_MOST, body.length)
+        if not half:
+            return
+        # Fresh from the kernel and back to it: pages that no byte arrives for cost nothing.
+        view = memoryview(mmap.mmap(-1, 2 * half))
+        one, other = view[:half], view[half:]
+        writing: asyncio.Task[None] | None = None
+        try:
+            while count := await body.fill(one[:self._batch()]):
+                if writing is not None:
+                    await writing
+                writing = asyncio.create_task(upload.write(one[:count]))
+                one, other = other, one
+        finally:
             if writing is not None:
                 await writing
-            if batch:
-                await upload.write(batch)
 
     def _batch(self) -> int:
         return max(_LEAST, min(_MOST, _BUFFERED // (2 * self._active)))
 
 
-def _expected_range(request: web.Request) -> tuple[int, int] | None:
-    text = request.headers.get(hdrs.CONTENT_RANGE)
+def _expected_range(request: Request) -> tuple[int, int] | None:
+    text = request.headers.get("content-range")
     if text is None:
         return None
     match = _CONTENT_RANGE.match(text)
@@ -78,18 +84,18 @@ class UploadRoutes:
         self._mount_any = mount_any
         self._intake = Intake()
 
-    def routes(self) -> list[web.RouteDef]:
-        session = "/v2/{name:.+}/blobs/uploads/{id:[^/]+}"
+    def routes(self) -> list[Route]:
+        session = "/v2/{name}/blobs/uploads/{id}"
         return [
-            web.post("/v2/{name:.+}/blobs/uploads/", self.start),
-            web.post("/v2/{name:.+}/blobs/uploads", self.start),
-            web.get(session, self.status, allow_head=False),
-            web.patch(session, self.append),
-            web.put(session, self.finish),
-            web.delete(session, self.cancel),
+            Route("POST", "/v2/{name}/blobs/uploads/", self.start),
+            Route("POST", "/v2/{name}/blobs/uploads", self.start),
+            Route("GET", session, self.status, head=False),
+            Route("PATCH", session, self.append),
+            Route("PUT", session, self.finish),
+            Route("DELETE", session, self.cancel),
         ]
 
-    async def start(self, request: web.Request) -> web.Response:
+    async def start(self, request: Request) -> Response:
         repository = repository_of(request)
         algorithm = request.query.get("digest-algorithm", "sha256")
         if algorithm not in ALGORITHMS:
@@ -100,7 +106,7 @@ class UploadRoutes:
                 record(request, "mount", repository, digest)
                 return self._created(repository, digest)
         whole = digest_of(request.query["digest"]) if "digest" in request.query else None
-        await self._quotas.admit(repository, request.content_length or 0)
+        await self._quotas.admit(repository, request.body.length or 0)
         upload = await self._blobs.start_upload(repository, algorithm)
         if whole is None:
             return self._progress(repository, upload, 202)
@@ -109,20 +115,20 @@ class UploadRoutes:
             await self._receive(request, upload)
             return await self._commit(request, repository, upload, whole)
 
-    async def _mount(self, request: web.Request, repository: str, digest: Digest) -> bool:
-        source = request.query.get("from", "")
+    async def _mount(self, request: Request, repository: str, digest: Digest) -> bool:
+        source = request.query.get("from")
         if not source and not self._mount_any:
             return False
         return await self._blobs.mount(repository, digest, checked_name(source) if source else None)
 
-    async def _receive(self, request: web.Request, upload: Upload) -> None:
+    async def _receive(self, request: Request, upload: Upload) -> None:
         try:
             await self._intake.receive(request, upload)
         except BaseException:
             await asyncio.shield(upload.pause())  # a broken transfer keeps what arrived
             raise
 
-    async def status(self, request: web.Request) -> web.Response:
+    async def status(self, request: Request) -> Response:
         repository, upload = await self._session(request)
         try:
             # A transfer that has just broken is still being written down: its client asks where to go on.
@@ -131,15 +137,15 @@ class UploadRoutes:
         except TimeoutError:
             return self._progress(repository, upload, 204)
 
-    async def append(self, request: web.Request) -> web.Response:
+    async def append(self, request: Request) -> Response:
         repository, upload = await self._session(request)
         async with upload.lock:
-            await self._quotas.admit(repository, upload.offset + (request.content_length or 0))
+            await self._quotas.admit(repository, upload.offset + (request.body.length or 0))
             await self._receive_at(request, repository, upload)
             await upload.pause()
             return self._progress(repository, upload, 202)
 
-    async def finish(self, request: web.Request) -> web.Response:
+    async def finish(self, request: Request) -> Response:
         repository, upload = await self._session(request)
         if "digest" not in request.query:
             raise RegistryError("DIGEST_INVALID", "digest missing")
@@ -150,19 +156,19 @@ class UploadRoutes:
             await self._receive_at(request, repository, upload)
             return await self._commit(request, repository, upload, digest)
 
-    async def cancel(self, request: web.Request) -> web.Response:
+    async def cancel(self, request: Request) -> Response:
         _, upload = await self._session(request)
         await upload.cancel()
-        return web.Response(status=204)
+        return Response(204)
 
-    async def _session(self, request: web.Request) -> tuple[str, Upload]:
+    async def _session(self, request: Request) -> tuple[str, Upload]:
         repository = repository_of(request)
-        upload = await self._blobs.resume_upload(repository, request.match_info["id"])
+        upload = await self._blobs.resume_upload(repository, request.values["id"])
         if upload is None:
-            raise RegistryError("BLOB_UPLOAD_UNKNOWN", {"upload": request.match_info["id"]})
+            raise RegistryError("BLOB_UPLOAD_UNKNOWN", {"upload": request.values["id"]})
         return repository, upload
 
-    async def _receive_at(self, request: web.Request, repository: str, upload: Upload) -> None:
+    async def _receive_at(self, request: Request, repository: str, upload: Upload) -> None:
         expected = _expected_range(request)
         begin = upload.offset
         if expected is not None and expected[0] != begin:
@@ -172,7 +178,7 @@ class UploadRoutes:
             raise RegistryError("SIZE_INVALID", {"received": upload.offset - begin,
                                                  "announced": expected[1] - expected[0]})
 
-    async def _commit(self, request: web.Request, repository: str, upload: Upload, digest: Digest) -> web.Response:
+    async def _commit(self, request: Request, repository: str, upload: Upload, digest: Digest) -> Response:
         size = upload.offset
         try:
             await self._quotas.admit(repository, size)
@@ -189,15 +195,15 @@ class UploadRoutes:
         return self._created(repository, digest)
 
     @staticmethod
-    def _created(repository: str, digest: Digest) -> web.Response:
-        return web.Response(status=201, headers={
-            hdrs.LOCATION: f"/v2/{repository}/blobs/{digest}", "Docker-Content-Digest": str(digest)})
+    def _created(repository: str, digest: Digest) -> Response:
+        return Response(201, {
+            "Location": f"/v2/{repository}/blobs/{digest}", "Docker-Content-Digest": str(digest)})
 
     @staticmethod
     def _headers(repository: str, upload: Upload) -> dict[str, str]:
         # The range is inclusive, so docker's registry says 0-0 both for none and for one byte; clients know.
-        return {hdrs.LOCATION: f"/v2/{repository}/blobs/uploads/{upload.id}",
-                hdrs.RANGE: f"0-{max(upload.offset - 1, 0)}", "Docker-Upload-UUID": upload.id}
+        return {"Location": f"/v2/{repository}/blobs/uploads/{upload.id}",
+                "Range": f"0-{max(upload.offset - 1, 0)}", "Docker-Upload-UUID": upload.id}
 
-    def _progress(self, repository: str, upload: Upload, status: int) -> web.Response:
-        return web.Response(status=status, headers=self._headers(repository, upload))
+    def _progress(self, repository: str, upload: Upload, status: int) -> Response:
+        return Response(status, self._headers(repository, upload))

@@ -15,13 +15,14 @@ log = logging.getLogger("barque.registry")
 _WATCHED = {signal.SIGCHLD, signal.SIGTERM, signal.SIGINT, signal.SIGHUP}
 #: One that always dies at once is not started more often than this, in seconds.
 _PAUSE = 1.0
-#: More than this seldom helps, and each costs memory.
-_MOST = 8
+#: One worker does with one processor what docker's registry does with five. More than eight seldom help, and each costs
+#: memory.
+_PROCESSORS, _MOST = 4, 8
 
 
-def usable_processors() -> int:
-    """How many workers are worth their memory here."""
-    return min(len(os.sched_getaffinity(0)), _MOST)
+def worth_their_memory() -> int:
+    """How many workers are worth their memory here: transfers use the other processors from one alone."""
+    return min(-(-len(os.sched_getaffinity(0)) // _PROCESSORS), _MOST)
 
 
 def run(count: int, work: Callable[[int], int]) -> int:

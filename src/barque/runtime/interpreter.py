@@ -7,7 +7,8 @@ mount, and opening for writing fails with EROFS for good. The mount belongs to n
 make it writable again. Or it runs from a sealed copy in memory (memfd_create(2)), which nobody can change either.
 Libraries need no such care: /proc/PID/map_files is for CAP_SYS_ADMIN of the host alone.
 
-The first start of a command imports nothing but this: ctypes, which mounting needs, is a third of what it takes.
+Getting there takes a second start of Python, 10 ms, except where Python is in a shared library: little is mapped of the
+program's own file then, and the mount can take its place in the running process. The first start imports only this.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
     from typing import NoReturn
 
 _CHUNK = 1 << 26
-#: Up to this size, in bytes, an interpreter is copied: one that keeps its code in a shared library.
+#: Up to this size, in bytes, an interpreter keeps its code in a shared library, and is quickly copied.
 _SMALL = 1 << 20
 
 
@@ -41,6 +42,25 @@ def is_safe() -> bool:
             return bool(fcntl.fcntl(file, fcntl.F_GET_SEALS) & fcntl.F_SEAL_WRITE)
         except OSError:
             return False
+
+
+def move_readonly() -> bool:
+    """Whether this process, as it runs, could be put on a file that nobody can write to."""
+    if os.geteuid() != 0 or os.stat("/proc/self/exe").st_size > _SMALL:
+        return False
+    from barque.sys import exe
+
+    try:
+        copy = readonly_copy()
+        try:
+            # The mount's own descriptor is O_PATH, which cannot be mapped.
+            with open(f"/proc/self/fd/{copy}", "rb") as file:
+                exe.exchange(file.fileno())
+        finally:
+            os.close(copy)
+    except OSError:
+        return False
+    return is_safe()
 
 
 def reexec_readonly(module: str, argv: Sequence[str]) -> NoReturn:

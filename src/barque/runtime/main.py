@@ -1,6 +1,6 @@
 """``barque-runtime``: from the start of the interpreter to the command, by the shortest way.
 
-Nothing is imported here that is not needed, since what enters containers begins twice: once to get off the
+Nothing is imported here that is not needed, since what enters containers may begin twice: once to get off the
 interpreter's own file (:mod:`barque.runtime.interpreter`), once for good.
 """
 
@@ -22,7 +22,7 @@ def main(argv: list[str] | None = None) -> int:
     """Run one command; returns the exit status (1, and 255 for exec, when it failed)."""
     words = sys.argv[1:] if argv is None else argv
     # An id of the same name costs a few milliseconds, no more.
-    if not ENTERING.isdisjoint(words) and not interpreter.is_safe():
+    if not (ENTERING.isdisjoint(words) or interpreter.is_safe() or interpreter.move_readonly()):
         interpreter.reexec_readonly("barque.runtime.main", words)
     interpreter.hide()
     # Collections while modules are made find nothing; from here on they come when there is a lot.

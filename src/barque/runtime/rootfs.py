@@ -182,11 +182,24 @@ class Pivot(ChildStep):
             parent = os.open("..", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=context.root)
             _make_private(parent)
             os.close(parent)
+        own = os.open("/proc/self/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
         os.fchdir(context.root)
         mounts.pivot_to_cwd()
+        self._enter_as_others_will(own, context.root)
+        os.close(own)
         if self.propagation is not None:
             # Of the root alone: the mounts beneath have had their own.
             mounts.set_attributes(context.root, propagation=self.propagation.kind)
+
+    @staticmethod
+    def _enter_as_others_will(own: int, root: int) -> None:
+        """setns(2) leads to the root of the mount namespace. Where the runtime lives in a chroot whose top is a mount,
+        pivot_root has only changed that one, and what is executed in the container later would see the host.
+        """
+        namespaces.setns(own, namespaces.CLONE_NEWNS)
+        if not os.path.samestat(os.stat("/"), os.fstat(root)):
+            raise RuntimeFailure("pivot_root", errno=errno.EPERM,
+                                 detail="the runtime is in a chroot, which is not the root of its mount namespace")
 
 
 def _make_private(directory: int) -> None:

@@ -156,6 +156,8 @@ async def _layers(layout: Layout, db: Database, content: ContentStore, snapshots
         lost.append(Damage("snapshot-unrecorded", str(number), "directory without a row", repair))
         if repair:
             await snapshots.remove_unrecorded([number])
+    if repair:
+        await snapshots.wait_removed()
     return lost
 
 

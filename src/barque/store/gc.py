@@ -69,8 +69,7 @@ async def collect(db: Database, content: ContentStore, snapshots: Snapshots,
 
     report, directories = await db.write(sweep)
     hit("gc.swept")
-    for digest in report.blobs:
-        await content.unlink_unrecorded(digest)
+    await content.unlink_swept(report.blobs)
     await snapshots.remove_unrecorded(directories)
     return report
 

@@ -18,6 +18,10 @@ class KeyedLocks:
             self._forget(key)
             raise
 
+    def held(self, key: str) -> bool:
+        """Whether whoever asks now waits."""
+        return key in self._locks
+
     def release(self, key: str) -> None:
         self._locks[key][0].release()
         self._forget(key)

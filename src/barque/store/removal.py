@@ -27,18 +27,25 @@ class Removals:
 
     def __init__(self, root: str) -> None:
         self.workers: Workers | None = None
+        self.underway: set[int] = set()  # numbers
         self._root = root
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def remove(self, numbers: Sequence[int], *, layers: bool = False) -> None:
-        """Begin, and return when all is gone or after a short while."""
+        """Begin, and return when all is gone or after a short while; with ``layers`` at once."""
         if not numbers:
             return
         workers = self.workers if layers else None
         task = asyncio.ensure_future(self._by_worker(workers, numbers) if workers else self._by_threads(numbers))
         self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-        await asyncio.wait([task], timeout=_PATIENCE)
+        self.underway.update(numbers)
+        task.add_done_callback(lambda done: self._ended(done, numbers))
+        if not layers:
+            await asyncio.wait([task], timeout=_PATIENCE)
+
+    def _ended(self, task: asyncio.Task[None], numbers: Sequence[int]) -> None:
+        self._tasks.discard(task)
+        self.underway.difference_update(numbers)
 
     async def wait(self) -> None:
         """Until every deletion begun so far has ended."""

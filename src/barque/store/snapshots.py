@@ -163,8 +163,8 @@ class Snapshots:
         return os.path.join(self.root, str(number), *names)
 
     def underway(self, number: int) -> bool:
-        """Whether the directory was made by this process, and may be about to get its row or to be removed."""
-        return self._first <= number < self._next
+        """Whether the directory was made by this process, and may be about to get its row, or is being removed."""
+        return self._first <= number < self._next or number in self.removals.underway
 
     async def _make_directory(self, names: Sequence[str]) -> int:
         if not self._next:
@@ -247,6 +247,15 @@ class Snapshots:
             "SELECT key, parent, diff_id, size, created FROM snapshots WHERE key = ? AND kind = 'layer'",
             (chain_id,)).fetchone())
         return LayerInfo(*row) if row else None
+
+    async def sizes(self, chain_ids: Sequence[str]) -> tuple[int, ...]:
+        """Bytes of file contents in each of the layers; 0 for one that is missing."""
+        def look(connection: sqlite3.Connection) -> tuple[int, ...]:
+            found = [connection.execute("SELECT size FROM snapshots WHERE key = ? AND kind = 'layer'",
+                                        (chain_id,)).fetchone() for chain_id in chain_ids]
+            return tuple(row[0] if row else 0 for row in found)
+
+        return await self._db.read(look)
 
     async def _chain(self, chain_id: str) -> list[str]:
         """The directories of a chain of layers, topmost first, down to one that hides all below it."""
@@ -395,7 +404,7 @@ class Snapshots:
         await self.remove_unrecorded(await self._db.write(swap))
 
     async def remove_unrecorded(self, numbers: Sequence[int]) -> None:
-        """Delete directories of layers whose rows are gone."""
+        """Begin to delete directories of layers whose rows are gone."""
         await self.removals.remove(numbers, layers=True)
 
     async def wait_removed(self) -> None:

@@ -19,6 +19,7 @@ import signal
 import socket
 import traceback
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 from msgspec.structs import replace
@@ -334,7 +335,7 @@ class Monitor:
         self._record = m.ExitRecord(exit_code=code, signal=number, oom_killed=self._backend.oom_kills() > 0,
                                     started_at=self._started_at, finished_at=self._ended_at,
                                     log_dropped=self._log.dropped if self._log else 0)
-        self._run_dir.write_exit(self._record)
+        self._keep(self._record)
         self._state = "exited"
         for connection, serial in self._init.waiters:
             connection.answer(serial, self._record)
@@ -344,6 +345,14 @@ class Monitor:
             self._clean_up()
         except REFUSALS:
             pass    # tried again, and then told, at Release
+
+    def _keep(self, record: m.ExitRecord) -> None:
+        """Write the record down for whoever looks when this process is gone. With a full disk it is only told."""
+        assert self._run_dir is not None
+        try:
+            self._run_dir.write_exit(record)
+        except OSError:
+            self._note()
 
     def _exec_ended(self, exec_id: str, running: Running, code: int) -> None:
         running.close()
@@ -523,15 +532,16 @@ class Monitor:
             except Exception:    # no step may keep the others from their work
                 self._note()
         if self._record is None:
-            self._run_dir.write_exit(m.ExitRecord(exit_code=255, started_at=self._started_at,
-                                                  finished_at=self._clock.now(), error=text))
+            self._keep(m.ExitRecord(exit_code=255, started_at=self._started_at, finished_at=self._clock.now(),
+                                    error=text))
         self._run_dir.remove_socket()
         self._clean_up()
 
     def _note(self) -> None:
-        """Keep the traceback of the exception at hand for the daemon's log."""
+        """Keep the traceback of the exception at hand for the daemon's log, if there is room for it."""
         if self._run_dir is not None and self._run_dir.exists:
-            self._run_dir.note(traceback.format_exc())
+            with suppress(OSError):
+                self._run_dir.note(traceback.format_exc())
 
 
 _HANDLERS = {m.Hello: "hello", m.Create: "create", m.Start: "start", m.Exec: "exec", m.Attach: "attach",

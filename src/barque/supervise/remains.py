@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import signal
+from contextlib import suppress
 from datetime import UTC, datetime
 
 from barque.runtime import cgroups
@@ -33,7 +34,8 @@ def bury(run_dir: RunDir) -> ExitRecord:
             record = ExitRecord(exit_code=LOST, started_at=left.started_at if left else "", finished_at=now,
                                 error="the container's supervisor died")
             if run_dir.exists:
-                run_dir.write_exit(record)
+                with suppress(OSError):  # there may be no room for it: then who asks now is the only one who knows
+                    run_dir.write_exit(record)
         return record
 
 

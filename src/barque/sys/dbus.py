@@ -5,6 +5,7 @@ Values travel as Python's int, bool, float, str, list, tuple (struct) and dict; 
 
 from __future__ import annotations
 
+import errno
 import os
 import socket
 import struct
@@ -30,11 +31,11 @@ class ProtocolError(ValueError):
     """What came is not D-Bus, or not what may be expected here."""
 
 
-class CallFailed(Exception):
+class CallFailed(OSError):
     """The peer answered a call with an error."""
 
     def __init__(self, name: str, text: str) -> None:
-        super().__init__(f"{name}: {text}" if text else name)
+        super().__init__(errno.EREMOTEIO, f"{name}: {text}" if text else name)
         self.name = name
 
 

@@ -20,14 +20,12 @@ def one_arena() -> None:
     _set(_M_ARENA_MAX, 1)
 
 
-def keep_large_buffers(size: int) -> None:
-    """Reuse freed buffers of up to ``size`` bytes instead of giving each back to the kernel and faulting it in again.
-
-    For processes that move much data through buffers of 64 KiB and more.
-    """
-    _set(_M_MMAP_THRESHOLD, size)
-    _set(_M_TRIM_THRESHOLD, 4 * size)
-    _set(_M_ARENA_MAX, 2)
+def frugal() -> None:
+    """Give what is freed back to the kernel soon, and blocks from 128 KiB at once: glibc would raise its thresholds as
+    such blocks come and go."""
+    one_arena()
+    _set(_M_MMAP_THRESHOLD, 128 << 10)
+    _set(_M_TRIM_THRESHOLD, 256 << 10)
 
 
 def trim() -> None:

@@ -41,15 +41,28 @@ async def files(session: Session, number: int, pieces: AsyncIterator[bytes]) -> 
         file.seek(0)
         members = await asyncio.to_thread(_members, file)
         async with session.call(_METHOD, Packet, Packet, [(_EXPORTER, str(number))]) as stream:
-            sending = asyncio.create_task(_announce(stream, members))
+            channel = _Channel(stream)
+            announcing = asyncio.create_task(_announce(channel, members))
             try:
-                await _answer(stream, members, file)
-                await sending
+                await _answer(channel, members, file)
+                await announcing
             finally:
-                sending.cancel()
-                await asyncio.gather(sending, return_exceptions=True)
+                announcing.cancel()
+                await asyncio.gather(announcing, return_exceptions=True)
             await stream.end()
     return size
+
+
+class _Channel:
+    """One packet at a time: grpclib would send the pieces of two large ones in turns."""
+
+    def __init__(self, stream: Any) -> None:
+        self.stream = stream
+        self._lock = asyncio.Lock()
+
+    async def send(self, packet: Packet) -> None:
+        async with self._lock:
+            await self.stream.send_message(packet)
 
 
 def _members(file: IO[bytes]) -> list[tarfile.TarInfo]:
@@ -59,26 +72,26 @@ def _members(file: IO[bytes]) -> list[tarfile.TarInfo]:
     return [found[name] for name in sorted(found, key=lambda name: name.encode("utf-8", "surrogateescape").split(b"/"))]
 
 
-async def _announce(stream: Any, members: list[tarfile.TarInfo]) -> None:
+async def _announce(channel: _Channel, members: list[tarfile.TarInfo]) -> None:
     for member in members:
-        await stream.send_message(Packet(STAT, Stat(
+        await channel.send(Packet(STAT, Stat(
             path=member.name, mode=go_mode(member), uid=member.uid, gid=member.gid,
             size=member.size if member.isreg() else 0, mod_time=int(member.mtime) * 10**9, linkname=member.linkname,
             devmajor=member.devmajor, devminor=member.devminor)))
-    await stream.send_message(Packet(STAT))
+    await channel.send(Packet(STAT))
 
 
-async def _answer(stream: Any, members: list[tarfile.TarInfo], file: IO[bytes]) -> None:
-    async for packet in stream:
+async def _answer(channel: _Channel, members: list[tarfile.TarInfo], file: IO[bytes]) -> None:
+    async for packet in channel.stream:
         if packet.type == ERR:
             raise SessionFailed(reason=packet.data.decode("utf-8", "replace"))
         if packet.type == FIN:
-            await stream.send_message(Packet(FIN))
+            await channel.send(Packet(FIN))
             return
         if packet.type == REQ and packet.id < len(members):
             for piece in _content(members[packet.id], file):
-                await stream.send_message(Packet(DATA, id=packet.id, data=piece))
-            await stream.send_message(Packet(DATA, id=packet.id))
+                await channel.send(Packet(DATA, id=packet.id, data=piece))
+            await channel.send(Packet(DATA, id=packet.id))
     raise SessionFailed(reason="it ended before it had all files")
 
 

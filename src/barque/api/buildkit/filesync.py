@@ -136,6 +136,8 @@ class _Receiver:
         if found is None:
             self._announced = True
             return
+        if found.size < 0:
+            raise SessionFailed(reason=f"{found.path} has a size of {found.size} bytes")
         file = _File(self._count, found, _type(found))
         self._count += 1
         if not file.kind:

@@ -64,8 +64,9 @@ async def run(builder: Builder, session: Session, order: Order, board: Board) ->
         steps = Steps(board, asked, offered)
 
         async def equip(dockerfile: str) -> BuildOptions:
+            steps.dockerfile = dockerfile
             wanted = needs(dockerfile, options)
-            steps.expect(dockerfile, wanted.stages)
+            steps.expect(wanted.stages)
             return await _equipped(session, options, wanted, stack)
 
         def send(message: Any) -> None:

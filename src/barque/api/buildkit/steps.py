@@ -29,7 +29,9 @@ class Located(BarqueError):
 
 
 class Steps:
-    """Hears the events of one build. ``offered``: called with the token and the number of an output for the client."""
+    """Hears the events of one build. ``offered``: called with the token and the number of an output for the client.
+    ``dockerfile``: set once it is known.
+    """
 
     def __init__(self, board: Board, options: BuildOptions, offered: Callable[[str, int | str], None]) -> None:
         self._board = board
@@ -39,16 +41,15 @@ class Steps:
         self._done: dict[str, int] = {}
         self._hidden: dict[int, events.StepBegun] = {}
         self._lines: dict[int, Line] = {}
-        self._dockerfile = b""
+        self.dockerfile = ""
         self._failed_line = 0
 
-    def expect(self, dockerfile: str, stages: Sequence[PlannedStage]) -> None:
-        """What will be built; called before the first event."""
-        self._dockerfile = dockerfile.encode()
+    def expect(self, stages: Sequence[PlannedStage]) -> None:
+        """What will be built; called before the first step begins."""
         self._stages = {stage.start.name or str(stage.number): stage for stage in stages}
 
     def located(self, error: BarqueError, filename: str) -> BarqueError:
-        return Located(error, filename, self._dockerfile, self._failed_line) if self._failed_line else error
+        return Located(error, filename, self.dockerfile.encode(), self._failed_line) if self._failed_line else error
 
     def hear(self, event: events.Event) -> None:
         match event:
@@ -91,7 +92,7 @@ class Steps:
             with self._board.step("exporting to image") as line:
                 line.status(f"writing image {note.value['containerimage.config.digest']}", done=True)
                 for tag in self._options.tags:
-                    line.status(f"naming to {tag.with_default_tag()}", done=True)
+                    line.status(f"naming to {tag}", done=True)
         elif note.kind == events.OUTPUT:
             self._offered(note.value["Token"], note.value["Output"])
         elif note.kind == events.PLACE:

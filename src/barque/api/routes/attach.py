@@ -120,5 +120,6 @@ async def _stream(attachment: Attachment, hijacked: Hijacked, keys: bytes) -> No
     if process is None:
         return
     escape = relay.Escape(keys) if attachment.tty and attachment.stdin else None
-    if await relay.relay((hijacked.reader, hijacked.writer), process, stdin=attachment.stdin, escape=escape):
+    if await relay.relay((hijacked.reader, hijacked.writer), process, stdin=attachment.stdin, escape=escape,
+                         ready=hijacked.head_read):
         attachment.detached()

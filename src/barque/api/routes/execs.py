@@ -58,12 +58,13 @@ async def _run(execs: Execs, item: Exec, hijacked: Hijacked, console: tuple[int,
     except (ExecRefused, ExecStarted) as error:
         # The answer has begun: docker says it on the stream, and clients take the code from inspect.
         text = error.message.encode() + b"\r\n"
+        await hijacked.head_read()
         hijacked.writer.write(text if raw else relay.framed(text))
         return
     if streams is not None:
         escape = relay.Escape(keys) if tty and item.options.attach_stdin else None
         client = (hijacked.reader, hijacked.writer)
         change = None if raw == tty else relay.Unframer() if raw else relay.framed
-        if await relay.relay(client, streams, stdin=item.options.attach_stdin, escape=escape, ending=item.wait_ended,
-                             change=change):
+        if await relay.relay(client, streams, stdin=item.options.attach_stdin, escape=escape,
+                             ready=hijacked.head_read, ending=item.wait_ended, change=change):
             execs.detached(item)

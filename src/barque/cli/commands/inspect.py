@@ -86,6 +86,10 @@ def _network(app: App, verbose: bool = False) -> Fetch:
     return lambda name: ("Network", app.engine.get(f"/networks/{name}", query))
 
 
+#: Objects of docker's that belong to swarms and to managed plugins.
+_ELSEWHERE = ("config", "node", "plugin", "secret", "service", "task")
+
+
 def _inspect(app: App, values: Values) -> int:
     kinds = {"container": _container(app, values["size"]), "image": _image(app), "network": _network(app),
              "volume": _volume(app)}
@@ -94,18 +98,23 @@ def _inspect(app: App, values: Values) -> int:
         raise CommandError('type is empty: must be one of "config", "container", "image", "network", "node", "plugin", '
                            '"secret", "service", "task", "volume"')
     if kind:
+        if kind in _ELSEWHERE:
+            raise CommandError(f"Barque has no objects of the type {kind}")
         if kind not in kinds:
             raise CommandError(f'unknown type: "{kind}": must be one of "config", "container", "image", "network", '
                                '"node", "plugin", "secret", "service", "task", "volume"')
-        return show(app, values.arguments, values["format"], kinds[kind])
 
     def fetch(name: str) -> tuple[str, Any]:
-        for get in kinds.values():
+        for get in [kinds[kind]] if kind else kinds.values():
             try:
-                return get(name)
+                found = get(name)
             except ApiError as error:
-                if error.status != 404:
+                if kind or error.status != 404:
                     raise
+                continue
+            if values["size"] and found[0] != "Container":
+                app.err(f"WARNING: --size ignored for {found[0].lower()}")
+            return found
         raise CommandError(f"Error: No such object: {name}")
 
     return show(app, values.arguments, values["format"], fetch)

@@ -63,6 +63,11 @@ def _work(ctx: Context, live: Live) -> str:
     return f"{ctx.state_dir(live.id)}/criu"
 
 
+def _check_runtime(ctx: Context, live: Live) -> None:
+    if live.container.host_config.runtime in ctx.config.runtimes:
+        raise Unsupported("checkpoints are only for containers of the engine's own runtime")
+
+
 async def create(ctx: Context, ref: str, options: CheckpointOptions) -> None:
     """Write a checkpoint; with ``exit`` the container has ended then. It runs on where this fails."""
     live = ctx.registry.find(ref)
@@ -87,8 +92,7 @@ async def _create(ctx: Context, live: Live, ref: str, path: str, *, end: bool) -
             raise Paused(ref=live.container.name)
         if live.facts.status is not machine.Status.RUNNING or live.monitor is None:
             raise NotRunning(ref=live.container.name)
-        if live.container.host_config.runtime in ctx.config.runtimes:
-            raise Unsupported("checkpoints are only for containers of the engine's own runtime")
+        _check_runtime(ctx, live)
         before = live.facts
         waiter = exit_of(live) if end else None
         if end:
@@ -97,8 +101,8 @@ async def _create(ctx: Context, live: Live, ref: str, path: str, *, end: bool) -
         request = CheckpointRequest(
             pid=before.pid, bundle=f"{ctx.run_dir(live.id)}/bundle", cgroup=live.monitor.cgroup,
             checkpoint=Checkpoint(unfinished, _work(ctx, live)), leave_running=not end)
-        await live.execs.wait_quiet()
         try:
+            await live.execs.wait_quiet()
             await asyncio.to_thread(shutil.rmtree, unfinished, ignore_errors=True)
             answer = await ctx.supervisor.run("checkpoint", msgspec.json.encode(request), [])
             failure = msgspec.json.decode(answer, type=CheckpointResult).failure
@@ -126,10 +130,16 @@ def names(ctx: Context, ref: str, directory: str) -> list[str]:
 
 async def remove(ctx: Context, ref: str, name: str, directory: str) -> None:
     live = ctx.registry.find(ref)
-    await asyncio.to_thread(shutil.rmtree, find(ctx, live, name, directory).images)
+    await asyncio.to_thread(shutil.rmtree, _find(ctx, live, name, directory).images)
 
 
-def find(ctx: Context, live: Live, name: str, directory: str) -> Checkpoint:
+def to_start_from(ctx: Context, live: Live, name: str, directory: str) -> Checkpoint:
+    """Raises :class:`NoSuchCheckpoint`, Unsupported."""
+    _check_runtime(ctx, live)
+    return _find(ctx, live, name, directory)
+
+
+def _find(ctx: Context, live: Live, name: str, directory: str) -> Checkpoint:
     """Raises :class:`NoSuchCheckpoint`."""
     path = os.path.join(_folder(ctx, live, directory), name)
     if not _NAME.match(name) or not os.path.isdir(path):

@@ -15,6 +15,7 @@ from barque.config import BUILTIN_RUNTIMES
 from barque.engine import clock, names
 from barque.engine.containers import (
     health,
+    host_warnings,
     image_mounts,
     merge,
     mounts,
@@ -130,23 +131,7 @@ def check_host(ctx: Context, host: HostConfig) -> list[str]:
         if not validate.numbers(wanted) <= validate.numbers(there):
             raise InvalidArgument(f"Requested {what} are not available - requested {wanted}, available: {there}")
     _check_others(ctx, host)
-    warnings = []
-    if host.privileged and len(ctx.host.capabilities) < ctx.host.last_capability + 1:
-        warnings.append("This daemon lacks some capabilities itself; the privileged container gets those that it has.")
-    if ctx.host.cgroup_v2 and host.memory_swappiness not in (None, -1):
-        warnings.append("Your kernel does not support memory swappiness capabilities or the cgroup is not mounted. "
-                        "Memory swappiness discarded.")
-    if ctx.host.cgroup_v2 and host.oom_kill_disable:
-        warnings.append("Your kernel does not support OomKillDisable. OomKillDisable discarded.")
-    elif host.oom_kill_disable and not host.memory:
-        warnings.append("OOM killer is disabled for the container, but no memory limit is set, this can result in the "
-                        "system running out of resources.")
-    if host.memory > 0 and not ctx.host.swap_limit:
-        warnings.append("Your kernel does not support swap limit capabilities or the cgroup is not mounted. Memory "
-                        "limited without swap.")
-    if host.network_mode == "host" and (host.port_bindings or host.publish_all_ports):
-        warnings.append("Published ports are discarded when using host network mode")
-    return warnings
+    return host_warnings.warnings(host, ctx.host)
 
 
 def _check_others(ctx: Context, host: HostConfig) -> None:

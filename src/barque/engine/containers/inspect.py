@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import msgspec
@@ -11,6 +12,8 @@ from barque.engine.containers.context import Context
 from barque.engine.containers.machine import Status
 from barque.engine.containers.model import Container, MountPoint
 from barque.engine.containers.options import EndpointSettings
+from barque.engine.network_views import bare_endpoint_id
+from barque.network.model import NetworkInfo
 from barque.oci import go_json
 
 #: Since then the fields of NetworkSettings that speak of one network only are gone.
@@ -31,7 +34,7 @@ async def inspect(ctx: Context, ref: str, *, size: bool, version: tuple[int, int
         "MountLabel": "", "ProcessLabel": "", "AppArmorProfile": "", "ExecIDs": list(live.exec_ids) or None,
         "HostConfig": _host(container), "GraphDriver": {"Data": await _graph(ctx, container), "Name": "overlay2"},
         "Mounts": [mount_point(point) for point in container.mounts], "Config": _config(container, version),
-        "NetworkSettings": network_settings(container, version)}
+        "NetworkSettings": network_settings(container, ctx.networks.networks(), version)}
     if size:
         result["SizeRw"] = await ctx.snapshots.container_size(container.id)
         result["SizeRootFs"] = result["SizeRw"] + await ctx.image_size(container.image_id)
@@ -97,14 +100,18 @@ def mount_point(point: MountPoint) -> dict[str, Any]:
                      else ""}
 
 
-def endpoint_settings(container: Container) -> dict[str, EndpointSettings]:
+def endpoint_settings(container: Container, networks: Iterable[NetworkInfo]) -> dict[str, EndpointSettings]:
     """What was asked for each network, with what the network gave while the container runs."""
+    ids = {info.name: info.id for info in networks}
     given = {endpoint.network_name: endpoint for endpoint in (container.sandbox.endpoints if container.sandbox else ())}
     result = {}
     for name, asked in container.endpoints.items():
         endpoint = given.get(name)
         if endpoint is None:
-            result[name] = asked
+            network = ids.get(name, "")
+            bare = container.sandbox is not None and container.sandbox.mode == name
+            result[name] = msgspec.structs.replace(
+                asked, network_id=network, endpoint_id=bare_endpoint_id(network, container.id) if bare else "")
             continue
         result[name] = msgspec.structs.replace(
             asked, network_id=endpoint.network_id, endpoint_id=endpoint.endpoint_id, gateway=endpoint.gateway,
@@ -114,21 +121,22 @@ def endpoint_settings(container: Container) -> dict[str, EndpointSettings]:
     return go_json.merged(result)
 
 
-def network_settings(container: Container, version: tuple[int, int]) -> dict[str, Any]:
+def network_settings(container: Container, networks: Iterable[NetworkInfo], version: tuple[int, int]
+                     ) -> dict[str, Any]:
     sandbox = container.sandbox
-    networks = endpoint_settings(container)
+    settings = endpoint_settings(container, networks)
     result: dict[str, Any] = {
         "SandboxID": container.id if sandbox and sandbox.netns_path else "",
         "SandboxKey": (sandbox.netns_path or "") if sandbox else "",
-        "Ports": publish.port_map(container.config, container.host_config, sandbox.ports) if sandbox else {}}
+        "Ports": publish.port_map(container.config, container.host_config, sandbox)}
     if version < _WITHOUT_LEGACY:
-        bridge = networks.get("bridge", EndpointSettings())
+        bridge = settings.get("bridge", EndpointSettings())
         result = {
             "Bridge": "", **result, "HairpinMode": False, "LinkLocalIPv6Address": "", "LinkLocalIPv6PrefixLen": 0,
             "SecondaryIPAddresses": None, "SecondaryIPv6Addresses": None, "EndpointID": bridge.endpoint_id,
             "Gateway": bridge.gateway, "GlobalIPv6Address": bridge.global_ipv6_address,
             "GlobalIPv6PrefixLen": bridge.global_ipv6_prefix_len, "IPAddress": bridge.ip_address,
             "IPPrefixLen": bridge.ip_prefix_len, "IPv6Gateway": bridge.ipv6_gateway, "MacAddress": bridge.mac_address}
-    return {**result, "Networks": networks}
+    return {**result, "Networks": settings}
 
 

@@ -38,16 +38,15 @@ async def containers(ctx: Context, filters: Filters, *, everything: bool, limit:
 
 async def _entry(ctx: Context, live: Live, size: bool) -> dict[str, Any]:
     container = live.container
-    sandbox = container.sandbox
     annotations = container.host_config.annotations
     entry: dict[str, Any] = {
         "Id": container.id, "Names": [container.slashed], "Image": container.image, "ImageID": container.image_id,
         "Command": shlex_join([container.path, *container.args]), "Created": clock.parse(container.created) // 10**9,
-        "Ports": publish.port_list(container.config, sandbox.ports if sandbox else ()) if live.facts.alive else [],
+        "Ports": publish.port_list(container.config, container.sandbox) if live.facts.alive else [],
         "Labels": container.config.labels or {}, "State": str(live.facts.status), "Status": status_text(container),
         "HostConfig": {"NetworkMode": container.host_config.network_mode,
                        **({"Annotations": annotations} if annotations else {})},
-        "NetworkSettings": {"Networks": endpoint_settings(container)},
+        "NetworkSettings": {"Networks": endpoint_settings(container, ctx.networks.networks())},
         "Mounts": [mount_point(point) for point in container.mounts]}
     if container.health is not None:
         entry["Health"] = {"Status": container.health.status, "FailingStreak": container.health.failing_streak}

@@ -157,6 +157,8 @@ def linked_hosts(ctx: Context, container: Container) -> list[tuple[str, list[str
         return lines
     for text in container.host_config.links or ():
         other, alias, address = _linked(ctx, text)
+        if not address and other.facts.alive:
+            raise InvalidArgument(f"Cannot link to {other.slashed}, as it does not belong to the default network")
         if not address:
             raise InvalidArgument(f"Cannot link to a non running container: {other.slashed} AS "
                                   f"{container.slashed}/{alias}")

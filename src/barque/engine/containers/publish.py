@@ -7,8 +7,9 @@ import re
 
 from barque.engine.containers.options import ContainerConfig, HostConfig
 from barque.errors import InvalidArgument
+from barque.network.firewall import ports_endpoint
 from barque.network.model import PortBinding as Publication
-from barque.network.model import PublishedPort
+from barque.network.model import Sandbox
 from barque.oci import go_json
 
 _PORT = re.compile(r"([0-9]{1,5})(?:/(tcp|udp|sctp))?\Z", re.IGNORECASE | re.ASCII)
@@ -68,14 +69,16 @@ def _check_address(text: str) -> None:
         raise InvalidArgument(f"invalid IP address: {text}") from None
 
 
-def port_map(config: ContainerConfig, host: HostConfig, published: tuple[PublishedPort, ...]
+def port_map(config: ContainerConfig, host: HostConfig, sandbox: Sandbox | None
              ) -> dict[str, list[dict[str, str]] | None]:
-    """``NetworkSettings.Ports`` of a running container: exposed ports, null where they are not published."""
+    """``NetworkSettings.Ports``: exposed ports, null where they are not published. Nothing without a bridge."""
+    if sandbox is None or ports_endpoint(sandbox.endpoints) is None:
+        return {}
     exposed = [*(config.exposed_ports or {}), *(host.port_bindings or {})]
     result: dict[str, list[dict[str, str]] | None] = {}
     for port, protocol in sorted(map(parse_port, exposed)):
         result[f"{port}/{protocol}"] = None
-    for item in published:
+    for item in sandbox.ports:
         key = f"{item.container_port}/{item.protocol}"
         bindings = result.get(key) or []
         bindings.append({"HostIp": item.host_ip, "HostPort": str(item.host_port)})
@@ -83,12 +86,15 @@ def port_map(config: ContainerConfig, host: HostConfig, published: tuple[Publish
     return go_json.merged(result)
 
 
-def port_list(config: ContainerConfig, published: tuple[PublishedPort, ...]) -> list[dict[str, object]]:
-    """``Ports`` of a list entry: one row per published port and one per port that is only exposed."""
-    shown = {(item.container_port, item.protocol) for item in published}
+def port_list(config: ContainerConfig, sandbox: Sandbox | None) -> list[dict[str, object]]:
+    """``Ports`` of a list entry: one row per published port and one per port that is only exposed. Nothing without a
+    bridge."""
+    if sandbox is None or ports_endpoint(sandbox.endpoints) is None:
+        return []
+    shown = {(item.container_port, item.protocol) for item in sandbox.ports}
     rows: list[dict[str, object]] = [
         {"IP": item.host_ip, "PrivatePort": item.container_port, "PublicPort": item.host_port, "Type": item.protocol}
-        for item in published]
+        for item in sandbox.ports]
     rows += [{"PrivatePort": port, "Type": protocol} for port, protocol in _exposed(config)
              if (port, protocol) not in shown]
     return rows

@@ -46,7 +46,7 @@ async def start(ctx: Context, ref: str, checkpoint: str = "", directory: str = "
         raise InvalidArgument("checkpoint is only supported in experimental mode")
     live = ctx.registry.find(ref)
     machine.check_start(live.facts)
-    found = checkpoints.find(ctx, live, checkpoint, directory) if checkpoint else None
+    found = checkpoints.to_start_from(ctx, live, checkpoint, directory) if checkpoint else None
     await ctx.tasks.shielded(_start_by_hand(ctx, live, found), f"start {live.id[:12]}")
 
 

@@ -109,10 +109,11 @@ def for_pull(error: RegistryRefused, ref: Reference) -> Exception:
 
 def unreachable(method: str, url: str, error: BaseException) -> RegistryUnreachable:
     """Tell of a failed connection as Go's ``url.Error`` does."""
-    return RegistryUnreachable(f'{method.capitalize()} "{url}": {_go_text(error)}')
+    return RegistryUnreachable(f'{method.capitalize()} "{url}": {go_text(error)}')
 
 
-def _go_text(error: BaseException) -> str:
+def go_text(error: BaseException) -> str:
+    """A failed connection in the words of Go's net and net/http."""
     if isinstance(error, aiohttp.ClientConnectorDNSError):
         return f"dial tcp: lookup {error.host}: no such host"
     if isinstance(error, aiohttp.ClientConnectorCertificateError | ssl.SSLCertVerificationError):

@@ -84,8 +84,8 @@ class Upload(Protocol):
     def offset(self) -> int: ...
     def expect(self, digest: Digest) -> None:
         """A hint before the first byte: all of them come now and should have this digest."""
-    async def write(self, chunks: list[bytes]) -> None:
-        """Append them all; after an OSError the upload is as it was before."""
+    async def write(self, data: bytes | memoryview) -> None:
+        """Append all of it; after an OSError the upload is as it was before."""
     async def pause(self) -> None:
         """Called when a request ends that is not the last one: what was written survives this process."""
     async def commit(self, digest: Digest) -> None:

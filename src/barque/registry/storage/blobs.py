@@ -11,10 +11,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
+import fcntl
 import os
 import re
-import secrets
-import shutil
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -78,7 +77,7 @@ class FilesystemBlobs:
         os.utime(path)
         failpoints.hit("registry.blob.synced")
         # The second name comes first: a deletion elsewhere drops a content that has one name only.
-        spare = f"{os.path.dirname(link)}/.{secrets.token_hex(8)}"
+        spare = f"{os.path.dirname(link)}/.{os.urandom(8).hex()}"
         os.link(path, spare)
         os.rename(path, content)
         failpoints.hit("registry.blob.stored")
@@ -98,12 +97,14 @@ class FilesystemBlobs:
         link = self._link(repository, digest)
         os.utime(source)
         durable.make_directories(os.path.dirname(link))
-        temporary = f"{os.path.dirname(link)}/.{secrets.token_hex(8)}"
+        temporary = f"{os.path.dirname(link)}/.{os.urandom(8).hex()}"
         try:
             os.link(source, temporary)
         except OSError as error:
             if error.errno != errno.EMLINK:  # ext4 allows 65,000 links to a file
                 raise
+            import shutil
+
             shutil.copyfile(source, temporary)
         os.rename(temporary, link)
         with contextlib.suppress(FileNotFoundError):
@@ -144,7 +145,7 @@ class FilesystemBlobs:
         return durable.digests(f"{self._root}/repositories/{repository}/_blobs")
 
     async def start_upload(self, repository: str, algorithm: str = "sha256") -> Upload:
-        id = secrets.token_hex(16)
+        id = os.urandom(16).hex()
         path = self._upload_path(repository, id)
         await self.run(self._create, path)
         if len(self._uploads) >= self._prune_at:
@@ -175,6 +176,19 @@ class FilesystemBlobs:
     def forget(self, id: str) -> None:
         self._uploads.pop(id, None)
 
+    @staticmethod
+    def _give_up(path: str) -> bool:
+        """Unlink an upload, but for one that a client sends to right now: a clock that jumps makes it look old."""
+        fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            os.unlink(path)
+        except BlockingIOError:
+            return False
+        finally:
+            os.close(fd)
+        return True
+
     def drop_unused(self, oldest: float) -> Freed:
         """Blocking: give up uploads and leftovers untouched since ``oldest``, and contents without users.
 
@@ -188,8 +202,7 @@ class FilesystemBlobs:
                     continue
                 with contextlib.suppress(FileNotFoundError):
                     path = f"{directory}/{name}"
-                    if os.stat(path).st_mtime < oldest:
-                        os.unlink(path)
+                    if os.stat(path).st_mtime < oldest and self._give_up(path):
                         self.forget(name)
                         freed.uploads += upload
         for algorithm in ALGORITHMS:

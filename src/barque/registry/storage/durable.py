@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import secrets
 
 from barque import failpoints
 from barque.oci.digest import ALGORITHMS, Digest
@@ -38,7 +37,7 @@ def write_file(path: str, data: bytes) -> None:
     """Replace ``path`` with ``data`` in one step. Names that begin with a dot are leftovers of a crash."""
     directory, name = os.path.split(path)
     make_directories(directory)
-    temporary = f"{directory}/.{name[:100]}.{secrets.token_hex(8)}"
+    temporary = f"{directory}/.{name[:100]}.{os.urandom(8).hex()}"
     fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
     try:
         with open(fd, "wb", closefd=True) as file:

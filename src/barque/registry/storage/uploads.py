@@ -22,20 +22,14 @@ _WRITEBACK = 8 << 20
 #: Seconds between two looks at a session that another process writes to.
 _POLL = 0.05
 
-#: writev(2) takes 1024 pieces at a time (IOV_MAX).
-_VECTORS = 1024
 
-
-def _write_all(fd: int, chunks: list[bytes], position: int) -> int:
+def _write_all(fd: int, data: bytes | memoryview, position: int) -> int:
     """The position behind the last byte."""
-    left: list[bytes | memoryview] = list(chunks)
+    left = memoryview(data)
     while left:
-        written = os.pwritev(fd, left, position)
+        written = os.pwrite(fd, left, position)
         position += written
-        while left and written >= len(left[0]):
-            written -= len(left.pop(0))
-        if left:
-            left[0] = memoryview(left[0])[written:]
+        left = left[written:]
     return position
 
 
@@ -108,15 +102,13 @@ class FilesystemUpload:
             self._algorithm = digest.algorithm
             self._hash = hashlib.new(digest.algorithm)
 
-    async def write(self, chunks: list[bytes]) -> None:
-        await self._home.run(self._write, chunks)
+    async def write(self, data: bytes | memoryview) -> None:
+        await self._home.run(self._write, data)
 
-    def _write(self, chunks: list[bytes]) -> None:
-        position = self._offset
+    def _write(self, data: bytes | memoryview) -> None:
         try:
             with open(self._path, "r+b", buffering=0) as file:
-                for first in range(0, len(chunks), _VECTORS):
-                    position = _write_all(file.fileno(), chunks[first:first + _VECTORS], position)
+                position = _write_all(file.fileno(), data, self._offset)
                 failpoints.hit("registry.upload.written")
                 if position - self._flushed >= _WRITEBACK:
                     start_writeback(file.fileno(), self._flushed, position - self._flushed)
@@ -124,8 +116,8 @@ class FilesystemUpload:
         except OSError:
             os.truncate(self._path, self._offset)
             raise
-        for chunk in chunks if self._hash is not None else ():
-            self._hash.update(chunk)  # type: ignore[union-attr]
+        if self._hash is not None:
+            self._hash.update(data)
         self._offset = position
 
     async def pause(self) -> None:

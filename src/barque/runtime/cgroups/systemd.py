@@ -1,5 +1,7 @@
 """Cgroups that systemd owns: the container is a transient scope unit, made over D-Bus.
 
+An ordinary user has a systemd of its own, with units below the cgroup that was delegated to it; that needs version 2.
+
 systemd makes the cgroup when the first process joins (a scope needs one), so limits set before are kept until then.
 They go both ways: as unit properties, so that a reload of systemd does not undo them, and as files, for what systemd
 has no property for.
@@ -13,6 +15,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from barque.errors import Unsupported
 from barque.oci.runtime_spec import Resources
 from barque.runtime.cgroups import limits
 from barque.runtime.cgroups.base import CgroupManager, InvalidResources, Layout
@@ -22,14 +25,16 @@ from barque.runtime.cgroups.v1 import V1Manager
 from barque.runtime.cgroups.v2 import V2Manager
 from barque.sys.dbus import CallFailed, Connection
 
-PRIVATE_SOCKET = "/run/systemd/private"
-BUS_SOCKET = "/run/dbus/system_bus_socket"
 _NAME, _PATH, _MANAGER = "org.freedesktop.systemd1", "/org/freedesktop/systemd1", "org.freedesktop.systemd1.Manager"
 _UNIT_EXISTS, _NO_SUCH_UNIT = f"{_NAME}.UnitExists", f"{_NAME}.NoSuchUnit"
 _INFINITY = (1 << 64) - 1
 
 #: (name, (signature, value)), the a(sv) of the interface.
 Property = tuple[str, tuple[str, Any]]
+
+
+class NoUserManager(Unsupported):
+    text = "--systemd-cgroup needs the systemd of user {uid} (loginctl enable-linger), and cgroup version 2: {why}"
 
 
 class SystemdFailed(OSError):
@@ -50,7 +55,8 @@ def unit_of(cgroups_path: str) -> tuple[str, str]:
     parent, prefix, name = parts
     if name.endswith(".slice"):
         raise InvalidResources(f"a container's unit cannot be a slice: {name}")
-    return parent or "system.slice", f"{prefix}-{name}.scope" if prefix else f"{name}.scope"
+    usual = "user.slice" if os.geteuid() else "system.slice"
+    return parent or usual, f"{prefix}-{name}.scope" if prefix else f"{name}.scope"
 
 
 def slice_path(name: str) -> str:
@@ -127,13 +133,34 @@ def _unlimited(value: int) -> int:
     return _INFINITY if value < 0 else value
 
 
+def sockets() -> tuple[str, str]:
+    """systemd's own socket, and that of the bus where it is known."""
+    if os.geteuid() == 0:
+        return "/run/systemd/private", "/run/dbus/system_bus_socket"
+    directory = os.environ.get("XDG_RUNTIME_DIR") or f"/run/user/{os.geteuid()}"
+    return f"{directory}/systemd/private", f"{directory}/bus"
+
+
+def top() -> str:
+    """The cgroup that all slices lie in: of root's systemd the uppermost one. Raises :class:`NoUserManager`."""
+    if os.geteuid() == 0:
+        return ""
+    try:
+        with connect() as systemd:
+            found = systemd.call(_NAME, _PATH, "org.freedesktop.DBus.Properties", "Get", "ss", _MANAGER, "ControlGroup")
+    except OSError as error:
+        raise NoUserManager(uid=os.geteuid(), why=f"{sockets()[0]}: {error.strerror}") from None
+    return str(found[0][1])
+
+
 @contextmanager
 def connect() -> Iterator[Connection]:
-    """systemd itself where we may (root), else over the system bus."""
+    """The host's systemd for root, else the user's: itself where it may be had, else over its bus."""
+    private, bus = sockets()
     try:
-        connection = Connection(PRIVATE_SOCKET)
+        connection = Connection(private)
     except (FileNotFoundError, ConnectionRefusedError, PermissionError):
-        connection = Connection(BUS_SOCKET)
+        connection = Connection(bus)
         connection.hello()
         connection.call("org.freedesktop.DBus", "/org/freedesktop/DBus", "org.freedesktop.DBus", "AddMatch", "s",
                         f"type='signal',sender='{_NAME}',interface='{_MANAGER}',member='JobRemoved'")
@@ -158,9 +185,11 @@ class SystemdManager:
     @classmethod
     def at(cls, cgroups_path: str, layout: Layout) -> SystemdManager:
         parent, unit = unit_of(cgroups_path)
-        path = slice_path(parent).rstrip("/") + "/" + unit
+        path = top() + slice_path(parent).rstrip("/") + "/" + unit
         if layout.version == "v2" and layout.v2 is not None:
             return cls(parent, unit, V2Manager.at(path, layout.v2), True)
+        if os.geteuid():
+            raise NoUserManager(uid=os.geteuid(), why="this host has version 1")
         return cls(parent, unit, V1Manager.at(path, layout), False)
 
     def create(self) -> None:

@@ -44,6 +44,7 @@ def checkpoint_command(invocation: Invocation) -> int:
 def _check_parent(options: Options) -> None:
     if os.path.isabs(options.parent):
         raise InvalidArgument("--parent-path must be relative")
+    os.makedirs(options.images, mode=0o700, exist_ok=True)
     if not os.path.isdir(os.path.join(options.images, options.parent)):
         raise InvalidArgument(f"invalid --parent-path: {options.parent} is no directory in {options.images}")
 

@@ -93,9 +93,10 @@ def restore(request: RestoreRequest) -> Restored:
         finally:
             for fd in directories:
                 os.close(fd)
+        spec = _with_time(spec, notice.pid)
         child = process.Clone(notice.pid, process.pidfd_open(notice.pid))
         undo.pop_all()
-    return Restored(run, child, made.console, _with_time(spec, child.pid), warnings)
+    return Restored(run, child, made.console, spec, warnings)
 
 
 class _Making:

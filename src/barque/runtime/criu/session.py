@@ -12,10 +12,10 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 import socket
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from typing import NoReturn
 
 import msgspec
@@ -77,12 +77,15 @@ class Run:
                  extra: Sequence[int] = (), prepare: Callable[[], list[int]] | None = None) -> None:
         self._stage = stage
         self._log = log
+        # What an earlier run had to say is no reason of this one's.
+        with suppress(FileNotFoundError):
+            os.unlink(log)
         # criu opens descriptors that a request names as those of whoever made the socket.
         self._socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with theirs:
             child = process.clone(0)
             if child is None:
-                _become(program, stdio, theirs, extra, prepare)
+                _become(program, stage, stdio, theirs, extra, prepare)
         self._child = child
 
     @property
@@ -128,12 +131,10 @@ class Run:
         except OSError:
             raise self._ended() from None
 
-    def finish(self, notified: Callable[[Notice], None] | None = None) -> wire.Answer:
-        """Acknowledge what comes after ``notified`` has seen it, until the answer; criu has ended then."""
+    def finish(self) -> wire.Answer:
+        """Acknowledge what comes until the answer; criu has ended then."""
         try:
             while isinstance(item := self.next(), Notice):
-                if notified is not None:
-                    notified(item)
                 self.acknowledge()
         finally:
             self.close()
@@ -165,23 +166,21 @@ class Run:
         return RuntimeFailure(self._stage, detail=f"criu failed: {said}{where}" if said else f"criu failed{where}")
 
 
-def _become(program: str, stdio: tuple[int, int, int] | None, channel: socket.socket, extra: Sequence[int],
-            prepare: Callable[[], list[int]] | None) -> NoReturn:
+def _become(program: str, stage: str, stdio: tuple[int, int, int] | None, channel: socket.socket,
+            extra: Sequence[int], prepare: Callable[[], list[int]] | None) -> NoReturn:
     try:
         if prepare is not None:
             sockets.send(channel, b"prepared", prepare())
         null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
         environment = [f"{name}={value}" for name, value in os.environ.items()]
         criu = process.Program([program, "swrk", str(_SOCKET)], environment)
-        # Where the channel is on the way of the others, it is still needed for the failure of all that.
-        spare = fcntl.fcntl(channel, fcntl.F_DUPFD_CLOEXEC, FIRST_EXTRA + len(extra))
-        fds.place((*(stdio or (null, null, null)), spare, *extra))
+        fds.place((*(stdio or (null, null, null)), channel.fileno(), *extra))
         process.cloexec_from(FIRST_EXTRA + len(extra))
         process.reset_signals()
         criu.execve(program)
     except BaseException as error:
         # Whatever it was: the child must never return into the caller's code.
-        channel.send(wire.refusal(str(RuntimeFailure.of("restore", error))))
+        channel.send(wire.refusal(str(RuntimeFailure.of(stage, error))))
     finally:
         os._exit(_EXEC_FAILED)
 

@@ -140,7 +140,7 @@ def entries(stream: Stream, limits: Limits) -> Iterator[Entry]:
             padded = _refine(stream, header, entry, shared, records, limits)
             yield entry
             if padded & 511 and not stream.take(BLOCK - (padded & 511)):
-                raise Truncated
+                return  # docker's client leaves out the padding of the last member, and the end mark, of its contexts
             records, name, link = pax.Records(), None, None
 
 

@@ -70,8 +70,7 @@ class S3Upload:
             self._algorithm = digest.algorithm
             self._hash = hashlib.new(digest.algorithm)
 
-    async def write(self, chunks: list[bytes]) -> None:
-        data = b"".join(chunks)
+    async def write(self, data: bytes | memoryview) -> None:
         if self._hash is not None:
             await asyncio.to_thread(self._hash.update, data)
         self._tail += data
