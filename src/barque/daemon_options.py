@@ -146,7 +146,9 @@ REFUSED = (
     Refused("raw-logs", "logs have no colours to turn off", True, (False, True)),
     Refused("allow-nondistributable-artifacts", "such layers are never pushed", fine=((), [])),
     Refused("cdi-spec-dir", "CDI devices are not supported", fine=((), []), key="cdi-spec-dirs"),
-    Refused("features", "no feature can be switched", fine=({},)),
+    Refused("features", "clients build by BuildKit's protocol and by the classic one, and there is one image store",
+            fine=({}, {"buildkit": True}, {"containerd-snapshotter": False},
+                  {"buildkit": True, "containerd-snapshotter": False})),
     Refused("builder", "the builder takes no settings", fine=({},)),
     Refused("firewall-backend", "there is one firewall backend", fine=("", "nftables")),
     Refused("allow-direct-routing", "published ports are reached by the host's addresses", True, (False,)),
@@ -249,7 +251,8 @@ def _take_special(name: str, kind: str, text: str, special: dict[str, Any]) -> N
 
 def _refuse(row: Refused, value: Any, spelled: str) -> None:
     if value not in row.fine:
-        raise BadOption(f"{spelled}={value} is not supported: {row.why}")
+        text = value if isinstance(value, str) else json.dumps(value)
+        raise BadOption(f"{spelled}={text} is not supported: {row.why}")
 
 
 def _boolean(name: str, text: str) -> bool:

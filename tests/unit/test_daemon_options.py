@@ -39,8 +39,8 @@ def test_flags_in_all_spellings() -> None:
     (["--debug=maybe"], 'invalid argument "maybe" for "--debug" flag'),
     (["run"], 'unexpected argument: "run"'),
     (["--userns-remap=default"], "--userns-remap=default is not supported"),
-    (["--iptables=false"], "--iptables=False is not supported"),
-    (["--selinux-enabled"], "--selinux-enabled=True is not supported"),
+    (["--iptables=false"], "--iptables=false is not supported"),
+    (["--selinux-enabled"], "--selinux-enabled=true is not supported"),
 ])
 def test_bad_flags(argv: list[str], text: str) -> None:
     with pytest.raises(BadOption) as caught:
@@ -101,6 +101,16 @@ def test_one_directive_in_both_places() -> None:
         config("--debug", file={"debug": False})
     assert ("the following directives are specified both as a flag and in the configuration file: "
             "debug: (from flag: true, from file: false)") in str(caught.value)
+
+
+@pytest.mark.parametrize("text", [
+    '{"features": {"buildkit": true}}', '{"features": {"containerd-snapshotter": false}}'])
+def test_features_that_are_so_anyway(tmp_path: Path, text: str) -> None:
+    (tmp_path / "daemon.json").write_text(text)
+    assert read_file(str(tmp_path / "daemon.json"), required=True) == {}
+    (tmp_path / "daemon.json").write_text(text.replace("snapshotter", "x").replace("true", "false"))
+    with pytest.raises(BadOption, match=r"features=\{.*false\} is not supported"):
+        read_file(str(tmp_path / "daemon.json"), required=True)
 
 
 def test_a_file_that_was_named_must_exist(tmp_path: Path) -> None:
