@@ -134,6 +134,7 @@ async def test_create_is_shown_stored_told_and_removed(client: TestClient, world
     assert status == 201 and made["Warning"] == "", "nothing leaves an internal network"
     shown = await (await client.get("/networks/back end")).json()
     assert shown["Id"] == made["Id"] and shown["IPAM"]["Config"] == pools and shown["Options"] == options
+    assert shown["IPAM"]["Options"] is None, "as the client wrote it"
     assert shown["Internal"] and shown["Attachable"] and shown["EnableIPv6"] and shown["Labels"] == {"a": "b"}
     (stored,) = await world.service.stored()
     assert (stored.icc, stored.mtu, stored.bridge, stored.publish_ip) == (False, 1400, "br0", "127.0.0.1")

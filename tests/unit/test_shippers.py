@@ -265,8 +265,8 @@ def test_later_daemons_hear_what_nobody_has_heard(tmp_path: Path) -> None:
         sock.connect(ship.daemons)
         return sock
 
-    ship = Ship(tmp_path, syslog("unix", str(path)))
     with listen() as sock:
+        ship = Ship(tmp_path, syslog("unix", str(path)))
         ship.connect()
         ship.channel.close()
         sock.accept()[0].close()

@@ -81,7 +81,7 @@ def config_spec(body: CreateNetwork, network_id: str) -> NetworkSpec:
     return NetworkSpec(
         id=network_id, name=body.name, driver="null", created=clock.now(), ipv4=four, ipv6=six,
         enable_ipv4=body.enable_ipv4 is not False, enable_ipv6=bool(body.enable_ipv6), options=body.options or {},
-        ipam_options=ipam.options or {}, labels=body.labels or {}, config_only=True)
+        ipam_options=ipam.options, labels=body.labels or {}, config_only=True)
 
 
 def configured(body: CreateNetwork, config: NetworkSpec) -> CreateNetwork:
@@ -129,7 +129,7 @@ def to_spec(body: CreateNetwork, network_id: str) -> NetworkSpec:
     return NetworkSpec(
         id=network_id, name=body.name, driver=driver, created=clock.now(), ipv4=four, ipv6=six,
         enable_ipv4=wanted4, enable_ipv6=wanted6, internal=body.internal, attachable=body.attachable,
-        options=body.options or {}, ipam_options=ipam.options or {}, labels=body.labels or {},
+        options=body.options or {}, ipam_options=ipam.options, labels=body.labels or {},
         config_from=(body.config_from or {}).get("Network", ""), **fields)
 
 

@@ -114,7 +114,7 @@ class NetworkSpec(msgspec.Struct, frozen=True, kw_only=True):
     obey_input: bool = False
     publish_ip: str | None = None
     options: dict[str, str] = {}
-    ipam_options: dict[str, str] = {}
+    ipam_options: dict[str, str] | None = None
     labels: dict[str, str] = {}
     config_only: bool = False
     config_from: str = ""

@@ -105,20 +105,34 @@ def _open(path: str) -> BinaryIO:
     return cast(BinaryIO, gzip.open(path, "rb")) if path.endswith(".gz") else open(path, "rb")
 
 
-def _sources(path: str, form: Format, tail: int | None) -> list[tuple[str, int]]:
-    """(path, offset) of what is to be read, oldest first."""
-    present = files(path)
+def _opened(path: str) -> list[tuple[str, BinaryIO]]:
+    """All files of the log with their names, oldest first, as they were between two rotations."""
+    while True:
+        with contextlib.ExitStack() as stack:
+            try:
+                found = [(item, stack.enter_context(_open(item))) for item in files(path)]
+                if [os.fstat(file.fileno()).st_ino for _, file in found] == [os.stat(item).st_ino
+                                                                           for item in files(path)]:
+                    stack.pop_all()
+                    return found
+            except FileNotFoundError:
+                continue
+
+
+def _sources(path: str, form: Format, tail: int | None) -> list[tuple[str, BinaryIO]]:
+    """What is to be read, oldest first, each from where it stands; after a rotation the names are of others."""
+    found = _opened(path)
     if tail is None:
-        return [(item, 0) for item in present]
-    result: list[tuple[str, int]] = []
-    for item in reversed(present):
-        with _open(item) as file:
-            offset, count = form.tail_offset(file, tail)
-        result.insert(0, (item, offset))
+        return found
+    for number, (_, file) in reversed(list(enumerate(found))):
+        offset, count = form.tail_offset(file, tail)
+        file.seek(offset)
         tail -= count
         if tail <= 0:
-            break
-    return result
+            for _, older in found[:number]:
+                older.close()
+            return found[number:]
+    return found
 
 
 async def stream(live: Live, query: Query) -> AsyncIterator[bytes]:
@@ -184,12 +198,14 @@ class _Reader:
         self._path = path
         self._form = form
         self._file: BinaryIO | None = None
+        self._waiting: list[tuple[str, BinaryIO]] = []
         self._rest = b""
         self._watch = inotify.Inotify() if follow else None
 
     def close(self) -> None:
-        if self._file is not None:
-            self._file.close()
+        for file in (self._file, *(file for _, file in self._waiting)):
+            if file is not None:
+                file.close()
         if self._watch is not None:
             self._watch.close()
 
@@ -197,9 +213,9 @@ class _Reader:
         if self._watch is not None:
             with contextlib.suppress(FileNotFoundError):    # of a container that never ran
                 self._watch.add(os.path.dirname(self._path), _ARRIVALS)
-        for path, offset in _sources(self._path, self._form, tail):
-            if not self._switch(path, offset):
-                continue
+        self._waiting = _sources(self._path, self._form, tail)
+        while self._waiting:
+            self._take(*self._waiting.pop(0))
             for lines in self._drain():
                 yield lines
         while live is not None:
@@ -212,19 +228,13 @@ class _Reader:
                 return
             await self._changed(live)
 
-    def _switch(self, path: str, offset: int) -> bool:
-        """Read ``path`` from here on; False when it has gone."""
-        try:
-            file = _open(path)
-        except FileNotFoundError:
-            return False
+    def _take(self, path: str, file: BinaryIO) -> None:
+        """Read ``file`` from here on."""
         if self._file is not None:
             self._file.close()
-        self._file = file
-        file.seek(offset)
+        self._file, self._rest = file, b""
         if self._watch is not None and not path.endswith(".gz"):
-            self._watch.add(path, _CHANGES)
-        return True
+            self._watch.add(f"/proc/self/fd/{file.fileno()}", _CHANGES)
 
     def _drain(self) -> Iterator[list[bytes]]:
         """All complete records that are there now."""
@@ -248,8 +258,11 @@ class _Reader:
                 return False
             if self._file.tell() < held.st_size:
                 return True  # written between our last read and the rename
-        self._rest = b""
-        return self._switch(self._path, 0)
+        try:
+            self._take(self._path, _open(self._path))
+        except FileNotFoundError:
+            return False
+        return True
 
     async def _changed(self, live: Live) -> None:
         """Wait until the file changes or the process has ended."""
