@@ -154,11 +154,11 @@ def start_command(invocation: Invocation) -> int:
         sock = state.connect_to_start(invocation.root, invocation.container_id)
     except (FileNotFoundError, ConnectionRefusedError):
         raise Conflict("cannot start an already running container") from None
-    with sock:
+    # The descriptor comes first: a program that is over at once may be gone, reaped by its parent, before the answer.
+    with sock, container.pidfd() as pidfd:
         gate = CallerEnd(sock)
         gate.order_start()
-        with container.pidfd() as pidfd:
-            gate.wait_exec(_take_listener(container, pidfd))
+        gate.wait_exec(_take_listener(container, pidfd))
     hooks.run("poststart", _hooks(container).poststart, hook_state(container, "running"))
     return 0
 
