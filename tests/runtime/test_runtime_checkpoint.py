@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from barque import protobuf
 from barque.runtime.criu import wire
 from tests.runtime import criu_stand_in
 from tests.runtime.conftest import Bundle, Runtime
@@ -59,8 +60,8 @@ def asked(images: Path) -> dict[int, list[int | bytes]]:
     assert isinstance(inner, bytes)
     at = 0
     while at < len(inner):
-        key, at = wire._read_varint(inner, at)
-        value, after = wire._read_varint(inner, at)
+        key, at = protobuf.read_varint(inner, at)
+        value, after = protobuf.read_varint(inner, at)
         if key & 7 == 2:
             found.setdefault(key >> 3, []).append(inner[after:after + value])
             after += value

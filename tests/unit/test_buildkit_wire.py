@@ -6,8 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from barque.api.buildkit.fields import decode, encode
 from barque.api.buildkit.messages import Packet, Stat, StatusResponse, Timestamp, Vertex
-from barque.api.buildkit.protobuf import InvalidMessage, decode, encode
+from barque.protobuf import InvalidMessage
 
 #: As Google's own library encodes Packet{type: PACKET_DATA, ID: 300, data: "ab"} and a Stat with an attribute.
 DATA = bytes.fromhex("0802 18ac02 2202 6162".replace(" ", ""))

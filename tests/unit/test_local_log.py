@@ -12,8 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from barque.engine.logging.formats import LOCAL, Entry
+from barque.protobuf import varint
 from barque.supervise.entries import LONGEST_LINE, Cutter
-from barque.supervise.local_log import LocalFile, record, varint
+from barque.supervise.local_log import LocalFile, record
 from barque.supervise.messages import STDERR, STDOUT, LogConfig
 
 #: Written by dockerd 20.10.

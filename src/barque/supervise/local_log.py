@@ -19,6 +19,7 @@ from collections.abc import Callable
 from struct import Struct
 from typing import Any
 
+from barque.protobuf import field, varint
 from barque.supervise.entries import Cutter, Entry
 from barque.supervise.messages import STDERR, STDOUT, LogConfig
 from barque.supervise.rotation import RotatedFile
@@ -27,18 +28,9 @@ LENGTH = Struct(">I")
 _NAMES = {STDOUT: b"stdout", STDERR: b"stderr"}
 
 
-def varint(number: int) -> bytes:
-    out = bytearray()
-    while number > 0x7F:
-        out.append(number & 0x7F | 0x80)
-        number >>= 7
-    out.append(number)
-    return bytes(out)
-
-
 def _field(number: int, value: bytes) -> bytes:
     """A length-delimited field; protobuf leaves empty ones out."""
-    return bytes([number << 3 | 2]) + varint(len(value)) + value if value else b""
+    return field(number, value) if value else b""
 
 
 def record(stream: int, entry: Entry, attrs: bytes = b"") -> bytes:

@@ -18,12 +18,13 @@ from grpclib.exceptions import GRPCError
 from grpclib.protocol import H2Protocol
 from grpclib.server import Server, Stream
 
+from barque.api.buildkit.fields import decode, encode
 from barque.api.buildkit.messages import Detail, Empty, RpcStatus
-from barque.api.buildkit.protobuf import InvalidMessage, decode, encode
 from barque.api.buildkit.steps import Located
 from barque.api.hijack import Upgraded, keep
 from barque.errors import BarqueError, InvalidArgument
 from barque.oci import go_json
+from barque.protobuf import InvalidMessage
 
 PROTOCOL = "h2c"
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from barque.api.buildkit.protobuf import BYTES, TEXT, blob, flag, integer, kind_of, many, mapping, nested, text
+from barque.api.buildkit.fields import BYTES, TEXT, blob, flag, integer, kind_of, many, mapping, nested, text
 
 
 @dataclass

@@ -95,7 +95,7 @@ def _cgroup_mounts(mountinfo: str | None) -> Iterator[tuple[str, str, str, str]]
         kind, _, options = tail.split(" ", 2)
         if kind in ("cgroup", "cgroup2"):
             fields = head.split(" ")
-            yield kind, _unescape(fields[3]), _unescape(fields[4]), options
+            yield kind, unescape(fields[3]), unescape(fields[4]), options
 
 
 def own_cgroups(text: str) -> dict[str, str]:
@@ -120,7 +120,8 @@ def _below(path: str, root: str) -> str:
     return path[len(root):] or "/" if path == root or path.startswith(root + "/") else "/"
 
 
-def _unescape(text: str) -> str:
+def unescape(text: str) -> str:
+    """A path as mountinfo has it (proc(5))."""
     for octal, char in (("\\040", " "), ("\\011", "\t"), ("\\012", "\n"), ("\\134", "\\")):
         text = text.replace(octal, char)
     return text

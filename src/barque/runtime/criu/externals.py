@@ -13,6 +13,7 @@ from barque.errors import Unsupported
 from barque.oci.runtime_spec import Linux, Spec
 from barque.runtime import mounts, plan, rootfs, targets
 from barque.runtime.cgroups import CgroupManager, known_layout
+from barque.runtime.cgroups.base import unescape
 from barque.runtime.step import Step
 
 #: By criu's names; other namespaces are joined by a process of criu's, these are inherited.
@@ -78,7 +79,7 @@ class MountTable:
     def __init__(self, pid: int) -> None:
         with open(f"/proc/{pid}/mountinfo", errors="surrogateescape") as file:
             rows = [line.split() for line in file]
-        self._points = {int(row[0]): _unescape(row[4]) for row in rows}
+        self._points = {int(row[0]): unescape(row[4]) for row in rows}
         self._root = os.open(f"/proc/{pid}/root", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
 
     def close(self) -> None:
@@ -97,12 +98,6 @@ class MountTable:
 
     def __contains__(self, mount: int) -> bool:
         return mount in self._points
-
-
-def _unescape(text: str) -> str:
-    for octal, char in (("\\040", " "), ("\\011", "\t"), ("\\012", "\n"), ("\\134", "\\")):
-        text = text.replace(octal, char)
-    return text
 
 
 def streams(pid: int, table: MountTable) -> list[str]:

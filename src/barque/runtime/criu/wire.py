@@ -11,6 +11,8 @@ from typing import TypeVar
 
 import msgspec
 
+from barque import protobuf
+
 Value = int | str | bytes | list[str] | list[dict[str, int | str]]
 T = TypeVar("T", int, bytes)
 
@@ -34,7 +36,6 @@ _INNER = {
     "cg_root": {"ctrl": 1, "path": 2}, "inherit_fd": {"key": 1, "fd": 2}, "join_ns": {"ns": 1, "ns_file": 2},
 }
 _REQUEST = {"type": 1, "opts": 2, "notify_success": 3}
-_VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
 
 
 class Answer(msgspec.Struct, frozen=True):
@@ -64,24 +65,14 @@ def _message(values: Mapping[str, Value], numbers: Mapping[str, int]) -> bytes:
     out = bytearray()
     for name, value in values.items():
         for item in value if isinstance(value, list) else [value]:
-            out += _field(numbers[name], _message(item, _INNER[name]) if isinstance(item, dict) else item)
+            out += protobuf.field(numbers[name], _value(name, item))
     return bytes(out)
 
 
-def _field(number: int, value: int | str | bytes) -> bytes:
-    if isinstance(value, int):
-        return _varint(number << 3 | _VARINT) + _varint(value)
-    data = value.encode(errors="surrogateescape") if isinstance(value, str) else value
-    return _varint(number << 3 | _BYTES) + _varint(len(data)) + data
-
-
-def _varint(value: int) -> bytes:
-    out = bytearray()
-    while value > 0x7F:
-        out.append(value & 0x7F | 0x80)
-        value >>= 7
-    out.append(value)
-    return bytes(out)
+def _value(name: str, item: int | str | bytes | dict[str, int | str]) -> int | bytes:
+    if isinstance(item, dict):
+        return _message(item, _INNER[name])
+    return item.encode(errors="surrogateescape") if isinstance(item, str) else item
 
 
 def refusal(message: str) -> bytes:
@@ -111,34 +102,4 @@ def _last(fields: Mapping[int, int | bytes], number: int, default: T) -> T:
 
 def _fields(data: bytes) -> dict[int, int | bytes]:
     """The fields by number, of repeated ones the last."""
-    found: dict[int, int | bytes] = {}
-    at = 0
-    while at < len(data):
-        key, at = _read_varint(data, at)
-        kind = key & 7
-        if kind == _VARINT:
-            found[key >> 3], at = _read_varint(data, at)
-            continue
-        length = {_FIXED64: 8, _FIXED32: 4}.get(kind)
-        if length is None:
-            if kind != _BYTES:
-                raise ValueError(f"wire type {kind}")
-            length, at = _read_varint(data, at)
-        if at + length > len(data):
-            raise ValueError("a field that ends beyond the message")
-        found[key >> 3] = data[at:at + length]
-        at += length
-    return found
-
-
-def _read_varint(data: bytes, at: int) -> tuple[int, int]:
-    value = 0
-    for shift in range(0, 64, 7):
-        if at >= len(data):
-            break
-        byte = data[at]
-        at += 1
-        value |= (byte & 0x7F) << shift
-        if byte < 0x80:
-            return value, at
-    raise ValueError("a number that does not end")
+    return {number: value for number, _, value in protobuf.parts(data)}

@@ -1,4 +1,4 @@
-"""The wire format of Protocol Buffers (protobuf.dev/programming-guides/encoding), for messages that are dataclasses.
+"""Messages of Protocol Buffers that are dataclasses.
 
 A field says its number and kind where it is declared::
 
@@ -17,15 +17,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
+from barque.protobuf import LENGTH, VARINT, InvalidMessage, parts
+from barque.protobuf import field as put
+
 M = TypeVar("M")
 
-_VARINT, _FIXED64, _LENGTH, _FIXED32 = 0, 1, 2, 5
 _NEGATIVE = 1 << 63
 _KEY = "protobuf"
-
-
-class InvalidMessage(ValueError):
-    """The bytes are no message of the kind."""
 
 
 @dataclass(frozen=True)
@@ -45,15 +43,15 @@ def _utf8(data: bytes) -> str:
     return data.decode("utf-8", "surrogateescape")
 
 
-INTEGER = Kind(_VARINT, lambda value: value & (1 << 64) - 1, _signed)
-FLAG = Kind(_VARINT, int, bool)
-TEXT = Kind(_LENGTH, lambda value: value.encode("utf-8", "surrogateescape"), _utf8)
-BYTES = Kind(_LENGTH, bytes, bytes)
+INTEGER = Kind(VARINT, lambda value: value & (1 << 64) - 1, _signed)
+FLAG = Kind(VARINT, int, bool)
+TEXT = Kind(LENGTH, lambda value: value.encode("utf-8", "surrogateescape"), _utf8)
+BYTES = Kind(LENGTH, bytes, bytes)
 
 
 def kind_of(inner: type[Any]) -> Kind:
     """A message within a message."""
-    return Kind(_LENGTH, encode, lambda data: decode(inner, data))
+    return Kind(LENGTH, encode, lambda data: decode(inner, data))
 
 
 @dataclass(frozen=True)
@@ -112,49 +110,29 @@ def encode(sent: Any) -> bytes:
         value = getattr(sent, name)
         if field.key is not None:
             for key, item in value.items():
-                _put(out, field.number, BYTES, _pair(field, key, item))
+                out += put(field.number, _pair(field, key, item))
         elif field.repeated:
             for item in value:
-                _put(out, field.number, field.kind, item)
+                out += put(field.number, field.kind.pack(item))
         elif value:
-            _put(out, field.number, field.kind, value)
+            out += put(field.number, field.kind.pack(value))
     return bytes(out)
 
 
 def _pair(field: _Field, key: Any, value: Any) -> bytes:
     assert field.key is not None
-    out = bytearray()
-    _put(out, 1, field.key, key)
-    _put(out, 2, field.kind, value)
-    return bytes(out)
-
-
-def _put(out: bytearray, number: int, kind: Kind, value: Any) -> None:
-    packed = kind.pack(value)
-    _put_varint(out, number << 3 | kind.wire)
-    if kind.wire == _VARINT:
-        _put_varint(out, packed)
-    else:
-        _put_varint(out, len(packed))
-        out += packed
-
-
-def _put_varint(out: bytearray, value: int) -> None:
-    while value > 0x7F:
-        out.append(value & 0x7F | 0x80)
-        value >>= 7
-    out.append(value)
+    return put(1, field.key.pack(key)) + put(2, field.kind.pack(value))
 
 
 def decode(kind: type[M], data: bytes) -> M:
     """Raises :class:`InvalidMessage`."""
     found = kind()
     fields = _table(kind)
-    for number, wire, raw in _parts(data):
+    for number, wire, raw in parts(data):
         if number not in fields:
             continue
         name, field = fields[number]
-        expected = _LENGTH if field.key is not None else field.kind.wire
+        expected = LENGTH if field.key is not None else field.kind.wire
         if wire != expected:
             raise InvalidMessage(f"{kind.__name__}: field {number} has wire type {wire}")
         if field.key is not None:
@@ -167,42 +145,9 @@ def decode(kind: type[M], data: bytes) -> M:
     return found
 
 
-def _unpaired(field: _Field, data: bytes) -> tuple[Any, Any]:
+def _unpaired(field: _Field, data: Any) -> tuple[Any, Any]:
     assert field.key is not None
     kinds = {1: field.key, 2: field.kind}
-    parts = {number: raw for number, wire, raw in _parts(data) if number in kinds and wire == kinds[number].wire}
-    key, value = (kind.unpack(parts.get(number, 0 if kind.wire == _VARINT else b"")) for number, kind in kinds.items())
+    given = {number: raw for number, wire, raw in parts(data) if number in kinds and wire == kinds[number].wire}
+    key, value = (kind.unpack(given.get(number, 0 if kind.wire == VARINT else b"")) for number, kind in kinds.items())
     return key, value
-
-
-def _parts(data: bytes) -> list[tuple[int, int, Any]]:
-    """(field, wire type, number or bytes) of each part."""
-    found: list[tuple[int, int, Any]] = []
-    at, end = 0, len(data)
-    while at < end:
-        tag, at = _varint(data, at)
-        wire = tag & 7
-        if wire == _VARINT:
-            value, at = _varint(data, at)
-            found.append((tag >> 3, wire, value))
-            continue
-        size = {_FIXED64: 8, _FIXED32: 4}.get(wire, -1)
-        if wire == _LENGTH:
-            size, at = _varint(data, at)
-        if size < 0 or at + size > end:
-            raise InvalidMessage(f"a part of wire type {wire} does not fit")
-        found.append((tag >> 3, wire, data[at:at + size]))
-        at += size
-    return found
-
-
-def _varint(data: bytes, at: int) -> tuple[int, int]:
-    value = shift = 0
-    while at < len(data) and shift < 70:
-        byte = data[at]
-        value |= (byte & 0x7F) << shift
-        at += 1
-        if byte < 0x80:
-            return value & (1 << 64) - 1, at
-        shift += 7
-    raise InvalidMessage("a number does not end")
