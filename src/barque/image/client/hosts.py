@@ -79,6 +79,7 @@ class HostConfig:
         for value in self.insecure:
             if "://" in value:
                 raise InvalidInsecureRegistry(value=value, reason="should not contain '://'")
+        _networks(self.insecure)
 
     async def endpoints(self, domain: str, *, push: bool = False) -> list[Endpoint]:
         """Where to try, in order: mirrors, then the registry itself.
