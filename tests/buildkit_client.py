@@ -35,7 +35,8 @@ _DIRECTORY, _SYMLINK, _PIPE, _SETUID = 1 << 31, 1 << 27, 1 << 25, 1 << 23
 
 @dataclass
 class Client:
-    """What a client has. ``received``: by the number of the exporter, an archive or files by path."""
+    """What a client has. ``name``: what it calls itself from build to build. ``received``: by the number of the
+    exporter, an archive or files by path."""
 
     directories: dict[str, Path] = field(default_factory=dict)
     secrets: dict[str, bytes] = field(default_factory=dict)
@@ -43,6 +44,7 @@ class Client:
     uploads: dict[str, bytes] = field(default_factory=dict)
     received: dict[int, Any] = field(default_factory=dict)
     asked: list[tuple[str, str]] = field(default_factory=list)
+    name: str = ""
 
     def methods(self) -> dict[str, Handler]:
         def unary(call: Callable[[Any], Any], request: type[Any], reply: type[Any]) -> Handler:
@@ -104,6 +106,7 @@ class Client:
                 await stream.send_message(m.Packet(FIN))
                 return
             assert packet.type == REQ
+            self.asked.append((stream.metadata["dir-name"], paths[packet.id]))
             data = (root / paths[packet.id]).read_bytes()
             for at in range(0, len(data), _CHUNK):
                 await stream.send_message(m.Packet(DATA, id=packet.id, data=data[at:at + _CHUNK]))
@@ -212,7 +215,7 @@ def _server(client: Client) -> Any:
 @asynccontextmanager
 async def connected(socket: str, client: Client, session: str) -> AsyncIterator[Channel]:
     """A channel to the engine, with the session ``session`` beside it."""
-    headers = [("X-Docker-Expose-Session-Uuid", session),
+    headers = [("X-Docker-Expose-Session-Uuid", session), ("X-Docker-Expose-Session-Sharedkey", client.name),
                *(("X-Docker-Expose-Session-Grpc-Method", name) for name in client.methods())]
     serving = await _upgraded(socket, "/session", headers, _server(client))
     channel = Dialled()

@@ -11,6 +11,7 @@ from barque.build.cache import BuildCache
 from barque.build.context import ScratchSpace
 from barque.build.export import Exporter
 from barque.build.history import BuildHistory
+from barque.build.kept import KeptContexts
 from barque.build.layers import LayerStore
 from barque.build.parts import Parts
 from barque.build.portable_cache import PortableCache
@@ -52,7 +53,7 @@ async def open_builds(stack: AsyncExitStack, layout: Layout, stores: Stores, ima
         leases=stores.leases, cache=cache, layers=layers, files=FileSteps(workers, layers),
         images=BaseImageSource(images.resolver, images.service, stores.db), runner=steps, exporter=exporter,
         fetcher=fetcher, cache_mounts=CacheMounts(os.path.join(layout.root, "build", "mounts"), cache),
-        workers=workers)
+        kept_contexts=KeptContexts(os.path.join(layout.root, "build", "contexts"), cache), workers=workers)
     registries = RegistryCaches(stores.content, images.transport)
     offers = Offers()
     outputs = BuildOutputs(stores.content, stores.snapshots, workers, exporter,

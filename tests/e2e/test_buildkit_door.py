@@ -79,6 +79,75 @@ CMD ["cat", "/a"]
     world.ok("rmi", "door:latest", "door:2")
 
 
+async def test_what_has_not_changed_is_not_sent_again(world: EngineWorld, tmp_path: Path) -> None:
+    files = {name: f"this is {name}" for name in ("same", "edited", "moded", "gone", "file", "linked", "late")}
+    client = _client(tmp_path, "FROM scratch\nCOPY . /\n", **files)
+    client.name = "somebody"
+    (tmp_path / "tree").mkdir()
+    (tmp_path / "tree" / "deep").write_text("deep")
+    (tmp_path / "link").symlink_to("same")
+    (tmp_path / ".dockerignore").write_text("late\nDockerfile\n.dockerignore\n")
+
+    async def sent() -> set[str]:
+        client.asked.clear()
+        built = await build(world.socket, client, {}, [m.Exporter("tar")])
+        assert built.error is None
+        with tarfile.open(fileobj=io.BytesIO(client.received[0])) as tar:
+            found = {member.name: member for member in tar if not member.isdir()}
+            wanted = {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*") if not path.is_dir()} - late
+            assert found.keys() == wanted
+            for name, member in found.items():
+                path, file = tmp_path / name, tar.extractfile(member) if not member.issym() else None
+                assert member.mode == path.lstat().st_mode & 0o7777
+                assert (file.read() if file else member.linkname) == (
+                    path.read_bytes() if file else os.readlink(path)), name
+        return {path for kind, path in client.asked if kind == "context" and path not in late}
+
+    late = {"late", "Dockerfile", ".dockerignore"}
+    assert await sent() == {"same", "edited", "moded", "gone", "file", "linked", "tree/deep"}
+    assert await sent() == set()
+    (tmp_path / "edited").write_text("THIS IS edited")
+    os.utime(tmp_path / "edited", ns=(1, 1))
+    (tmp_path / "moded").chmod(0o600)
+    (tmp_path / "gone").unlink()
+    (tmp_path / "file").unlink()
+    (tmp_path / "file").mkdir()
+    (tmp_path / "file" / "within").write_text("within")
+    (tmp_path / "tree" / "deep").unlink()
+    (tmp_path / "tree").rmdir()
+    (tmp_path / "tree").symlink_to("nowhere")
+    (tmp_path / "link").unlink()
+    (tmp_path / "link").symlink_to("edited")
+    os.link(tmp_path / "linked", tmp_path / "linked2")
+    (tmp_path / ".dockerignore").write_text("Dockerfile\n.dockerignore\n")
+    late -= {"late"}
+    assert await sent() == {"edited", "moded", "file/within", "late"}
+    assert await sent() == {"linked"}
+
+    kept = [entry for entry in json.loads(world.ok("system", "df", "-v", "--format", "{{json .BuildCache}}"))
+            if entry["CacheType"] == "source.local"]
+    assert len(kept) == 1
+    world.ok("builder", "prune", "-f")
+    assert await sent() >= {"same", "late"}
+
+
+async def test_what_is_kept_of_two_builds_at_once_and_of_strangers(world: EngineWorld, tmp_path: Path) -> None:
+    """Whoever finds the files in use, or says not who it is, sends all of its own."""
+    clients = []
+    for number, name in enumerate(("busy", "busy", "")):
+        root = tmp_path / str(number)
+        root.mkdir()
+        clients.append(_client(root, "FROM scratch\nCOPY a /\n", a=str(number)))
+        clients[-1].name = name
+    for _ in range(2):
+        await asyncio.gather(*(build(world.socket, client, {}, [m.Exporter("tar")]) for client in clients))
+        for number, client in enumerate(clients):
+            with tarfile.open(fileobj=io.BytesIO(client.received[0])) as tar:
+                file = tar.extractfile("a")
+                assert file is not None and file.read() == str(number).encode()
+    assert ("context", "a") in clients[2].asked
+
+
 async def test_results_for_the_client(world: EngineWorld, tmp_path: Path) -> None:
     dockerfile = "FROM scratch\nCOPY a sub/ /d/\n"
     (tmp_path / "sub").mkdir()

@@ -111,14 +111,14 @@ class BuildCache:
         statement = f"INSERT OR REPLACE INTO build_cache ({_COLUMNS}) VALUES ({', '.join('?' * len(row))})"  # noqa: S608
         await self._db.write(lambda connection: connection.execute(statement, row), durable=False)
 
-    async def note_mount(self, key: str, description: str) -> None:
-        """A shared cache directory was used."""
+    async def note_directory(self, kind: str, key: str, description: str) -> None:
+        """A shared cache directory or the files of a client were used."""
         now = time.time_ns()
         await self._db.write(lambda connection: connection.execute(
             "INSERT INTO build_cache (key, kind, parent, description, created, used, uses) "
-            "VALUES (?, 'mount', '', ?, ?, ?, 1) "
-            "ON CONFLICT (key) DO UPDATE SET used = excluded.used, uses = uses + 1", (key, description, now, now)),
-            durable=False)
+            "VALUES (?, ?, '', ?, ?, ?, 1) "
+            "ON CONFLICT (key) DO UPDATE SET used = excluded.used, uses = uses + 1",
+            (key, kind, description, now, now)), durable=False)
 
     async def nearest(self, facts: Facts) -> Facts | None:
         """The step that was most like this one: the same before it or the same instruction, the newest of the best."""

@@ -11,6 +11,7 @@ from barque.build.args import BuildArguments
 from barque.build.cache import BuildCache, CacheSession
 from barque.build.context import BuildContext
 from barque.build.export import Exporter
+from barque.build.kept import KeptContexts
 from barque.build.layers import LayerStore
 from barque.build.options import BuildOptions
 from barque.build.ports import BaseImages, StepRunner, Workers
@@ -38,6 +39,7 @@ class Parts:
     exporter: Exporter
     fetcher: Fetcher
     cache_mounts: CacheMounts
+    kept_contexts: KeptContexts
     workers: Workers
 
 

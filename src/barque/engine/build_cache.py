@@ -10,6 +10,7 @@ from typing import Any, Protocol
 from barque.build import portable_cache
 from barque.build.cache import CacheEntry
 from barque.build.clock import rfc3339
+from barque.build.directories import Directories
 from barque.build.parts import Parts
 from barque.build.portable_cache import PortableCache
 from barque.engine import clock
@@ -25,6 +26,8 @@ from barque.store.gc import GcReport
 from barque.store.leases import Lease
 
 _MAX_DOCUMENT = 64 << 20
+#: Kinds of rows in BuildKit's words.
+_TYPES = {"step": "regular", "mount": "exec.cachemount", "source": "source.local"}
 
 
 class NoSuchCacheMount(NotFound):
@@ -43,6 +46,8 @@ class BuildCacheService:
         self._portable = portable
         self._collect = collect
         self._emit = emit
+        self._directories: dict[str, Directories] = {
+            found.kind: found for found in (parts.cache_mounts, parts.kept_contexts)}
 
     async def prune(self, *, everything: bool, keep: int, until: str, mounts_only: bool = False) -> dict[str, Any]:
         """``POST /build/prune``: drop cached steps that no image needs (or all), the oldest first, down to ``keep``
@@ -72,8 +77,8 @@ class BuildCacheService:
         await self._parts.cache.remove(entry.key for entry in doomed)
         reclaimed = 0
         for entry in doomed:
-            if entry.kind == "mount":
-                await self._parts.cache_mounts.remove(entry.key)
+            if entry.kind in self._directories:
+                await self._directories[entry.kind].remove(entry.key)
                 reclaimed += sizes[entry.key]
         report = await self._collect()
         reclaimed += report.bytes
@@ -83,16 +88,18 @@ class BuildCacheService:
     async def disk_usage(self) -> list[dict[str, Any]]:
         """``BuildCache`` of ``GET /system/df``."""
         return [{
-            "ID": entry.key, "Type": "exec.cachemount" if entry.kind == "mount" else "regular",
+            "ID": entry.key, "Type": _TYPES[entry.kind],
             "Description": entry.description, "InUse": self._in_use(entry), "Shared": False,
             "Size": await self._size(entry), "CreatedAt": rfc3339(entry.created), "LastUsedAt": rfc3339(entry.used),
             "UsageCount": entry.uses} for entry in await self._parts.cache.all()]
 
     def _in_use(self, entry: CacheEntry) -> bool:
-        return self._parts.cache_mounts.in_use(entry.key) or self._parts.cache.in_use(entry.key)
+        found = self._directories.get(entry.kind)
+        return found.in_use(entry.key) if found else self._parts.cache.in_use(entry.key)
 
     async def _size(self, entry: CacheEntry) -> int:
-        return await self._parts.cache_mounts.size(entry.key) if entry.kind == "mount" else entry.size
+        found = self._directories.get(entry.kind)
+        return await found.size(entry.key) if found else entry.size
 
     async def export_mount(self, ref: str) -> AsyncIterator[bytes]:
         """The tar archive of a shared cache directory, by name or by the beginning of its key."""

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from barque.build import context as contexts
 from barque.build.context import BuildContext
+from barque.build.kept import KeptFiles
 from barque.build.options import BuildOptions
 from barque.build.parts import Parts
 from barque.build.remote import parse_git
@@ -28,13 +29,14 @@ class Request:
     """``directory``: a descriptor of the client's own directory, which stays the caller's, -1 where the files come as
     an archive in ``body``; else ``body`` is a Dockerfile that is not in it, if there is one. ``dockerfile``: the text
     of one that is not among the files, wherever they come from. ``equip``: called with the Dockerfile once it is known,
-    for the options with what the client keeps until then.
+    for the options with what the client keeps until then. ``kept``: files of an earlier build, which ``body`` changes.
     """
 
     body: AsyncIterator[bytes]
     directory: int = -1
     dockerfile: str = ""
     equip: Callable[[str], Awaitable[BuildOptions]] | None = None
+    kept: KeptFiles | None = None
 
 
 async def prepare(parts: Parts, options: BuildOptions, request: Request, scratch: str,
@@ -42,8 +44,11 @@ async def prepare(parts: Parts, options: BuildOptions, request: Request, scratch
     """The context, good until ``stack`` is closed. Raises BarqueError in docker's words."""
     if request.directory >= 0:
         return await _in_place(options, request)
-    directory = os.path.join(scratch, "context")
-    os.mkdir(directory, 0o755)
+    if request.kept is not None:
+        directory = request.kept.path
+    else:
+        directory = os.path.join(scratch, "context")
+        os.mkdir(directory, 0o755)
     if not options.remote:
         implicit = await contexts.unpack(parts.workers, request.body, directory)
         context = _located(_opened(directory, stack), options, request)

@@ -6,7 +6,7 @@ import asyncio
 import secrets
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import AsyncExitStack
+from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from typing import Any, Protocol
 
 from barque.build.args import platform_arguments
@@ -17,6 +17,7 @@ from barque.build.dockerfile.lint import Finding, lint
 from barque.build.dockerfile.parser import parse as parse_dockerfile
 from barque.build.events import Event, Listener, place
 from barque.build.history import CANCELLED, COMPLETED, FAILED, BuildHistory, BuildRecord
+from barque.build.kept import KeptFiles
 from barque.build.lookup import CacheSource
 from barque.build.options import BuildOptions
 from barque.build.output import Send
@@ -102,6 +103,11 @@ class BuildService:
         """At boot, before anything is built."""
         await self._scratch.clean()
         await self._parts.cache_mounts.clean()
+        await self._parts.kept_contexts.clean()
+
+    def kept_files(self, client: str, name: str) -> AbstractAsyncContextManager[KeptFiles | None]:
+        """What a client has sent of its directory ``name`` before, for a request's ``kept``."""
+        return self._parts.kept_contexts.enter(client, name)
 
     async def build(self, options: BuildOptions, request: Request, send: Send) -> str:
         """Build from the archive in the request, from its directory, or from ``options.remote``; the id of the image.

@@ -7,6 +7,7 @@ an empty one at the end; several files may come in turns. FIN, answered by FIN, 
 
 from __future__ import annotations
 
+import asyncio
 import stat
 from collections import deque
 from collections.abc import AsyncIterator, Mapping, Sequence
@@ -16,6 +17,7 @@ from typing import Any
 
 from barque.api.buildkit.messages import Packet, Stat
 from barque.api.buildkit.sessions import Session, SessionFailed, escaped
+from barque.build.kept import KeptFiles
 from barque.store.tar.reader import Entry
 from barque.store.tar.writer import Writer, padding
 
@@ -89,15 +91,17 @@ class _File:
 class _Receiver:
     """Turns the packets into an archive; files are passed on in their order, although content may come in turns."""
 
-    def __init__(self, stream: Any) -> None:
+    def __init__(self, stream: Any, kept: KeptFiles | None) -> None:
         self._stream = stream
+        self._kept = kept
+        self._names: set[bytes] = set()  # of all, where some are kept
         self._waiting: deque[_File] = deque()  # not passed on completely
         self._unasked: deque[_File] = deque()  # regular, not asked for
         self._coming: dict[int, _File] = {}
         self._count = 0
         self._announced = False
         self._out: list[bytes] = []
-        self._writer = Writer(self._out.append)
+        self._writer = Writer(self._out.append, exact_times=kept is not None)
 
     async def archive(self) -> AsyncIterator[bytes]:
         async for packet in self._stream:
@@ -111,6 +115,8 @@ class _Receiver:
                 break
             if self._announced and not self._waiting:
                 self._announced = False
+                if self._kept is not None:
+                    await asyncio.to_thread(self._kept.drop_others, self._names)
                 # Our side ends with it: a server that ends first would reset the stream.
                 await self._stream.send_message(Packet(FIN), end=True)
         else:
@@ -142,6 +148,11 @@ class _Receiver:
         self._count += 1
         if not file.kind:
             return
+        if self._kept is not None:
+            entry = _entry(found, file.kind)
+            self._names.add(entry.name.rstrip(b"/"))
+            if self._kept.has(entry):
+                return
         self._waiting.append(file)
         if file.kind == b"0" and found.size:
             file.left = found.size
@@ -184,11 +195,13 @@ def _changed(file: _File) -> SessionFailed:
     return SessionFailed(reason=f"{file.stat.path} has changed while it was sent")
 
 
-async def archive(session: Session, directory: str, options: Mapping[str, Sequence[str]]) -> AsyncIterator[bytes]:
+async def archive(session: Session, directory: str, options: Mapping[str, Sequence[str]],
+                  kept: KeptFiles | None = None) -> AsyncIterator[bytes]:
     """The files of one of the client's directories. ``options``: ``exclude-patterns``, ``include-patterns``,
-    ``followpaths``. Raises :class:`SessionFailed`.
+    ``followpaths``. With ``kept`` only what is not there already; what the client has no more is removed from there.
+    Raises :class:`SessionFailed`.
     """
     metadata = escaped({**options, "dir-name": [directory]})
     async with session.call(_METHOD, Packet, Packet, metadata) as stream:
-        async for piece in _Receiver(stream).archive():
+        async for piece in _Receiver(stream, kept).archive():
             yield piece

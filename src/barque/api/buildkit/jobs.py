@@ -8,7 +8,7 @@ import io
 import os
 import tarfile
 from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import AsyncExitStack
+from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from dataclasses import dataclass, replace
 from tempfile import TemporaryDirectory
 from typing import Any, Protocol
@@ -20,6 +20,7 @@ from barque.api.buildkit.sessions import Session
 from barque.api.buildkit.steps import Steps
 from barque.build.context import IGNORE_FILE, MAX_DOCKERFILE, CannotLocateDockerfile, EmptyDockerfile
 from barque.build.dockerfile.lint import Finding, report
+from barque.build.kept import KeptFiles
 from barque.build.needs import Needs, needs
 from barque.build.options import BuildOptions
 from barque.build.output import Send
@@ -32,12 +33,15 @@ from barque.oci.patterns import read_ignore_file
 #: How a client names an archive that it sends itself.
 _UPLOAD = "http://buildkit-session/"
 _LINKS = 8
+#: How a client calls the directory that it builds.
+_CONTEXT = "context"
 
 
 class Builder(Protocol):
     async def build(self, options: BuildOptions, request: Request, send: Send) -> str: ...
     async def check(self, options: BuildOptions, request: Request) -> tuple[str, list[Finding]]: ...
     def output(self, token: str) -> AsyncIterator[bytes]: ...
+    def kept_files(self, client: str, name: str) -> AbstractAsyncContextManager[KeptFiles | None]: ...
 
 
 @dataclass(frozen=True)
@@ -74,7 +78,9 @@ async def run(builder: Builder, session: Session, order: Order, board: Board) ->
             if event is not None:
                 steps.hear(event)
 
-        options, source = await _source(session, order.attrs, asked, board)
+        client = "" if order.attrs.get("context") else session.client
+        kept = await stack.enter_async_context(builder.kept_files(client, _CONTEXT))
+        options, source = await _source(session, order.attrs, asked, board, kept)
         try:
             image = await builder.build(options, replace(source, equip=equip), send)
             await asyncio.gather(*sending)
@@ -108,7 +114,7 @@ async def check(builder: Builder, session: Session, order: Order, board: Board) 
 
 
 async def _source(session: Session, attrs: Mapping[str, str], options: BuildOptions,
-                  board: Board) -> tuple[BuildOptions, Request]:
+                  board: Board, kept: KeptFiles | None = None) -> tuple[BuildOptions, Request]:
     """Where the files come from, and the Dockerfile."""
     context = attrs.get("context", "")
     filename = attrs.get("filename", "") or "Dockerfile"
@@ -121,8 +127,8 @@ async def _source(session: Session, attrs: Mapping[str, str], options: BuildOpti
         with board.step("[internal] load .dockerignore"):
             ignore = own_ignore if own_ignore is not None else await _ignore_file(session)
         patterns = read_ignore_file(ignore.decode("utf-8", "surrogateescape"))
-        return options, Request(_shown(filesync.archive(session, "context", {"exclude-patterns": patterns}), board),
-                                dockerfile=text)
+        files = filesync.archive(session, _CONTEXT, {"exclude-patterns": patterns}, kept)
+        return options, Request(_shown(files, board), dockerfile=text, kept=kept)
     if context.startswith(_UPLOAD):
         return options, Request(_shown(session.upload(context.removeprefix(_UPLOAD)), board), dockerfile=text)
     return replace(options, remote=context), Request(_nothing(), dockerfile=text)
@@ -161,7 +167,7 @@ async def _dockerfile(session: Session, directory: str, name: str) -> tuple[str,
 
 
 async def _ignore_file(session: Session) -> bytes:
-    return (await _texts(session, "context", [IGNORE_FILE])).get(IGNORE_FILE, b"")
+    return (await _texts(session, _CONTEXT, [IGNORE_FILE])).get(IGNORE_FILE, b"")
 
 
 async def _texts(session: Session, directory: str, names: list[str]) -> dict[str, bytes]:

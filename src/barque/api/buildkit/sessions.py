@@ -31,6 +31,7 @@ from barque.errors import BarqueError, InvalidArgument
 from barque.image.client.auth import Credentials
 
 _ID, _METHOD = "X-Docker-Expose-Session-Uuid", "X-Docker-Expose-Session-Grpc-Method"
+_CLIENT = "X-Docker-Expose-Session-Sharedkey"
 #: A build may be asked for before its session has arrived, in seconds.
 _PATIENCE = 15.0
 #: What BuildKit's clients call Docker Hub.
@@ -51,7 +52,9 @@ class NoSession(InvalidArgument):
 class Session:
     """What one client serves. All calls raise :class:`SessionFailed`."""
 
-    def __init__(self, channel: Channel, methods: frozenset[str]) -> None:
+    def __init__(self, channel: Channel, methods: frozenset[str], client: str = "") -> None:
+        """``client``: what it calls itself and its directory, the same from build to build; may be empty."""
+        self.client = client
         self._channel = channel
         self._methods = methods
 
@@ -135,7 +138,7 @@ class Sessions:
         channel, upgraded = dial(request)
         try:
             async with self._changed:
-                self._sessions[name] = Session(channel, methods)
+                self._sessions[name] = Session(channel, methods, request.headers.get(_CLIENT, ""))
                 self._changed.notify_all()
             await upgraded.closed.wait()
         finally:

@@ -12,6 +12,7 @@ from contextlib import AsyncExitStack
 
 from barque.build.cache import BuildCache
 from barque.build.context import unpack
+from barque.build.directories import Directories
 from barque.build.dockerfile import run_mounts
 from barque.build.dockerfile.run_mounts import RunMount
 from barque.build.ports import Workers
@@ -19,7 +20,6 @@ from barque.errors import Conflict
 from barque.store.tar.diff import write_tree
 from barque.store.tar.writer import Writer
 from barque.store.threads import to_the_end
-from barque.store.tree import disk_usage, remove_tree
 
 _READ = 256 << 10
 
@@ -28,17 +28,14 @@ class CacheMountInUse(Conflict):
     text = "cache mount {name} is in use"
 
 
-class CacheMounts:
+class CacheMounts(Directories):
     """Directories that steps of different builds share, by id, below ``root``."""
 
-    def __init__(self, root: str, cache: BuildCache) -> None:
-        self._root = root
-        self._cache = cache
-        self._locks: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
-        self._users: defaultdict[str, int] = defaultdict(int)
+    kind = "mount"
 
-    def path(self, key: str) -> str:
-        return os.path.join(self._root, key)
+    def __init__(self, root: str, cache: BuildCache) -> None:
+        super().__init__(root, cache)
+        self._locks: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
 
     async def enter(self, stack: AsyncExitStack, mount: RunMount, target: str) -> tuple[str, bool]:
         """The directory of a cache mount for as long as ``stack`` is open, and whether it is new."""
@@ -46,10 +43,10 @@ class CacheMounts:
         key = _key(name, mount.source_stage, mount.source)
         if mount.sharing == run_mounts.LOCKED:
             await stack.enter_async_context(self._locks[key])
-        elif mount.sharing == run_mounts.PRIVATE and self._users[key]:
-            number = next(number for number in range(1, 1 << 20) if not self._users[f"{key}-{number}"])
+        elif mount.sharing == run_mounts.PRIVATE and self.in_use(key):
+            number = next(number for number in range(1, 1 << 20) if not self.in_use(f"{key}-{number}"))
             key = f"{key}-{number}"
-        self._users[key] += 1
+        self._enter(key)
         stack.callback(self._leave, key)
         path = self.path(key)
         fresh = not os.path.isdir(path)
@@ -58,39 +55,13 @@ class CacheMounts:
             os.mkdir(path, 0o755)
             os.chmod(path, 0o755 if mount.mode < 0 else mount.mode)
             os.chown(path, max(mount.uid, 0), max(mount.gid, 0))
-        await self._cache.note_mount(key, f"cache mount {name}")
+        await self._cache.note_directory(self.kind, key, f"cache mount {name}")
         return path, fresh
-
-    async def clean(self) -> None:
-        """At boot: remove directories that no row names, of a daemon that died while it made them."""
-        known = {entry.key for entry in await self._cache.all() if entry.kind == "mount"}
-        for name in os.listdir(self._root) if os.path.isdir(self._root) else ():
-            if name not in known:
-                await self.remove(name)
-
-    def _leave(self, key: str) -> None:
-        self._users[key] -= 1
-
-    def in_use(self, key: str) -> bool:
-        return self._users.get(key, 0) > 0
-
-    async def size(self, key: str) -> int:
-        def measure() -> int:
-            try:
-                fd = os.open(self.path(key), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-            except FileNotFoundError:
-                return 0
-            try:
-                return disk_usage(fd)
-            finally:
-                os.close(fd)
-
-        return await asyncio.to_thread(measure)
 
     async def archive(self, key: str) -> AsyncIterator[bytes]:
         """The tar archive of a directory, which stays for as long; one that steps lock is not in use meanwhile."""
         async with self._locks[key]:
-            self._users[key] += 1
+            self._enter(key)
             try:
                 async for piece in _archived(self.path(key)):
                     yield piece
@@ -107,26 +78,13 @@ class CacheMounts:
         try:
             await unpack(workers, pieces, self.path(fresh))
             async with self._locks[key]:
-                if self._users[key]:
+                if self.in_use(key):
                     raise CacheMountInUse(name=name)
                 await self.remove(key)
                 os.rename(self.path(fresh), self.path(key))
-                await self._cache.note_mount(key, f"cache mount {name}")
+                await self._cache.note_directory(self.kind, key, f"cache mount {name}")
         finally:
             await self.remove(fresh)
-
-    async def remove(self, key: str) -> None:
-        def remove() -> None:
-            try:
-                fd = os.open(self._root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-            except FileNotFoundError:
-                return
-            try:
-                remove_tree(fd, key)
-            finally:
-                os.close(fd)
-
-        await asyncio.to_thread(remove)
 
 
 def _key(name: str, stage: str, source: str) -> str:

@@ -1,6 +1,6 @@
 """Writing tar archives: ustar headers, with PAX records for what does not fit. The same entries give the same bytes.
 
-Times are whole seconds, as docker writes them: fractions would cost a PAX header for each file.
+Times are whole seconds, as docker writes them, unless asked for: fractions cost a PAX header for each file.
 """
 
 from __future__ import annotations
@@ -20,10 +20,11 @@ _END = bytes(2 * BLOCK)
 
 
 class Writer:
-    """``write`` takes all of what it is given, or raises."""
+    """``write`` takes all of what it is given, or raises. ``exact_times``: with fractions of seconds."""
 
-    def __init__(self, write: Callable[[bytes], object]) -> None:
+    def __init__(self, write: Callable[[bytes], object], *, exact_times: bool = False) -> None:
         self._write = write
+        self._exact_times = exact_times
 
     def add(self, entry: Entry, content: int | bytes | None = None) -> None:
         """Write one member; ``content`` is a descriptor to read ``entry.size`` bytes from, or the bytes themselves.
@@ -40,6 +41,8 @@ class Writer:
     def header(self, entry: Entry) -> None:
         """Only what stands before the content of a member; content and padding are left to the caller."""
         records = _records(entry)
+        if self._exact_times and entry.mtime > 0:
+            records[b"mtime"] = b"%d.%09d" % divmod(entry.mtime, 1_000_000_000)
         if records:
             body = b"".join(_record(key, value) for key, value in sorted(records.items()))
             carrier = Entry(b"PaxHeaders.0/" + entry.name.rstrip(b"/").rpartition(b"/")[2][:80], b"x", mode=0o644,
