@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import json
 import os
+import select
 import signal
 import socket
 import subprocess
@@ -30,10 +31,13 @@ from tests.kernel.network_world import (
     engine,
     inside,
     links,
+    on,
     publish,
     request,
     run,
+    spec,
     tables,
+    to,
 )
 
 
@@ -579,3 +583,16 @@ async def test_a_cancelled_setup_ends_whole_and_can_be_torn_down(network: Networ
     await network.teardown(request().container_id)
     assert os.listdir(tmp_path / "exec" / "netns") == []
     socket.create_server(("0.0.0.0", 8080)).close()
+
+
+async def test_keepers_keep_nothing_of_whoever_started_the_engine(network: Network) -> None:
+    """Else a pipe that the engine was started with would have no end, a lock no release, before the last port goes."""
+    reading, writing = os.pipe()
+    try:
+        os.set_inheritable(writing, True)
+        lan = await network.create_network(spec("lan"))
+        await on(network, 1, to(lan, "one"), ports=(publish(80),))
+    finally:
+        os.close(writing)
+    with open(reading, "rb") as pipe:
+        assert select.select([pipe], [], [], PATIENCE)[0] and pipe.read() == b""
