@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import ipaddress
 import json
+import os
+import select
 import socket
 import subprocess
 from pathlib import Path
@@ -26,6 +28,7 @@ from barque.network.errors import (
 from barque.network.model import AddressPool, Attachment, NetworkSettings, Sandbox, Subnet
 from barque.network.stack import Network
 from tests.kernel.network_world import (
+    PATIENCE,
     SILENCE,
     Servers,
     ask,
@@ -306,3 +309,16 @@ async def test_a_new_engine_takes_over_networks_and_their_containers(tmp_path: P
         assert kept.endpoints[1].port in rules and kept.endpoints[0].port not in rules
     finally:
         await again.close(remove=True)
+
+
+async def test_keepers_keep_nothing_of_whoever_started_the_engine(network: Network) -> None:
+    """Else a pipe that the engine was started with would have no end, a lock no release, before the last port goes."""
+    reading, writing = os.pipe()
+    try:
+        os.set_inheritable(writing, True)
+        lan = await network.create_network(spec("lan"))
+        await on(network, 1, to(lan, "one"), ports=(publish(80),))
+    finally:
+        os.close(writing)
+    with os.fdopen(reading, "rb") as pipe:
+        assert select.select([pipe], [], [], PATIENCE)[0] and pipe.read() == b""

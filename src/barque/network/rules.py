@@ -41,6 +41,14 @@ class Rules:
             closed=sorted(self._networks.closed), api_ports=self._api_ports, spoofing=self._spoofing,
             trusted={network.id for network in networks if network.trusted}))
 
+    def put_back(self) -> bool:
+        """Make the tables anew if another program removed them; returns whether it did."""
+        if self._standing():
+            return False
+        log.warning("the nftables tables %s were removed by another program: putting them back", self._table)
+        self.rebuild()
+        return True
+
     def remove(self) -> None:
         """Take our tables away, and with them the right to have this host forward for us."""
         self._nft.apply(firewall.removal(self._table, spoofing=self._spoofing))
@@ -87,10 +95,8 @@ class Rules:
         try:
             self._nft.apply("\n".join(lines))
         except NftablesError:
-            if self._standing():
+            if not self.put_back():
                 raise
-            log.warning("the nftables tables %s were removed by another program: putting them back", self._table)
-            self.rebuild()
             if adds:
                 self._nft.apply("\n".join(lines))
 

@@ -11,6 +11,7 @@ import contextlib
 import logging
 import os
 import queue
+import socket
 from collections.abc import Callable, Collection, Coroutine, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
@@ -28,6 +29,7 @@ from barque.network.model import (
     SandboxRequest,
 )
 from barque.network.sandboxes import Sandboxes
+from barque.sys import nft
 
 log = logging.getLogger(__name__)
 
@@ -53,6 +55,7 @@ class Network:
         self._tasks: set[asyncio.Task[None]] = set()
         self._blockers, self._looked = Blockers(), 0.0
         self._leaving: queue.SimpleQueue[str] = queue.SimpleQueue()
+        self._changes: socket.socket | None = None
         self._closing = False
 
     @classmethod
@@ -133,6 +136,7 @@ class Network:
         """At boot: these are the networks and the containers that run; everything else of this engine's goes."""
         await self._run(self._sandboxes.reconcile, list(live), list(networks))
         self._watch_keepers()
+        self._watch_tables()
         self._refill_later()
         for chain in (await self.blockers()).forward:
             log.warning("the firewall chain %s drops forwarded packets by default: containers may not reach other "
@@ -146,6 +150,9 @@ class Network:
                 timer.cancel()
         for what in list(self._watched):
             self._unwatch(what)
+        if self._changes is not None:
+            self._loop.remove_reader(self._changes)
+            self._changes.close()
         await self._run(self._sandboxes.close, remove)
         self._worker.shutdown()
 
@@ -186,6 +193,31 @@ class Network:
         """Be told when a keeper dies (somebody killed it): another one takes its sockets over."""
         self._watch(self._sandboxes.keeper, self._sandboxes.restart_keeper, "port keeper")
         self._watch(self._sandboxes.names.process, self._sandboxes.restart_names, "name keeper")
+
+    def _watch_tables(self) -> None:
+        """Be told when another program removes tables: "flush ruleset" takes ours along, and all isolation with it."""
+        if self._changes is None:
+            self._changes = nft.watched()
+            self._loop.add_reader(self._changes, self._tables_changed, self._changes)
+
+    def _tables_changed(self, changes: socket.socket) -> None:
+        removed = False
+        try:
+            while True:
+                removed |= nft.tells_of_removal(changes.recv(1 << 16))
+        except BlockingIOError:
+            pass
+        except OSError:
+            removed = True  # more than the socket holds (ENOBUFS): look
+        if removed:
+            self._spawn(self._put_back)
+
+    async def _put_back(self) -> None:
+        try:
+            if not self._closing:
+                await self._run(self._sandboxes.rules.put_back)
+        except OSError as error:
+            log.error("cannot put the firewall's rules back: %s", error)
 
     def _watch(self, keeper: KeeperProcess, restart: Callable[[], None], what: str) -> None:
         if what in self._watched or self._closing:

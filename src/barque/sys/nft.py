@@ -8,10 +8,16 @@ from __future__ import annotations
 
 import ctypes
 import json
+import socket
+import struct
 from typing import Any
 
 _LIBRARY = "libnftables.so.1"
 _OUTPUT_JSON = 1 << 4
+_NETLINK_NETFILTER, _GROUP_NFTABLES = 12, 1 << 6
+_DELTABLE = 10 << 8 | 2  # NFNL_SUBSYS_NFTABLES, NFT_MSG_DELTABLE
+#: Length and type of a netlink message (netlink(7)); flags, number and sender follow.
+_HEADER = struct.Struct("=IH10x")
 
 
 class NftablesMissing(OSError):
@@ -20,6 +26,29 @@ class NftablesMissing(OSError):
 
 class NftablesError(OSError):
     """The kernel or the parser refused the whole transaction; the text is nft's own."""
+
+
+def watched() -> socket.socket:
+    """A socket that is told of every change of this network namespace's tables: see :func:`tells_of_removal`."""
+    sock = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC,
+                         _NETLINK_NETFILTER)
+    try:
+        sock.bind((0, _GROUP_NFTABLES))
+    except OSError:
+        sock.close()
+        raise
+    return sock
+
+
+def tells_of_removal(packet: bytes) -> bool:
+    """Whether a packet of :func:`watched` says that a table was removed, by whomever."""
+    offset = 0
+    while offset + _HEADER.size <= len(packet):
+        length, kind = _HEADER.unpack_from(packet, offset)
+        if kind == _DELTABLE:
+            return True
+        offset += max((length + 3) & ~3, _HEADER.size)
+    return False
 
 
 class Nftables:

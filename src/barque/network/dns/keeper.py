@@ -247,6 +247,8 @@ def main() -> None:
     """Serve the control socket that is fd 0 until there is nothing left to do."""
     import resource
 
+    # What the engine was started with, a pipe or a lock, is nothing that may live as long as this process.
+    os.closerange(3, 1 << 20)
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft != hard:
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
