@@ -48,6 +48,23 @@ class Raw:
             length = next((int(line[15:]) for line in head.split(b"\r\n") if line.startswith(b"Content-Length:")), 0)
             return int(head.split(b" ")[1]), await self._reader.readexactly(length)
 
+    def half_close(self) -> None:
+        self._writer.write_eof()
+
+    async def begin(self) -> None:
+        """Take the first byte of an answer and leave the rest."""
+        async with asyncio.timeout(LONG):
+            await self._reader.readexactly(1)
+
+    async def taken(self) -> int:
+        """The bytes that come until the server ends the connection."""
+        count = 0
+        async with asyncio.timeout(LONG):
+            with contextlib.suppress(ConnectionError):
+                while data := await self._reader.read(1 << 20):
+                    count += len(data)
+        return count
+
     async def ended(self) -> bool:
         """Whether the server ends the connection now."""
         async with asyncio.timeout(LONG):
@@ -60,11 +77,11 @@ class Server:
     def __init__(self, root: Path, port: int, client: Client) -> None:
         self.root = root
         self.client = client
-        self._port = port
+        self.port = port
 
     @contextlib.asynccontextmanager
     async def connection(self) -> AsyncIterator[Raw]:
-        reader, writer = await asyncio.open_connection("127.0.0.1", self._port)
+        reader, writer = await asyncio.open_connection("127.0.0.1", self.port)
         try:
             yield Raw(reader, writer)
         finally:
