@@ -157,6 +157,11 @@ async def test_page_shows_repositories_tags_and_layers(tmp_path: Path) -> None:
         await page.shows("[...document.querySelectorAll('td.n')].map(cell => cell.innerText).slice(0, 2)",
                          ["6.20 MB", "2.20 kB"])
         assert "404 repository name not known to registry" in await page.go("r/none")
+        await page.call("Emulation.setDeviceMetricsOverride", width=375, height=700, deviceScaleFactor=1, mobile=True)
+        await client.push_image("team/web", "t" * 128, b"small")
+        for place in ("", "r/team/web", "r/team/web/m/v1-amd64", f"r/team/web/m/{digest(index)}", "r/none"):
+            await page.go(place)
+            assert await page.run("document.documentElement.scrollWidth") == 375, f"{place!r} is wider than the screen"
     storage.close()
 
 

@@ -224,6 +224,31 @@ async def test_quota(world: World) -> None:
         await client.push_blob("team/other", b"y" * 6000)
 
 
+async def test_quota_holds_for_mounts_and_for_many_at_once(world: World) -> None:
+    async with world.serving(Settings(quotas=(Quota("team/*", 10_000),))) as (client, _):
+        for each in (b"x", b"y"):
+            await client.push_blob("elsewhere", each * 6000)
+
+        async def mount(letter: bytes, source: str) -> int:
+            query = {"mount": digest(letter * 6000), **({"from": source} if source else {})}
+            async with client.post("/v2/team/app/blobs/uploads/", params=query) as answer:
+                return int(answer.status)
+
+        async def push(letter: bytes) -> int:
+            async with client.post("/v2/team/many/blobs/uploads/", params={"digest": digest(letter * 4000)},
+                                   data=letter * 4000) as answer:
+                return int(answer.status)
+
+        assert sorted(await asyncio.gather(*map(push, (b"1", b"2", b"3", b"4")))) == [201, 201, 403, 403]
+        for letter in (b"1", b"2", b"3", b"4"):
+            async with client.delete(f"/v2/team/many/blobs/{digest(letter * 4000)}"):
+                pass
+        assert await mount(b"x", "") == 202  # of a size that is not known: to be sent
+        assert await mount(b"x", "elsewhere") == 201
+        assert await mount(b"y", "elsewhere") == 403
+        assert await client.status(f"/v2/team/app/blobs/{digest(b'y' * 6000)}") == 404
+
+
 async def test_two_front_ends_at_once(world: World) -> None:
     """As two workers over one directory, or two servers over one bucket."""
     data = os.urandom(20_000_000)

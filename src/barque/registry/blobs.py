@@ -20,7 +20,7 @@ from barque.registry.storage.base import Blob, BlobStorage
 log = logging.getLogger("barque.registry")
 #: Up to here, in bytes, reading at once costs less than the set-up of sendfile(2).
 _SMALL = 128 << 10
-_RANGE = re.compile(r"bytes=[ \t]*([0-9]{0,18})-([0-9]{0,18})\Z")
+_RANGE = re.compile(r"bytes=[ \t]*([0-9]{0,18})-([0-9]{0,18})\Z", re.IGNORECASE)
 
 
 class BlobRoutes:
@@ -42,7 +42,7 @@ class BlobRoutes:
             raise RegistryError("BLOB_UNKNOWN", {"digest": digest})
         headers = {"Docker-Content-Digest": str(digest), "ETag": f'"{digest}"', "Accept-Ranges": "bytes",
                    "Content-Type": "application/octet-stream", "Cache-Control": "max-age=31536000"}
-        if f'"{digest}"' in request.headers.get("if-none-match", ""):
+        if request.knows(headers["ETag"]):
             return Response(304, headers)
         if request.method == "HEAD":
             return Response(200, headers, length=blob.size)
@@ -71,9 +71,12 @@ class BlobRoutes:
 
 
 def _wanted(request: Request, blob: Blob, headers: dict[str, str]) -> tuple[int, int, int]:
-    """Status, begin and end of the part that a Range header asks for (RFC 9110, 14.2); several parts are refused."""
-    text = request.headers.get("range")
-    if text is None or request.headers.get("if-range", headers["ETag"]) != headers["ETag"]:
+    """Status, begin and end of the part that a Range header asks for (RFC 9110, 14.2).
+
+    All of it for units other than bytes, and for several parts, whose answer would be one of several parts.
+    """
+    text, etag = request.headers.get("range", ""), headers["ETag"]
+    if not text.lower().startswith("bytes=") or "," in text or request.headers.get("if-range", etag) != etag:
         return 200, 0, blob.size
     match = _RANGE.match(text)
     begin = end = blob.size

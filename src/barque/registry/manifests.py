@@ -67,7 +67,7 @@ class ManifestRoutes:
             raise RegistryError("MANIFEST_UNKNOWN", f"unknown manifest revision={digest}")
         headers = {"Docker-Content-Digest": str(digest), "ETag": f'"{digest}"',
                    "Content-Type": manifest.media_type}
-        if f'"{digest}"' in request.headers.get("if-none-match", ""):
+        if request.knows(headers["ETag"]):
             return Response(304, headers)
         if request.method == "GET":
             record(request, "pull", repository, digest, size=len(manifest.body), media_type=manifest.media_type,

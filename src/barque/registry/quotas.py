@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import mmap
 import struct
 import time
+from collections import Counter
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
@@ -30,13 +34,15 @@ _COUNT = struct.Struct("=qd")
 class Quotas:
     """Each repository's blobs count in full, whether or not their content is shared with others.
 
-    The counts are in memory that forked workers share, so that they agree. A quota is exceeded by what several uploads
-    that were admitted at the same time bring, never by more.
+    The counts are in memory that forked workers share, so that they agree.
     """
 
     def __init__(self, storage: Storage, quotas: tuple[Quota, ...]) -> None:
         self._storage = storage
         self._quotas = quotas
+        self._counting = asyncio.Lock()
+        #: What is being stored by this process: a count may see it or not.
+        self._under_way: Counter[Quota] = Counter()
         self._counts = mmap.mmap(-1, max(1, len(quotas)) * _COUNT.size)
 
     def _count(self, quota: Quota) -> tuple[int, float]:
@@ -58,16 +64,37 @@ class Quotas:
                                               f"{used} used, {size} more asked for")
 
     async def _used(self, quota: Quota) -> int:
-        used, at = self._count(quota)
-        if not at or time.monotonic() - at > _RECOUNT:
-            used = 0
+        async with self._counting:
+            before, at = self._count(quota)
+            if at and time.monotonic() - at <= _RECOUNT:
+                return before
+            used = self._under_way[quota]
             for repository in await self._storage.manifests.repositories():
                 if fnmatchcase(repository, quota.repositories):
                     used += sum(entry.size for entry in await self._storage.blobs.entries(repository))
+            used += self._count(quota)[0] - before  # what was added meanwhile
             self._set(quota, used, time.monotonic())
-        return used
+            return used
 
-    def add(self, repository: str, size: int) -> None:
+    def apply_to(self, repository: str) -> bool:
+        return bool(self._for(repository))
+
+    @asynccontextmanager
+    async def reserved(self, repository: str, size: int) -> AsyncIterator[None]:
+        """Raise DENIED if ``size`` more bytes do not fit; else they count from now on, unless the inside fails."""
+        await self.admit(repository, size)
+        self._add(repository, size)  # before anybody else runs
+        under_way = dict.fromkeys(self._for(repository), size)
+        self._under_way.update(under_way)
+        try:
+            yield
+        except BaseException:
+            self._add(repository, -size)
+            raise
+        finally:
+            self._under_way.subtract(under_way)
+
+    def _add(self, repository: str, size: int) -> None:
         for quota in self._for(repository):
             used, at = self._count(quota)
             self._set(quota, used + size, at)
@@ -75,4 +102,4 @@ class Quotas:
     def forget(self) -> None:
         """Count anew at the next look: something was deleted."""
         for quota in self._quotas:
-            self._set(quota, 0, 0.0)
+            self._set(quota, self._count(quota)[0], 0.0)

@@ -134,7 +134,13 @@ class UploadRoutes:
         source = request.query.get("from")
         if not source and not self._mount_any:
             return False
-        return await self._blobs.mount(repository, digest, checked_name(source) if source else None)
+        if not self._quotas.apply_to(repository):
+            return await self._blobs.mount(repository, digest, checked_name(source) if source else None)
+        blob = await self._blobs.get(checked_name(source), digest) if source else None
+        if blob is None:
+            return False  # without a source its size is not known: it has to be sent
+        async with self._quotas.reserved(repository, blob.size):
+            return await self._blobs.mount(repository, digest, source)
 
     async def _receive(self, request: Request, upload: Upload) -> None:
         try:
@@ -196,16 +202,14 @@ class UploadRoutes:
     async def _commit(self, request: Request, repository: str, upload: Upload, digest: Digest) -> Response:
         size = upload.offset
         try:
-            await self._quotas.admit(repository, size)
+            async with self._quotas.reserved(repository, size):
+                # The client may hang up now, half a commit helps nobody.
+                await asyncio.shield(upload.commit(digest))
+        except WrongDigest:
+            raise RegistryError("DIGEST_INVALID", {"digest": digest}) from None
         except RegistryError:
             await upload.cancel()
             raise
-        try:
-            # The client may hang up now, half a commit helps nobody.
-            await asyncio.shield(upload.commit(digest))
-        except WrongDigest:
-            raise RegistryError("DIGEST_INVALID", {"digest": digest}) from None
-        self._quotas.add(repository, size)
         record(request, "push", repository, digest, size=size)
         return self._created(repository, digest)
 

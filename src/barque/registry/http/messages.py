@@ -83,6 +83,11 @@ class Request:
         """The registry's own address as the client knows it."""
         return self.headers.get("host", "")
 
+    def knows(self, etag: str) -> bool:
+        """Whether the client has that already (RFC 9110, 13.1.2)."""
+        told = self.headers.get("if-none-match", "")
+        return etag in told or told == "*"
+
     @cached_property
     def query(self) -> Query:
         return Query(self._query)
