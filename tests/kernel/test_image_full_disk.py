@@ -35,7 +35,7 @@ def give_room(disk: Path) -> None:
 
 
 async def fails_until_there_is_room(here: World, disk: Path, bring: Callable[[], Awaitable[object]]) -> None:
-    with pytest.raises((BarqueError, OSError), match="(?i)no space left on device"):
+    with pytest.raises((BarqueError, OSError), match=r"(?i)no space left on device"):
         await bring()
     await here.assert_empty()
     assert os.listdir(disk / "content/ingest") == []
