@@ -6,13 +6,15 @@ import asyncio
 import os
 from pathlib import Path
 
+import pytest
 from aiohttp import web
 
+from barque.errors import BarqueError
 from barque.image.client.hosts import HostConfig
 from barque.image.names import IMAGE_ID
 from barque.oci.platform import Platform
 from barque.oci.reference import parse
-from tests.image_world import INDEX, digest, faulty_registry, make_image, make_index, world
+from tests.image_world import INDEX, LAYER, digest, faulty_registry, make_image, make_index, world
 
 ONE = {"a": b"first", "dir/b": b"second"}
 TWO = {"c": os.urandom(700_000)}
@@ -67,6 +69,65 @@ async def test_shared_layer_exists_already(tmp_path: Path) -> None:
             await here.puller.pull(parse(f"{registry.address}/{name}"), None, None, here.progress.append)
         assert here.lines(short(base.layers[0]))[-1] == "Already exists"
         assert registry.count(digest(base.layers[0])) == 1
+
+
+async def test_layers_do_not_wait_for_the_configuration(tmp_path: Path) -> None:
+    base, top = make_image(ONE), make_image(ONE, TWO)
+    asked = asyncio.Event()
+
+    async def configuration_last(request: web.Request) -> None:
+        if digest(top.layers[1]) in request.path:
+            asked.set()
+        if digest(top.config) in request.path:
+            async with asyncio.timeout(60):
+                await asked.wait()
+
+    async with faulty_registry() as registry, world(tmp_path) as here:
+        registry.add("base", "latest", base)
+        registry.add("top", "latest", top)
+        await here.puller.pull(parse(f"{registry.address}/base"), None, None, here.progress.append)
+        here.progress.clear()
+        registry.faults.append(configuration_last)
+        await here.puller.pull(parse(f"{registry.address}/top"), None, None, here.progress.append)
+        told = [(line.id, line.status) for line in here.progress if line.progress_detail is not None]
+        assert told[:2] == [(short(top.layers[0]), "Already exists"), (short(top.layers[1]), "Pulling fs layer")]
+
+
+async def test_bad_configuration_ends_the_downloads(tmp_path: Path) -> None:
+    image = make_image(ONE, TWO)
+    asked, over = asyncio.Event(), asyncio.Event()
+
+    async def fault(request: web.Request) -> web.StreamResponse | None:
+        if digest(image.layers[1]) in request.path:
+            asked.set()
+            await over.wait()
+        if digest(image.config) in request.path:
+            await asked.wait()
+            return web.Response(status=404)
+        return None
+
+    async with faulty_registry() as registry, world(tmp_path) as here:
+        registry.add("app", "latest", image)
+        registry.faults.append(fault)
+        async with asyncio.timeout(60):
+            with pytest.raises(BarqueError, match="error pulling image configuration"):
+                await here.puller.pull(parse(f"{registry.address}/app"), None, None, here.progress.append)
+        over.set()
+        await here.assert_empty()
+
+
+async def test_blobs_without_their_layers_are_not_fetched_again(tmp_path: Path) -> None:
+    image = make_image(ONE, TWO)
+    async with faulty_registry() as registry, world(tmp_path) as here:
+        registry.add("app", "latest", image)
+        async with here.leases.hold("test") as lease:
+            for layer in image.layers:
+                await here.content.put(lease, LAYER, layer)
+            await here.puller.pull(parse(f"{registry.address}/app"), None, None, here.progress.append)
+        assert [registry.count(digest(layer)) for layer in image.layers] == [0, 0]
+        assert here.lines(short(image.layers[1])) == ["Pulling fs layer", "Download complete", "Extracting",
+                                                      "Pull complete"]
+        assert (await here.images.resolve(image.id)).size == 5 + 6 + 700_000
 
 
 async def test_concurrent_pulls_fetch_a_layer_once(tmp_path: Path) -> None:
