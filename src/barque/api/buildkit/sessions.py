@@ -6,7 +6,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
@@ -17,6 +16,7 @@ from grpclib.client import Channel
 from grpclib.const import Cardinality, Status
 from grpclib.exceptions import GRPCError, StreamTerminatedError
 
+from barque.api.buildkit.arrivals import Arrivals
 from barque.api.buildkit.connection import dial
 from barque.api.buildkit.messages import (
     BytesMessage,
@@ -31,8 +31,6 @@ from barque.errors import BarqueError, InvalidArgument
 from barque.image.client.auth import Credentials
 
 _ID, _METHOD = "X-Docker-Expose-Session-Uuid", "X-Docker-Expose-Session-Grpc-Method"
-#: A build may be asked for before its session has arrived, in seconds.
-_PATIENCE = 15.0
 #: What BuildKit's clients call Docker Hub.
 _HUB_HOST = "registry-1.docker.io"
 
@@ -123,8 +121,8 @@ def _not_there(error: SessionFailed) -> bool:
 
 class Sessions:
     def __init__(self) -> None:
-        self._sessions: dict[str, Session] = {}
-        self._changed = asyncio.Condition()
+        #: A build may be asked for before its session has arrived.
+        self._sessions = Arrivals[Session]()
 
     async def accept(self, request: web.Request) -> web.StreamResponse:
         """``POST /session``: lasts as long as the client wants."""
@@ -134,12 +132,10 @@ class Sessions:
         methods = frozenset(method.lower() for method in request.headers.getall(_METHOD, []))
         channel, upgraded = dial(request)
         try:
-            async with self._changed:
-                self._sessions[name] = Session(channel, methods)
-                self._changed.notify_all()
+            self._sessions.put(name, Session(channel, methods))
             await upgraded.closed.wait()
         finally:
-            self._sessions.pop(name, None)
+            self._sessions.remove(name)
             channel.close()
         return upgraded
 
@@ -147,9 +143,7 @@ class Sessions:
         """The session, awaited if it is not there yet. Raises :class:`NoSession`."""
         name = name.rpartition(":")[2]
         try:
-            async with asyncio.timeout(_PATIENCE), self._changed:
-                await self._changed.wait_for(lambda: name in self._sessions)
-                return self._sessions[name]
+            return await self._sessions.get(name)
         except TimeoutError:
             raise NoSession(id=name) from None
 
