@@ -94,6 +94,12 @@ class Puller:
         self._plain = PlainFetcher(content, self.downloads, self._limits.attempts, self._limits.pause)
         self._unpacks = UnpackSlots()
 
+    def limit(self, downloads: int, attempts: int) -> None:
+        """From now on; transfers that run keep their number of attempts."""
+        self._limits = replace(self._limits, downloads=downloads, attempts=attempts)
+        self.downloads.resize(downloads)
+        self._plain.attempts = attempts
+
     def close(self) -> None:
         self._unpacks.threads.shutdown()
 

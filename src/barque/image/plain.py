@@ -24,7 +24,7 @@ class PlainFetcher:
     def __init__(self, content: ContentStore, turns: Turns, attempts: int, pause: float) -> None:
         self._content = content
         self._turns = turns
-        self._attempts = attempts
+        self.attempts = attempts
         self._pause = pause
 
     async def blobs(self, repository: Repository, lease: Lease, wanted: list[tuple[Descriptor, Bar]]) -> None:
@@ -40,7 +40,7 @@ class PlainFetcher:
         async with await self._content.ingest(lease, descriptor) as ingest:
             if not ingest.exists:
                 async with self._turns:
-                    await Download(ingest, descriptor, bar, self._attempts, self._pause).run(repository)
+                    await Download(ingest, descriptor, bar, self.attempts, self._pause).run(repository)
                 bar.step("Verifying Checksum")
             try:
                 await ingest.commit()
