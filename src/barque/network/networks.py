@@ -15,7 +15,7 @@ from barque.errors import BarqueError, InvalidArgument
 from barque.network import bridge as bridges
 from barque.network import forwarding
 from barque.network.bridge import KernelNetwork
-from barque.network.errors import DriverUnsupported, InvalidPool, LinkTaken, NetworkMissing
+from barque.network.errors import DriverUnsupported, GatewayTaken, InvalidPool, LinkTaken, NetworkMissing
 from barque.network.host_view import HostView
 from barque.network.ipam import Addresses, IPAddress, IPNetwork, Taken, choose_subnet, subnets, ula_subnets
 from barque.network.model import NetworkInfo, NetworkSettings, NetworkSpec, Subnet
@@ -249,6 +249,8 @@ def _completed(asked: Subnet | None, candidates: Iterable[IPNetwork], taken: Tak
     else:
         chosen = next((address for address in within or network
                        if address != network.network_address and address not in reserved), network[1])
+    if gateway and chosen in (network[0], network[-1]) and (chosen == network[0] or network.version == 4):
+        raise GatewayTaken(address=chosen)
     if chosen in reserved:
         raise InvalidPool(reason=f"auxiliary address {chosen} is the gateway's")
     return Subnet(subnet=str(network), gateway=str(chosen), ip_range=str(within) if within else "", aux=asked.aux)
