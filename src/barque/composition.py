@@ -73,11 +73,12 @@ class VolumeUsers:
                 if any(point.type == "volume" and point.name == name for point in container.mounts)]
 
 
-#: What a reload changes; everything else needs a restart.
-RELOADABLE = frozenset({"labels", "debug", "log_level", "live_restore", "shutdown_timeout", "default_runtime",
-                        "runtimes", "insecure_registries", "registry_mirrors", "max_concurrent_downloads",
-                        "max_concurrent_uploads", "http_proxy",
-                        "https_proxy", "no_proxy"})
+#: What a reload changes, as in dockerd; everything else needs a restart.
+RELOADABLE = frozenset({
+    "labels", "debug", "log_level", "live_restore", "shutdown_timeout", "default_runtime", "runtimes",
+    "insecure_registries", "registry_mirrors", "max_concurrent_downloads", "max_concurrent_uploads",
+    "max_download_attempts", "default_shm_size", "default_ipc_mode", "default_cgroupns_mode", "http_proxy",
+    "https_proxy", "no_proxy"})
 
 
 @dataclass(frozen=True)

@@ -72,12 +72,12 @@ class ImageParts:
     service: ImageService
     routes: list[web.RouteDef]
     transport: Transport
-    downloads: Turns
+    puller: Puller
     uploads: Turns
 
     def reload(self, config: Config) -> None:
         self.transport.hosts = registry_hosts(config)
-        self.downloads.resize(config.max_concurrent_downloads)
+        self.puller.limit(config.max_concurrent_downloads, config.max_download_attempts)
         self.uploads.resize(config.max_concurrent_uploads)
 
 
@@ -154,5 +154,5 @@ async def open_images(stack: AsyncExitStack, config: Config, stores: Stores, wor
         return await check(stores.layout, stores.db, stores.content, stores.snapshots, repair=repair,
                            workers=workers, deep=deep, leases=stores.leases)
 
-    return ImageParts(resolver, service, [*routes, *fsck_routes.routes(fsck)], transport, puller.downloads,
+    return ImageParts(resolver, service, [*routes, *fsck_routes.routes(fsck)], transport, puller,
                       pusher.uploads)

@@ -215,24 +215,50 @@ def test_disk_usage_is_what_du_says(world: EngineWorld) -> None:
     world.ok("volume", "rm", "weight")
 
 
-def test_reload(world: EngineWorld) -> None:
-    """Settings that can change do so without a restart, and the event says which; a broken file changes nothing."""
+def reloaded(world: EngineWorld, settings: dict[str, object]) -> str:
+    """What the engine says about it, in one line each of what was taken and what was not."""
     assert world.process is not None
-    (world.root / "daemon.json").write_text(json.dumps(
-        {"labels": ["a=b"], "insecure-registries": ["10.9.8.0/24"], "debug": True, "mtu": 1400,
-         "max-concurrent-downloads": 1}))
-    since = str(time.time())
+    told = world.log.count("reload: ") + world.log.count("reloaded the configuration: ")
+    (world.root / "daemon.json").write_text(json.dumps(settings))
     world.process.send_signal(signal.SIGHUP)
-    wait_until(lambda: world.ok("info", "-f", "{{.Labels}}") == "[a=b]")
-    assert "10.9.8.0/24" in world.ok("info", "-f", "{{.RegistryConfig.InsecureRegistryCIDRs}}")
-    assert "a restart is needed for: mtu" in world.log
-    assert re.search("reloaded the configuration: .*labels, .*max_concurrent_downloads", world.log)
+    wait_until(lambda: world.log.count("reload: ") + world.log.count("reloaded the configuration: ") > told)
+    return world.log
+
+
+def test_reload(world: EngineWorld) -> None:
+    """Settings that can change do so without a restart, and the event says which; a wrong file changes nothing."""
+    since = str(time.time())
+    before = len(world.log)
+    log = reloaded(world, {
+        "labels": ["a=b"], "insecure-registries": ["10.9.8.0/24"], "debug": True, "mtu": 1400,
+        "max-concurrent-downloads": 1, "max-concurrent-uploads": 2, "max-download-attempts": 7,
+        "shutdown-timeout": 9, "runtimes": {"other": {"path": "/bin/sh"}},
+        "default-runtime": "other", "default-shm-size": "1m", "default-ipc-mode": "shareable",
+        "default-cgroupns-mode": "host", "proxies": {"http-proxy": "http://p:1", "no-proxy": "n"}})[before:]
+    taken = re.search("reloaded the configuration: ([^\"]*)", log)
+    assert taken, log
+    assert taken[1].split(", ") == [
+        "debug", "default_cgroupns_mode", "default_ipc_mode", "default_runtime", "default_shm_size", "http_proxy",
+        "insecure_registries", "labels", "log_level", "max_concurrent_downloads", "max_concurrent_uploads",
+        "max_download_attempts", "no_proxy", "runtimes", "shutdown_timeout"]
+    wait_until(lambda: "a restart is needed for: mtu" in world.log)
+    info = json.loads(world.ok("info", "-f", "{{json .}}"))
+    assert (info["Labels"], info["Debug"], info["DefaultRuntime"]) == (["a=b"], True, "other")
+    assert info["Runtimes"]["other"]["path"] == "/bin/sh"
+    assert (info["HttpProxy"], info["NoProxy"]) == ("http://p:1", "n")
+    assert "10.9.8.0/24" in info["RegistryConfig"]["InsecureRegistryCIDRs"]
+    world.ok("create", "--name", "after-reload", "busybox")
+    shown = "{{with .HostConfig}}{{.ShmSize}} {{.IpcMode}} {{.CgroupnsMode}} {{.Runtime}}{{end}}"
+    assert world.ok("inspect", "-f", shown, "after-reload") == "1048576 shareable host other"
+    world.ok("rm", "after-reload")
     assert world.ok("events", "--since", since, "--until", str(time.time()), "--filter", "type=daemon", "--format",
                     "{{.Action}}") == "reload"
-    (world.root / "daemon.json").write_text("{")
-    world.process.send_signal(signal.SIGHUP)
-    wait_until(lambda: "reload: unable to configure the daemon" in world.log)
-    assert world.ok("info", "-f", "{{.Labels}}") == "[a=b]"
+    for wrong in ({"labels": ["c=d"], "dns": ["nowhere"]}, {"labels": "c=d"}):
+        reloaded(world, dict(wrong))
+        assert world.ok("info", "-f", "{{.Labels}}") == "[a=b]"
+    assert "reload: dns: 'nowhere' is no IP address" in world.log
+    reloaded(world, {})
+    assert world.ok("info", "-f", "{{.DefaultRuntime}} {{.Labels}}") == "barque []"
 
 
 def test_events_are_remembered_over_a_restart(world: EngineWorld) -> None:

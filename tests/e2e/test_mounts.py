@@ -74,6 +74,43 @@ def test_refused_mounts(world: EngineWorld, mount: str, text: str) -> None:
     assert world.ok("ps", "-aq") == ""
 
 
+def test_propagation_needs_a_mount_that_propagates(world: EngineWorld, tmp_path: Path) -> None:
+    def run(propagation: str) -> str:
+        return world.docker("run", "--rm", "-v", f"{tmp_path}:/x:{propagation}", "busybox", "true").err
+
+    subprocess.run(["mount", "--bind", tmp_path, tmp_path], check=True)
+    try:
+        subprocess.run(["mount", "--make-private", tmp_path], check=True)
+        for asked, wanted in (("rslave", "shared or slave"), ("shared", "shared")):
+            assert f"path {tmp_path} is mounted on {tmp_path} but it is not a {wanted} mount" in run(asked)
+        assert run("rprivate") == ""
+        subprocess.run(["mount", "--make-shared", tmp_path], check=True)
+        assert run("slave") == run("rshared") == ""
+    finally:
+        subprocess.run(["umount", tmp_path], check=True)
+
+
+def test_working_directory_that_is_a_file(world: EngineWorld) -> None:
+    done = world.docker("run", "--rm", "-w", "/etc/passwd", "busybox", "true")
+    assert done.code == 125
+    assert "Cannot mkdir: /etc/passwd is not a directory" in done.err
+
+
+async def test_kernel_memory_is_discarded_with_a_warning(world: EngineWorld) -> None:
+    asked = {"KernelMemory": 1 << 26}
+    async with api(world) as client:
+        made = await client.ok("POST", "/containers/create?name=kernelmem",
+                               {"Image": "busybox", "HostConfig": asked})
+        changed = await client.ok("POST", "/containers/kernelmem/update", asked)
+    for answer in (made, changed):
+        assert "kernel memory limit capabilities" in answer["Warnings"][0]
+    world.ok("rm", "kernelmem")
+
+
+def test_filters_that_fit_nothing(world: EngineWorld) -> None:
+    assert world.ok("ps", "-aq", "--filter", "name=[", "--filter", "expose=0-100") == ""
+
+
 def test_part_of_a_volume(world: EngineWorld) -> None:
     """Directories and files; links in the volume lead nowhere outside."""
     world.ok("run", "--rm", "-v", "parts:/v", "busybox", "sh", "-c",

@@ -86,6 +86,15 @@ def test_content_type(world: EngineWorld) -> None:
     ("/v1.45/containers/json?filters=nonsense", 400, "invalid filter"),
     ("/v1.45/containers/json?filters=" + "[" * 5000, 400, "invalid filter"),
     ("/v1.45/containers/json?filters={%22nosuch%22:[%22x%22]}", 400, "invalid filter 'nosuch'"),
+    ('/v1.45/containers/json?filters={%22expose%22:[%22x%22]}', 400,
+     'error while looking up for expose x: strconv.ParseUint: parsing "x": invalid syntax'),
+    ("/v1.45/containers/json?filters={%22expose%22:[%2280:1%22]}", 400, "filter for 'expose' should not contain ':'"),
+    ("/v1.45/containers/json?filters={%22publish%22:[%225-3%22]}", 400, "Invalid range specified for the Port: 5-3"),
+    ("/v1.45/containers/json?filters={%22publish%22:[%2270000%22]}", 400, "value out of range"),
+    ("/v1.45/containers/json?filters={%22expose%22:[%22%22]}", 400, "expose : Empty string specified for ports."),
+    ("/v1.45/containers/json?filters={%22is-task%22:[%22x%22]}", 400, "invalid filter 'is-task=[x]'"),
+    ("/v1.45/containers/json?filters={%22health%22:[%22x%22]}", 400, "unrecognized filter value for health: x"),
+    ("/v1.45/containers/json?filters={%22exited%22:[%22x%22]}", 400, "invalid filter 'exited=x': strconv.Atoi"),
     ("/v1.45/events?since=nonsense", 400, "nonsense"),
 ])
 def test_paths_and_versions(world: EngineWorld, path: str, status: int, text: str) -> None:

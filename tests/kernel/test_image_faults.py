@@ -185,6 +185,31 @@ async def test_broken_download_goes_on_where_it_broke(tmp_path: Path) -> None:
         assert (await here.images.resolve(IMAGE.id)).id == IMAGE.id
 
 
+async def test_attempts_of_a_download_can_be_changed_meanwhile(tmp_path: Path) -> None:
+    layer = IMAGE.layers[1]
+    asked: list[str] = []
+
+    async def cut_at_once(request: web.Request) -> web.StreamResponse | None:
+        if digest(layer) not in request.path:
+            return None
+        asked.append(request.path)
+        response = web.StreamResponse(headers={"Content-Length": str(len(layer))})
+        await response.prepare(request)
+        assert request.transport is not None
+        request.transport.close()
+        return response
+
+    async with faulty_registry() as registry, world(tmp_path) as here:
+        registry.add("app", "latest", IMAGE)
+        registry.faults.append(cut_at_once)
+        for attempts in (2, 4):
+            asked.clear()
+            here.puller.limit(3, attempts)
+            with pytest.raises(BarqueError):
+                await here.puller.pull(parse(f"{registry.address}/app"), None, None, here.progress.append)
+            assert len(asked) == attempts
+
+
 async def test_busy_registry_is_asked_again(tmp_path: Path) -> None:
     asked: list[str] = []
 

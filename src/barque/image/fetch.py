@@ -87,11 +87,16 @@ class Puller:
         self._names = names
         self._workers = workers
         self._registry = Registry(transport)
-        self._limits = limits or Limits()
+        limits = limits or Limits()
         self._trust = trust
-        self.downloads = Turns(self._limits.downloads)
-        self._plain = PlainFetcher(content, self.downloads, self._limits.attempts, self._limits.pause)
+        self.downloads = Turns(limits.downloads)
+        self._plain = PlainFetcher(content, self.downloads, limits.attempts, limits.pause)
         self._unpacks = UnpackSlots()
+
+    def limit(self, downloads: int, attempts: int) -> None:
+        """From now on; transfers that run keep their number of attempts."""
+        self.downloads.resize(downloads)
+        self._plain.attempts = attempts
 
     def close(self) -> None:
         self._unpacks.threads.shutdown()

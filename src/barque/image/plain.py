@@ -25,7 +25,7 @@ class PlainFetcher:
     def __init__(self, content: ContentStore, turns: Turns, attempts: int, pause: float) -> None:
         self._content = content
         self._turns = turns
-        self._attempts = attempts
+        self.attempts = attempts
         self._pause = pause
 
     async def blobs(self, repository: Repository, lease: Lease, wanted: list[tuple[Descriptor, Bar]]) -> None:
@@ -42,7 +42,7 @@ class PlainFetcher:
         """``begun`` is told of the file that the bytes go into before they are verified, unless they are all here."""
         async with await self._content.ingest(lease, descriptor) as ingest:
             if not ingest.exists:
-                download = Download(ingest, descriptor, bar, self._attempts, self._pause)
+                download = Download(ingest, descriptor, bar, self.attempts, self._pause)
                 begun(ingest.path, download.growth)
                 if self._turns.locked():
                     bar.step("Waiting")

@@ -229,7 +229,8 @@ def _pool(spec: NetworkSpec, subnet: Subnet) -> Addresses:
 def _completed(asked: Subnet | None, candidates: Iterable[IPNetwork], taken: Taken, *, gateway: bool) -> Subnet:
     """``asked`` with its subnet and gateway, checked; a network that nobody asked details for out of ``candidates``.
 
-    A gateway that is not ours (``gateway`` False) is the first address too, as dockerd has it.
+    The gateway is the first address, of the range where there is one. One that is not ours (``gateway`` False) is that
+    too, as dockerd has it.
     """
     asked = asked or Subnet(subnet="")
     if asked.subnet:
@@ -242,12 +243,16 @@ def _completed(asked: Subnet | None, candidates: Iterable[IPNetwork], taken: Tak
         raise InvalidPool(reason=f"invalid ip-range {within}: it is not inside the subnet {network}")
     if network.num_addresses < (4 if gateway else 2):
         raise InvalidPool(reason=f"invalid subnet {network}: it has no room for a gateway and a container")
-    chosen = _inside(asked.gateway, network, "gateway") if asked.gateway else network[1]
+    reserved = {_inside(address, network, "auxiliary address") for address in asked.aux.values()}
+    if asked.gateway:
+        chosen = _inside(asked.gateway, network, "gateway")
+    else:
+        chosen = next((address for address in within or network
+                       if address != network.network_address and address not in reserved), network[1])
     if gateway and chosen in (network[0], network[-1]) and (chosen == network[0] or network.version == 4):
         raise GatewayTaken(address=chosen)
-    for address in asked.aux.values():
-        if _inside(address, network, "auxiliary address") == chosen:
-            raise InvalidPool(reason=f"auxiliary address {address} is the gateway's")
+    if chosen in reserved:
+        raise InvalidPool(reason=f"auxiliary address {chosen} is the gateway's")
     return Subnet(subnet=str(network), gateway=str(chosen), ip_range=str(within) if within else "", aux=asked.aux)
 
 

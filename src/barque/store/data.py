@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+from collections.abc import Iterator
 
 _BLOCK = 1 << 24
 #: Smaller files are not searched for holes.
@@ -32,16 +33,25 @@ def copy_data(reader: int, writer: int) -> None:
         while os.sendfile(writer, reader, None, _BLOCK):
             pass
         return
-    position = 0
-    while position < size:
-        try:
-            position = os.lseek(reader, position, os.SEEK_DATA)
-        except OSError as error:
-            if error.errno != errno.ENXIO:
-                raise
-            break  # nothing but a hole is left
-        end = os.lseek(reader, position, os.SEEK_HOLE)
+    for position, length in segments(reader, size):
+        end = position + length
         os.lseek(writer, position, os.SEEK_SET)
         while position < end and (count := os.sendfile(writer, reader, position, min(_BLOCK, end - position))):
             position += count
     os.ftruncate(writer, size)
+
+
+def segments(fd: int, size: int) -> Iterator[tuple[int, int]]:
+    """Offset and length of what is no hole in the first ``size`` bytes of a file."""
+    position = 0
+    while position < size:
+        try:
+            position = os.lseek(fd, position, os.SEEK_DATA)
+        except OSError as error:
+            if error.errno != errno.ENXIO:
+                raise
+            return  # nothing but a hole is left
+        end = min(os.lseek(fd, position, os.SEEK_HOLE), size)
+        if position < end:
+            yield position, end - position
+        position = end

@@ -15,6 +15,7 @@ from aiohttp import web
 from grpclib.const import Handler
 
 from barque.api.buildkit import jobs, messages
+from barque.api.buildkit.arrivals import Arrivals
 from barque.api.buildkit.board import Board
 from barque.api.buildkit.connection import AnyStream, refused, serve, streaming, unary
 from barque.api.buildkit.jobs import Builder, Order
@@ -27,8 +28,6 @@ from barque.oci import platform as platforms
 
 _CONTROL, _BRIDGE = "/moby.buildkit.v1.Control/", "/moby.buildkit.v1.frontend.LLBBridge/"
 _BUILD_ID = "buildkit-controlapi-buildid"
-#: A status or a frontend may call before its build has, in seconds.
-_PATIENCE = 15.0
 _FRONTEND = "dockerfile.v0"
 _LINT = "frontend.lint"
 #: A frontend that is an image: these are what is built in here.
@@ -77,8 +76,8 @@ class Control:
         self._cache = cache
         self._id = engine_id
         self._gateway_ip = gateway_ip
-        self._jobs: dict[str, _Job] = {}
-        self._changed = asyncio.Condition()
+        #: A status or a frontend may call before its build has.
+        self._jobs = Arrivals[_Job]()
 
     async def accept(self, request: web.Request) -> web.StreamResponse:
         """``POST /grpc``."""
@@ -139,9 +138,7 @@ class Control:
     async def _job(self, ref: str) -> _Job:
         """The job, awaited where it is not there yet."""
         try:
-            async with asyncio.timeout(_PATIENCE), self._changed:
-                await self._changed.wait_for(lambda: ref in self._jobs)
-                return self._jobs[ref]
+            return await self._jobs.get(ref)
         except TimeoutError:
             raise NoSuchBuild(ref=ref) from None
 
@@ -153,12 +150,10 @@ class Control:
     async def _solve(self, _: AnyStream, request: messages.SolveRequest) -> messages.SolveResponse:
         if request.definition:
             raise Unsupported("a build that is given as LLB is not supported: this engine builds Dockerfiles")
+        if request.ref in self._jobs:
+            raise InvalidArgument(f"build {request.ref} is running already")
         job = _Job(request.ref)
-        async with self._changed:
-            if request.ref in self._jobs:
-                raise InvalidArgument(f"build {request.ref} is running already")
-            self._jobs[request.ref] = job
-            self._changed.notify_all()
+        self._jobs.put(request.ref, job)
         try:
             job.request.set_result(request)
             if request.frontend:
@@ -175,7 +170,7 @@ class Control:
                 job.build.cancel()
                 await asyncio.gather(job.build, return_exceptions=True)
             job.board.end()
-            del self._jobs[request.ref]
+            self._jobs.remove(request.ref)
 
     def _begin(self, job: _Job, frontend: str, attrs: dict[str, str],
                imports: list[messages.CacheOptionsEntry]) -> None:

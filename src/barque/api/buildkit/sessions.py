@@ -6,7 +6,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
@@ -17,6 +16,7 @@ from grpclib.client import Channel
 from grpclib.const import Cardinality, Status
 from grpclib.exceptions import GRPCError, StreamTerminatedError
 
+from barque.api.buildkit.arrivals import Arrivals
 from barque.api.buildkit.connection import dial
 from barque.api.buildkit.messages import (
     BytesMessage,
@@ -32,8 +32,6 @@ from barque.image.client.auth import Credentials
 
 _ID, _METHOD = "X-Docker-Expose-Session-Uuid", "X-Docker-Expose-Session-Grpc-Method"
 _CLIENT = "X-Docker-Expose-Session-Sharedkey"
-#: A build may be asked for before its session has arrived, in seconds.
-_PATIENCE = 15.0
 #: What BuildKit's clients call Docker Hub.
 _HUB_HOST = "registry-1.docker.io"
 
@@ -126,8 +124,8 @@ def _not_there(error: SessionFailed) -> bool:
 
 class Sessions:
     def __init__(self) -> None:
-        self._sessions: dict[str, Session] = {}
-        self._changed = asyncio.Condition()
+        #: A build may be asked for before its session has arrived.
+        self._sessions = Arrivals[Session]()
 
     async def accept(self, request: web.Request) -> web.StreamResponse:
         """``POST /session``: lasts as long as the client wants."""
@@ -137,12 +135,10 @@ class Sessions:
         methods = frozenset(method.lower() for method in request.headers.getall(_METHOD, []))
         channel, upgraded = dial(request)
         try:
-            async with self._changed:
-                self._sessions[name] = Session(channel, methods, request.headers.get(_CLIENT, ""))
-                self._changed.notify_all()
+            self._sessions.put(name, Session(channel, methods, request.headers.get(_CLIENT, "")))
             await upgraded.closed.wait()
         finally:
-            self._sessions.pop(name, None)
+            self._sessions.remove(name)
             channel.close()
         return upgraded
 
@@ -150,9 +146,7 @@ class Sessions:
         """The session, awaited if it is not there yet. Raises :class:`NoSession`."""
         name = name.rpartition(":")[2]
         try:
-            async with asyncio.timeout(_PATIENCE), self._changed:
-                await self._changed.wait_for(lambda: name in self._sessions)
-                return self._sessions[name]
+            return await self._sessions.get(name)
         except TimeoutError:
             raise NoSession(id=name) from None
 

@@ -10,7 +10,7 @@ from aiohttp import web
 from barque.api import requests, streams
 from barque.api.hijack import MULTIPLEXED, RAW
 from barque.api.requests import flag, integer
-from barque.api.schema.containers import CreateBody, UpdateBody
+from barque.api.schema.containers import NO_KERNEL_MEMORY, CreateBody, UpdateBody
 from barque.engine import clock, filters
 from barque.engine.containers import create, inspect, listing, logs, remove, stats, top, update
 from barque.engine.containers.context import Context
@@ -30,7 +30,7 @@ def routes(ctx: Context) -> list[web.RouteDef]:
         body = await requests.body(request, CreateBody)
         made = await create.create(ctx, request.query.get("name", ""), body.config(), body.host(),
                                    body.networking_config, request.query.get("platform", ""))
-        return requests.json({"Id": made.id, "Warnings": made.warnings}, 201)
+        return requests.json({"Id": made.id, "Warnings": [*body.warnings(), *made.warnings]}, 201)
 
     async def inspect_container(request: web.Request) -> web.StreamResponse:
         return requests.json(await inspect.inspect(ctx, request.match_info["id"], size=flag(request, "size"),
@@ -47,7 +47,8 @@ def routes(ctx: Context) -> list[web.RouteDef]:
         changes = {item.name: value for item in msgspec.structs.fields(UpdateBody)
                    if (value := getattr(body, item.name)) not in (0, "", None)
                    and not (item.name == "restart_policy" and not value.name)}
-        return requests.json({"Warnings": await update.update(ctx, request.match_info["id"], changes)})
+        warnings = [NO_KERNEL_MEMORY] if changes.pop("kernel_memory", 0) else []
+        return requests.json({"Warnings": warnings + await update.update(ctx, request.match_info["id"], changes)})
 
     return [web.get("/containers/json", list_containers), web.post("/containers/create", create_container),
             web.get("/containers/{id}/json", inspect_container), web.get("/containers/{id}/top", show_top),

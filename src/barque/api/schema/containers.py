@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TypeVar
+
 import msgspec
 from msgspec import field
 
@@ -14,6 +16,16 @@ from barque.engine.containers.options import (
     Ulimit,
 )
 
+#: What dockerd says where the kernel lacks it; Linux has had none since 5.16.
+NO_KERNEL_MEMORY = ("Your kernel does not support kernel memory limit capabilities or the cgroup is not mounted. "
+                    "Limitation discarded.")
+
+
+class AskedHost(HostConfig, frozen=True, kw_only=True, rename="pascal"):
+    """With what docker's clients still send and nothing is made of but a warning."""
+
+    kernel_memory: int = 0
+
 
 class CreateBody(ContainerConfig, frozen=True, kw_only=True, rename="pascal"):
     """``POST /containers/create``: the container's configuration with two more objects beside its fields.
@@ -21,18 +33,28 @@ class CreateBody(ContainerConfig, frozen=True, kw_only=True, rename="pascal"):
     docker-py puts ``runtime`` there. dockerd overlooks it, and runs such a container without the isolation asked for.
     """
 
-    host_config: HostConfig | None = None
+    host_config: AskedHost | None = None
     runtime: str = ""
     networking_config: NetworkingConfig | None = None
 
     def config(self) -> ContainerConfig:
         """The configuration alone."""
-        names = msgspec.structs.fields(ContainerConfig)
-        return ContainerConfig(**{item.name: getattr(self, item.name) for item in names})
+        return _narrowed(self, ContainerConfig)
 
     def host(self) -> HostConfig:
-        host = self.host_config or HostConfig()
+        host = _narrowed(self.host_config, HostConfig) if self.host_config else HostConfig()
         return msgspec.structs.replace(host, runtime=host.runtime or self.runtime)
+
+    def warnings(self) -> list[str]:
+        return [NO_KERNEL_MEMORY] if self.host_config and self.host_config.kernel_memory else []
+
+
+S = TypeVar("S", bound=msgspec.Struct)
+
+
+def _narrowed(value: S, kind: type[S]) -> S:
+    """``value`` as its base ``kind``, without the fields beyond."""
+    return kind(**{item.name: getattr(value, item.name) for item in msgspec.structs.fields(kind)})
 
 
 class ExecStartBody(msgspec.Struct, frozen=True, kw_only=True, rename="pascal"):
@@ -54,6 +76,7 @@ class UpdateBody(msgspec.Struct, frozen=True, kw_only=True, rename="pascal"):
     cpu_realtime_runtime: int = 0
     cpuset_cpus: str = ""
     cpuset_mems: str = ""
+    kernel_memory: int = 0
     memory_reservation: int = 0
     memory_swap: int = 0
     memory_swappiness: int | None = None

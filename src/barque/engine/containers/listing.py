@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 import shlex
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from barque.engine import clock
@@ -15,8 +17,8 @@ from barque.engine.containers.inspect import endpoint_settings, mount_point
 from barque.engine.containers.machine import Facts, Status
 from barque.engine.containers.model import Container
 from barque.engine.containers.registry import Live
-from barque.engine.filters import Filters, InvalidFilterValue, match_labels
-from barque.errors import BarqueError
+from barque.engine.filters import Filters, InvalidFilterValue, flag, match_labels
+from barque.errors import BarqueError, InvalidArgument
 from barque.oci.durations import human_duration
 
 KEYS = frozenset({"ancestor", "before", "since", "exited", "expose", "publish", "health", "id", "isolation", "is-task",
@@ -86,6 +88,7 @@ def _since(moment: str) -> str:
 
 
 Test = Callable[[Live], bool]
+_NUMBER = re.compile(r"[+-]?[0-9]+\Z", re.ASCII)
 
 
 async def _filter(ctx: Context, filters: Filters) -> Test:
@@ -118,10 +121,10 @@ def _relative(ctx: Context, key: str, values: list[str]) -> Test:
 
 
 def _name(values: list[str]) -> Test:
-    try:
-        patterns = [re.compile(value) for value in values]
-    except re.error:
-        raise InvalidFilterValue(key="name", value=str(values)) from None
+    patterns = []
+    for value in values:
+        with contextlib.suppress(re.error):    # what is no expression fits nothing, as in dockerd
+            patterns.append(re.compile(value))
     return lambda live: any(p.search(live.container.name) or p.search(live.container.slashed) for p in patterns)
 
 
@@ -135,8 +138,8 @@ def _status(values: list[str]) -> Test:
 def _exited(values: list[str]) -> Test:
     codes = set()
     for value in values:
-        if not value.lstrip("-").isdecimal():
-            raise InvalidFilterValue(key="exited", value=value)
+        if not _NUMBER.match(value):
+            raise InvalidArgument(f"invalid filter 'exited={value}': strconv.Atoi: parsing \"{value}\": invalid syntax")
         codes.add(int(value))
 
     def test(live: Live) -> bool:
@@ -148,19 +151,38 @@ def _exited(values: list[str]) -> Test:
 def _health(values: list[str]) -> Test:
     for value in values:
         if value not in ("none", "starting", "healthy", "unhealthy"):
-            raise InvalidFilterValue(key="health", value=value)
+            raise InvalidArgument(f"unrecognized filter value for health: {value}")
     return lambda live: (live.container.health.status if live.container.health else "none") in values
 
 
-def _ports(values: list[str], *, published: bool) -> Test:
+def _port_range(key: str, value: str) -> tuple[int, int]:
+    """First and last of a filter's ``80`` or ``0-1024``; raises InvalidArgument with dockerd's words."""
+    if ":" in value:
+        raise InvalidArgument(f"filter for '{key}' should not contain ':': {value}")
+    text = value.partition("/")[0]
+    numbers = text.split("-", 1)
+    reason = "" if text else "Empty string specified for ports."
+    for number in reversed(numbers if text else ()):
+        if not (number.isascii() and number.isdecimal()):
+            reason = f'strconv.ParseUint: parsing "{number}": invalid syntax'
+        elif int(number) > 65535:
+            reason = f'strconv.ParseUint: parsing "{number}": value out of range'
+    if not reason and int(numbers[0]) > int(numbers[-1]):
+        reason = f"Invalid range specified for the Port: {text}"
+    if reason:
+        raise InvalidArgument(f"error while looking up for {key} {value}: {reason}")
+    return int(numbers[0]), int(numbers[-1])
+
+
+def _ports(key: str, values: list[str]) -> Test:
     wanted = set()
     for value in values:
-        ports, _, protocol = value.partition("/")
-        first, last = publish.parse_host_port(ports)
+        protocol = value.partition("/")[2]
+        first, last = _port_range(key, value)
         wanted |= {(port, protocol or "tcp") for port in range(first, last + 1)}
 
     def test(live: Live) -> bool:
-        if published:
+        if key == "publish":
             sandbox = live.container.sandbox
             return any((item.container_port, item.protocol) in wanted for item in (sandbox.ports if sandbox else ()))
         return any(publish.parse_port(port) in wanted for port in live.container.config.exposed_ports or ())
@@ -179,11 +201,17 @@ def _network(values: list[str]) -> Test:
     return test
 
 
+def _is_task(values: list[str]) -> Test:
+    """Tasks are swarm's: there are none."""
+    wanted = flag({"is-task": values}, "is-task")
+    return lambda _: not wanted
+
+
 _TESTS: dict[str, Callable[[list[str]], Test]] = {
     "id": lambda values: lambda live: any(live.id.startswith(value) for value in values),
     "name": _name, "status": _status, "exited": _exited, "health": _health, "volume": _volume, "network": _network,
     "label": lambda values: lambda live: match_labels(values, live.container.config.labels),
-    "expose": lambda values: _ports(values, published=False), "publish": lambda values: _ports(values, published=True),
+    "expose": partial(_ports, "expose"), "publish": partial(_ports, "publish"),
     "isolation": lambda values: lambda _: "default" in values,
-    "is-task": lambda values: lambda _: not any(value in ("1", "true", "True") for value in values),
+    "is-task": _is_task,
 }

@@ -12,7 +12,7 @@ _CREATE = ("failed to create task for container: failed to create shim task: OCI
            "failed: unable to start container process: error during container init: {reason}: unknown")
 _EXEC = ("OCI runtime exec failed: exec failed: unable to start container process: {reason}: unknown")
 #: dockerd looks users up itself, before it asks a runtime.
-_USER = "user"
+_USER, _CWD = "user", "cwd"
 _NOT_A_DIRECTORY = (": Are you trying to mount a directory onto a file (or vice-versa)? Check if the specified host "
                     "path exists and is the expected type")
 
@@ -58,6 +58,8 @@ def exit_code(failure: RuntimeFailure, text: str) -> int:
 def start_refused(failure: RuntimeFailure, command: str) -> StartRefused:
     if failure.stage == _USER:
         return StartRefused(reason(failure, command), 500, 128)
+    if failure.stage == _CWD and failure.errno == errno.ENOTDIR:
+        return StartRefused(f"Cannot mkdir: {failure.path} is not a directory", 500, 128)
     text = _CREATE.format(reason=reason(failure, command))
     if failure.errno == errno.ENOTDIR:
         text += _NOT_A_DIRECTORY

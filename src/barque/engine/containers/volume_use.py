@@ -12,7 +12,7 @@ from functools import partial
 
 import msgspec
 
-from barque.engine.containers import bind_ids, image_mounts, to_spec
+from barque.engine.containers import bind_ids, image_mounts, propagation, to_spec
 from barque.engine.containers.context import Context
 from barque.engine.containers.model import Container, MountPoint
 from barque.engine.volume_mounts import mounted
@@ -60,6 +60,7 @@ async def prepare(ctx: Context, container: Container) -> dict[str, oci.Mount]:
     for number, point in enumerate(container.mounts):
         if point.type == "bind":
             _check_bind(point)
+            propagation.check(point.source, point.propagation)
             if point.match_user:
                 result[point.destination] = await _mapped(ctx, container, point)
         elif point.type in ("volume", "image"):

@@ -100,7 +100,7 @@ def run_pack(request: bytes, fds: list[int]) -> bytes:
     directory, output = fds
     try:
         root = confine(directory, (*_CAPABILITIES, "CAP_DAC_READ_SEARCH"))
-        writer = Writer(lambda data: _write_all(output, data))
+        writer = Writer(lambda data: _write_all(output, data), sparse=True)
         write_tree(writer, root, name)
         writer.close()
     except OSError as error:

@@ -6,6 +6,7 @@ import os
 import stat
 from collections.abc import Callable, Iterator
 
+from barque.store.data import segments
 from barque.store.mend import Layers
 from barque.store.tar.directories import OPAQUE, is_whiteout
 from barque.store.tar.reader import (
@@ -26,6 +27,10 @@ _TYPES = {stat.S_IFREG: REGULAR, stat.S_IFLNK: SYMLINK, stat.S_IFCHR: CHAR, stat
           stat.S_IFDIR: DIRECTORY, stat.S_IFIFO: FIFO}
 #: What belongs to the host or to overlayfs rather than to the file.
 _HOST_ATTRIBUTES = ("trusted.", "security.selinux", "security.ima", "security.evm", "system.nfs4_acl")
+#: What st_blocks counts in (stat(2)).
+_STAT_BLOCK = 512
+#: The map of a file with more pieces would be longer than readers of archives, ours included, take.
+_MOST_SEGMENTS = 20_000
 #: Kinds of change in docker's API.
 MODIFIED, ADDED, DELETED = 0, 1, 2
 
@@ -87,7 +92,14 @@ def write_member(writer: Writer, fd: int, prefix: bytes, name: bytes, links: dic
     content = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=fd)
     try:
         info = os.fstat(content)
-        writer.add(_entry(info, prefix + name, fd, name), content)
+        entry = _entry(info, prefix + name, fd, name)
+        holes = writer.sparse and info.st_blocks * _STAT_BLOCK < info.st_size
+        parts = list(segments(content, info.st_size)) if holes else []
+        if holes and len(parts) <= _MOST_SEGMENTS:
+            writer.add_sparse(entry, content, parts)
+        else:
+            os.lseek(content, 0, os.SEEK_SET)
+            writer.add(entry, content)
     finally:
         os.close(content)
     return info.st_size

@@ -6,7 +6,9 @@ Times are whole seconds, as docker writes them, unless asked for: fractions cost
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from types import MappingProxyType
 
 from barque.store.tar.errors import Truncated
 from barque.store.tar.pax import XATTR
@@ -20,10 +22,14 @@ _END = bytes(2 * BLOCK)
 
 
 class Writer:
-    """``write`` takes all of what it is given, or raises. ``exact_times``: with fractions of seconds."""
+    """``write`` takes all of what it is given, or raises.
 
-    def __init__(self, write: Callable[[bytes], object], *, exact_times: bool = False) -> None:
+    ``sparse``: whether whoever adds files shall keep holes. ``exact_times``: with fractions of seconds.
+    """
+
+    def __init__(self, write: Callable[[bytes], object], *, sparse: bool = False, exact_times: bool = False) -> None:
         self._write = write
+        self.sparse = sparse
         self._exact_times = exact_times
 
     def add(self, entry: Entry, content: int | bytes | None = None) -> None:
@@ -38,9 +44,31 @@ class Writer:
             self._copy(content, entry.size)
         self._write(padding(entry.size))
 
-    def header(self, entry: Entry) -> None:
-        """Only what stands before the content of a member; content and padding are left to the caller."""
-        records = _records(entry)
+    def add_sparse(self, entry: Entry, fd: int, segments: Sequence[tuple[int, int]]) -> None:
+        """Write a file of ``entry.size`` bytes of which only ``segments`` (offset, length) are no holes: GNU tar's
+        PAX format 1.0. Readers that do not know it make a file of the map and the data of it.
+        """
+        if not segments or sum(segments[-1]) < entry.size:
+            segments = [*segments, (entry.size, 0)]    # GNU tar ends the map of a file that ends with a hole so
+        numbers = [len(segments), *(number for segment in segments for number in segment)]
+        text = b"".join(b"%d\n" % number for number in numbers)
+        text += padding(len(text))
+        # Short enough for the header: to some readers a record of the path would say more than GNU.sparse.name.
+        stored = replace(entry, name=b"GNUSparseFile.0/" + entry.name.rpartition(b"/")[2][:80],
+                         size=len(text) + sum(length for _, length in segments))
+        self.header(stored, {b"GNU.sparse.major": b"1", b"GNU.sparse.minor": b"0", b"GNU.sparse.name": entry.name,
+                             b"GNU.sparse.realsize": b"%d" % entry.size})
+        self._write(text)
+        for offset, length in segments:
+            os.lseek(fd, offset, os.SEEK_SET)
+            self._copy(fd, length)
+        self._write(padding(stored.size))
+
+    def header(self, entry: Entry, extra: Mapping[bytes, bytes] = MappingProxyType({})) -> None:
+        """Only what stands before the content of a member, with ``extra`` PAX records; content and padding are left
+        to the caller.
+        """
+        records = {**_records(entry), **extra}
         if self._exact_times and entry.mtime > 0:
             records[b"mtime"] = b"%d.%09d" % divmod(entry.mtime, 1_000_000_000)
         if records:
