@@ -11,6 +11,7 @@ import contextlib
 import faulthandler
 import logging
 import os
+import resource
 import signal
 import sys
 import time
@@ -90,7 +91,10 @@ def _run(config: Config, line: CommandLine) -> int:
     _write_pidfile(pidfile)
     malloc.one_arena()
     try:
-        return asyncio.run(_serve(config, line, layout, spawn(config.exec_root)))
+        zygote = spawn(config.exec_root)
+        # Not before: containers are to have the limit that the daemon was started with.
+        resource.setrlimit(resource.RLIMIT_NOFILE, (resource.getrlimit(resource.RLIMIT_NOFILE)[1],) * 2)
+        return asyncio.run(_serve(config, line, layout, zygote))
     finally:
         layout.close()
         with contextlib.suppress(FileNotFoundError):

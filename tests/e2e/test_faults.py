@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
+import resource
 import select
 import signal
 import socket
 import sys
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import ExitStack, closing
 from pathlib import Path
 
 import pytest
@@ -95,6 +96,27 @@ def test_a_client_that_stops_reading_holds_up_nobody(world: EngineWorld, end: st
         other.communicate(timeout=PATIENCE)
     if end != "rm -f":
         world.ok("rm", "talks")
+
+
+def test_clients_wait_while_there_are_no_descriptors(world: EngineWorld) -> None:
+    """And the log says so in a line now and then; the daemon uses all that it may, containers get what it was given."""
+    assert world.process is not None
+    pid = world.process.pid
+    limit = resource.prlimit(pid, resource.RLIMIT_NOFILE)
+    assert limit[0] == limit[1]
+    assert world.ok("run", "--rm", "busybox", "sh", "-c", "ulimit -Sn") == str(
+        resource.getrlimit(resource.RLIMIT_NOFILE)[0])
+    used = max(map(int, os.listdir(f"/proc/{pid}/fd")))
+    resource.prlimit(pid, resource.RLIMIT_NOFILE, (used + 4, limit[1]))
+    with ExitStack() as clients:
+        for _ in range(40):
+            clients.enter_context(closing(socket.socket(socket.AF_UNIX))).connect(world.socket)
+        wait_until(lambda: world.log.count("cannot accept connections") > 1)
+        waiting = world.popen("ps", "-q")
+    out, error = waiting.communicate(timeout=PATIENCE)
+    resource.prlimit(pid, resource.RLIMIT_NOFILE, limit)
+    assert (waiting.returncode, out) == (0, b""), error
+    assert world.log.count("cannot accept connections") < 100
 
 
 def parent(pid: int) -> int:

@@ -15,6 +15,9 @@ from barque.engine.containers.model import Container
 from barque.engine.containers.options import ContainerConfig, HostConfig, LogConfig
 from barque.engine.containers.registry import Live
 from barque.engine.logging.formats import JSON_FILE
+from barque.supervise.logfile import JsonFile
+from barque.supervise.messages import STDOUT
+from barque.supervise.messages import LogConfig as WriterConfig
 
 
 def line(text: str, stream: str = "stdout", time: str = "2026-01-02T03:04:05.5Z", attrs: str = "") -> bytes:
@@ -71,13 +74,19 @@ def test_rotated_files_are_read_oldest_first(tmp_path: Path) -> None:
     assert logs.files(str(tmp_path / "none" / "x")) == []
 
 
-async def test_followed_over_the_moment_of_a_rotation_without_a_file(tmp_path: Path) -> None:
-    path = tmp_path / "x-json.log"
+def container(path: Path, end: asyncio.Event) -> Live:
+    """One that runs until ``end``, with its log at ``path``."""
     live = Live(Container(id="x", name="x", created="", image="", image_id="", chain_id=None, path="", args=[],
                           endpoints={}, mounts=[], log_path=str(path), config=ContainerConfig(tty=True),
                           host_config=HostConfig(log_config=LogConfig(type="json-file"))))
-    end = asyncio.Event()
     live.tasks["exit"] = asyncio.ensure_future(end.wait())  # type: ignore[assignment]
+    return live
+
+
+async def test_followed_over_the_moment_of_a_rotation_without_a_file(tmp_path: Path) -> None:
+    path = tmp_path / "x-json.log"
+    end = asyncio.Event()
+    live = container(path, end)
     pieces = logs.stream(live, logs.Query(stdout=True, stderr=True, follow=True))
     first = asyncio.ensure_future(anext(pieces))
     await asyncio.sleep(0)    # it has looked, and waits
@@ -86,3 +95,24 @@ async def test_followed_over_the_moment_of_a_rotation_without_a_file(tmp_path: P
     assert await asyncio.wait_for(first, 30) == b"a\n"
     end.set()
     assert [piece async for piece in pieces] == []
+
+
+@pytest.mark.parametrize("compress", [False, True], ids=["plain", "compressed"])
+@pytest.mark.parametrize("kept", [9, 3], ids=["all are there", "the one in hand is not"])
+async def test_followed_over_several_rotations_at_once(tmp_path: Path, compress: bool, kept: int) -> None:
+    """Between two looks of the reader the writer may begin one file after the other."""
+    path = tmp_path / "x-json.log"
+    writer = JsonFile(WriterConfig(str(path), max_size=200, max_files=kept, compress=compress))
+    end = asyncio.Event()
+    writer.write(STDOUT, b"0\n")
+    pieces = logs.stream(container(path, end), logs.Query(stdout=True, stderr=True, follow=True))
+    assert await anext(pieces) == b"0\n"
+    for number in range(1, 20):
+        writer.write(STDOUT, b"%d\n" % number)
+    while writer.work():
+        pass
+    end.set()
+    told = [int(text) for piece in [piece async for piece in pieces] for text in piece.split()]
+    writer.close()
+    assert told == [1, 2, *range(told[2], 20)]  # 2 ends the file in hand
+    assert told[2] == 3 if kept == 9 else 3 < told[2] < 19

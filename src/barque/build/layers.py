@@ -189,7 +189,7 @@ class _Sink:
         self._waiting = 0
         self._blocks: queue.Queue[bytes | None] = queue.Queue(_QUEUE)
         self._error: Exception | None = None
-        self._thread = threading.Thread(target=self._guarded, args=(self._compress,), daemon=True)
+        self._thread = threading.Thread(target=self._compress, daemon=True)
         self._thread.start()
 
     def write(self, data: bytes) -> None:
@@ -218,19 +218,19 @@ class _Sink:
             self._blocks.put(None)
             self._thread.join()
 
-    def _guarded(self, work: Callable[[], None]) -> None:
-        try:
-            work()
-        except Exception as error:  # the boundary of the thread: raised again in the caller's
-            self._error = error
-            while self._blocks.get() is not None:
-                pass  # or the caller would wait for room for ever
-
     def _compress(self) -> None:
+        """Until the end of the archive, come what may: else the caller would wait for ever, for room or for the end."""
         compressor = isal_zlib.compressobj(_LEVEL, isal_zlib.DEFLATED, _GZIP_WINDOW)
-        while (block := self._blocks.get()) is not None:
-            self._emit(compressor.compress(block))
-        self._emit(compressor.flush())
+        ended = False
+        while not ended:
+            block = self._blocks.get()
+            ended = block is None
+            if self._error is not None:
+                continue
+            try:
+                self._emit(compressor.flush() if block is None else compressor.compress(block))
+            except Exception as error:  # the boundary of the thread: raised again in the caller's
+                self._error = error
 
     def _emit(self, data: bytes) -> None:
         self._packed.update(data)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from typing import Any, Protocol
@@ -28,6 +29,8 @@ from barque.store.leases import Lease
 _MAX_DOCUMENT = 64 << 20
 #: Kinds of rows in BuildKit's words.
 _TYPES = {"step": "regular", "mount": "exec.cachemount", "source": "source.local"}
+#: What a prune can be about, as dockerd has it: an expression for ids, a type, a description; the rest without a value.
+CHOOSING = ("id", "type", "description", "parent", "inuse", "shared", "private")
 
 
 class NoSuchCacheMount(NotFound):
@@ -49,9 +52,11 @@ class BuildCacheService:
         self._directories: dict[str, Directories] = {
             found.kind: found for found in (parts.cache_mounts, parts.kept_contexts)}
 
-    async def prune(self, *, everything: bool, keep: int, until: str, mounts_only: bool = False) -> dict[str, Any]:
+    async def prune(self, *, everything: bool, keep: int, until: str, mounts_only: bool = False,
+                    only: Mapping[str, str] | None = None) -> dict[str, Any]:
         """``POST /build/prune``: drop cached steps that no image needs (or all), the oldest first, down to ``keep``
-        bytes. ``mounts_only``: only shared cache directories, and ``keep`` is about them alone.
+        bytes. ``mounts_only``: only shared cache directories, and ``keep`` is about them alone. ``only``: those that
+        fit, see :data:`CHOOSING`.
         """
         limit = None
         if until:
@@ -66,6 +71,8 @@ class BuildCacheService:
             if keep and total <= keep:
                 break
             if (limit is not None and entry.used > limit) or self._in_use(entry):
+                continue
+            if only and not _fits(self._row(entry, sizes[entry.key]), only):
                 continue
             if entry.kind == "mount" and not everything and not keep and not mounts_only:
                 continue
@@ -87,11 +94,14 @@ class BuildCacheService:
 
     async def disk_usage(self) -> list[dict[str, Any]]:
         """``BuildCache`` of ``GET /system/df``."""
-        return [{
+        return [self._row(entry, await self._size(entry)) for entry in await self._parts.cache.all()]
+
+    def _row(self, entry: CacheEntry, size: int) -> dict[str, Any]:
+        return {
             "ID": entry.key, "Type": _TYPES[entry.kind],
             "Description": entry.description, "InUse": self._in_use(entry), "Shared": False,
-            "Size": await self._size(entry), "CreatedAt": rfc3339(entry.created), "LastUsedAt": rfc3339(entry.used),
-            "UsageCount": entry.uses} for entry in await self._parts.cache.all()]
+            "Size": size, "CreatedAt": rfc3339(entry.created), "LastUsedAt": rfc3339(entry.used),
+            "UsageCount": entry.uses}
 
     def _in_use(self, entry: CacheEntry) -> bool:
         found = self._directories.get(entry.kind)
@@ -169,3 +179,15 @@ class BuildCacheService:
 
 def mount_name(entry: CacheEntry) -> str:
     return entry.description.removeprefix("cache mount ")
+
+
+def _fits(row: Mapping[str, Any], only: Mapping[str, str]) -> bool:
+    """Whether a row of ``GET /system/df`` is what :data:`CHOOSING` asks for. Nothing is shared or says its parent."""
+    try:
+        tests: dict[str, Callable[[str], bool]] = {
+            "id": lambda value: re.search(value, row["ID"]) is not None, "type": lambda value: value == row["Type"],
+            "description": lambda value: value == row["Description"], "parent": lambda _: False,
+            "inuse": lambda _: row["InUse"], "shared": lambda _: row["Shared"], "private": lambda _: not row["Shared"]}
+        return all(tests[name](value) for name, value in only.items())
+    except re.error as error:
+        raise InvalidArgument(f"invalid filter 'id={only['id']}': {error}") from None

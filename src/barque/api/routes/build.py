@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import socket
 import struct
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from typing import Any, Protocol
 
 import msgspec
@@ -23,10 +23,11 @@ from barque.build.history import BuildRecord
 from barque.build.options import BuildOptions
 from barque.build.output import Send
 from barque.engine import filters
+from barque.engine.build_cache import CHOOSING
 from barque.engine.build_contexts import Request
 from barque.errors import BarqueError, InvalidArgument
 
-PRUNE_FILTERS = ("until", "unused-for", "label", "label!")
+PRUNE_FILTERS = ("until", "unused-for", "label", "label!", *CHOOSING)
 #: struct ucred: process, user, group.
 _PEER = struct.Struct("3i")
 _TAR = "application/x-tar"
@@ -50,7 +51,8 @@ class BuildBackend(Protocol):
 
 
 class CacheBackend(Protocol):
-    async def prune(self, *, everything: bool, keep: int, until: str, mounts_only: bool = False) -> dict[str, Any]: ...
+    async def prune(self, *, everything: bool, keep: int, until: str, mounts_only: bool = False,
+                    only: Mapping[str, str] | None = None) -> dict[str, Any]: ...
     def export_mount(self, ref: str) -> AsyncIterator[bytes]: ...
     async def import_mount(self, name: str, body: AsyncIterator[bytes]) -> None: ...
     async def import_steps(self, body: AsyncIterator[bytes]) -> dict[str, Any]: ...
@@ -122,13 +124,15 @@ class _Cache:
     async def prune(self, request: web.Request) -> web.StreamResponse:
         wanted = filters.parse(request.query.get("filters"), PRUNE_FILTERS)
         until = [*wanted.get("until", []), *wanted.get("unused-for", [])]
-        if len(until) > 1:
+        only = {name: wanted[name] for name in CHOOSING if name in wanted}
+        if max(map(len, (until, *only.values()))) > 1:
             raise InvalidArgument("filters expect only one value")
         if wanted.get("label"):  # "system prune" passes them on to everything; what is cached has no labels
             return json({"CachesDeleted": None, "SpaceReclaimed": 0})
         keep = integer(request, "keep-storage") or integer(request, "reserved-space") or 0
         return json(await self._cache.prune(everything=flag(request, "all"), keep=keep, until=until[0] if until else "",
-                                            mounts_only=flag(request, "mounts")))
+                                            mounts_only=flag(request, "mounts"),
+                                            only={name: values[0] for name, values in only.items()}))
 
     async def export_mount(self, request: web.Request) -> web.StreamResponse:
         return await _send(request, self._cache.export_mount(request.match_info["name"]))

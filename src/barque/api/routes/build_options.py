@@ -23,6 +23,9 @@ _ATTRS = {"local": {"dest"}, "tar": {"dest"}, "oci": {"dest", "name", "tar"}, "d
           "image": {"name", "push"}, "registry": {"name", "push"}}
 _PROVENANCE = {"": "min", "true": "min", "1": "min", "mode=min": "min", "mode=max": "max", "false": "", "0": ""}
 
+#: Where a context of BuildKit's comes from by the client's session, which the protocol of docs/build.md is for.
+_FROM_SESSION = ("client-session", "upload-request")
+
 
 class _Ulimit(msgspec.Struct, rename="pascal"):
     name: str = ""
@@ -40,7 +43,8 @@ class _Output(msgspec.Struct, rename="pascal"):
 def read(request: web.Request) -> BuildOptions:
     """Raises InvalidArgument, and Unsupported for what is refused."""
     query = request.query
-    if query.get("version", "1") == "2":
+    # Some clients say 2 and send their context all the same; what is built with either is the same here.
+    if query.get("version", "1") == "2" and query.get("remote", "") in _FROM_SESSION:
         raise InvalidArgument("this engine has no BuildKit: build with DOCKER_BUILDKIT=0, or with barque build")
     if query.get("isolation", "") not in ("", "default"):
         raise InvalidArgument(f"Unsupported isolation: {query['isolation']!r}")

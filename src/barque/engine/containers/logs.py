@@ -135,6 +135,22 @@ def _sources(path: str, form: Format, tail: int | None) -> list[tuple[str, Binar
     return found
 
 
+def _same(held: BinaryIO, path: str, file: BinaryIO, form: Format) -> bool:
+    """Whether ``file`` is the one in hand: one that was compressed is another one, with the same first record."""
+    if not path.endswith(".gz"):
+        return os.path.sameopenfile(held.fileno(), file.fileno())
+    return _first_record(held, form) == _first_record(file, form)
+
+
+def _first_record(file: BinaryIO, form: Format) -> bytes:
+    """Leaves the file where it stands. A record has a time, and is as good as a name."""
+    place = file.tell()
+    file.seek(0)
+    records, _ = form.split(file.read(CHUNK))
+    file.seek(place)
+    return records[0] if records else b""
+
+
 async def stream(live: Live, query: Query) -> AsyncIterator[bytes]:
     """The log as a client wants it, in pieces. Follows, where asked, until the present process has ended."""
     decode: Decode
@@ -214,11 +230,13 @@ class _Reader:
             with contextlib.suppress(FileNotFoundError):    # of a container that never ran
                 self._watch.add(os.path.dirname(self._path), _ARRIVALS)
         self._waiting = _sources(self._path, self._form, tail)
-        while self._waiting:
-            self._take(*self._waiting.pop(0))
-            for lines in self._drain():
-                yield lines
-        while live is not None:
+        while True:
+            while self._waiting:
+                self._take(*self._waiting.pop(0))
+                for lines in self._drain():
+                    yield lines
+            if live is None:
+                return
             ended = _ended(live)
             for lines in self._drain():
                 yield lines
@@ -244,7 +262,7 @@ class _Reader:
                 yield records
 
     def _rotated(self) -> bool:
-        """Take over the new file when the log was rotated or begun anew; True when there is one to read."""
+        """Whether there is more to read, because the log was rotated, once or several times, or begun anew."""
         try:
             now = os.stat(self._path)
         except FileNotFoundError:
@@ -258,11 +276,19 @@ class _Reader:
                 return False
             if self._file.tell() < held.st_size:
                 return True  # written between our last read and the rename
-        try:
-            self._take(self._path, _open(self._path))
-        except FileNotFoundError:
-            return False
-        return True
+        self._waiting = self._newer()
+        return bool(self._waiting)
+
+    def _newer(self) -> list[tuple[str, BinaryIO]]:
+        """The files after the one in hand, all where that is there no more."""
+        found = _opened(self._path)
+        held = self._file
+        known = len(found) - 1 if held is not None else -1
+        while held is not None and known >= 0 and not _same(held, *found[known], self._form):
+            known -= 1
+        for _, file in found[:known + 1]:
+            file.close()
+        return found[known + 1:]
 
     async def _changed(self, live: Live) -> None:
         """Wait until the file changes or the process has ended."""
