@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from barque.runtime.dispatch import COMMANDS
 from tests.runtime.conftest import CGROUPS, has_ended, wait_until
 
 
@@ -139,9 +140,59 @@ def test_errors_go_to_the_log_as_json(runtime, bundle, tmp_path):
     done = subprocess.run([*runtime.base, "--log", str(log), "--log-format", "json", "run", "--bundle",
                            str(bundle.path), "logged"], capture_output=True, text=True, check=False, timeout=60)
     assert done.returncode == 1
+    assert log.read_text().splitlines()[-1].startswith('{"level":"error","msg":"')
     last = json.loads(log.read_text().splitlines()[-1])
     assert last["level"] == "error"
     assert "executable file not found in $PATH" in last["msg"]
+
+
+@pytest.mark.parametrize(("words", "code", "text"), [
+    (["bogus"], 3, "No help topic for 'bogus'"),
+    (["help", "bogus"], 3, "No help topic for 'bogus'"),
+    (["---root", "list"], 1, "bad flag syntax: ---root"),
+    (["--debug=maybe", "list"], 1, 'invalid boolean value \\"maybe\\" for -debug: parse error'),
+    (["state"], 1, 'requires exactly 1 argument(s)'),
+    (["create", "one", "two"], 1, 'requires exactly 1 argument(s)'),
+    (["kill"], 1, 'requires a minimum of 1 argument(s)'),
+    (["start", "--nonsense", "x"], 1, "flag provided but not defined: -nonsense"),
+    (["exec", "absent"], 255, '"exec failed: container does not exist"'),
+    (["exec", "absent", "true"], 255, '"exec failed: container does not exist"'),
+    (["run", "--bundle", "/", "a b"], 1, "run failed: "),
+    (["list", "--format", "xml"], 1, '"invalid format option"'),
+    (["list", "--quiet", "--format", "xml"], 0, "")])
+def test_wrong_command_lines(runtime, words, code, text):
+    done = runtime(*words)
+    assert (done.returncode, text in done.stderr) == (code, True), done.stderr
+
+
+def test_help_names_every_flag(barque):
+    assert all(f"   {name}" in barque.ok("--help").splitlines() or f"   {name} <" in barque.ok("--help")
+               for name in ("list", "run"))
+    for name, command in COMMANDS.items():
+        text = barque.ok("help", name)
+        assert barque.ok(name, "--help") == text
+        assert all(f"   --{flag}" in text for flag in command.flags)
+    wrong = barque("create", "--nonsense", "x")
+    assert wrong.stdout.startswith("Incorrect Usage: flag provided but not defined: -nonsense\n")
+    assert "--console-socket value" in wrong.stdout
+
+
+def test_no_containers_are_null(runtime):
+    assert runtime.ok("list", "--format", "json") == "null\n"
+
+
+def test_a_created_container_can_be_paused(runtime, bundle):
+    bundle.save("true")
+    runtime.detached("create", "--bundle", str(bundle.path), "early")
+    runtime.ok("pause", "early")
+    assert runtime.state("early")["status"] == "paused"
+    runtime.ok("resume", "early")
+    assert runtime.state("early")["status"] == "created"
+
+
+def test_a_terminal_in_the_foreground_adds_no_carriage_returns(barque, bundle):
+    bundle.process["terminal"] = True
+    assert barque.output(bundle, "printf", "one\\ntwo\\n") == "one\ntwo\n"
 
 
 def test_exec_runs_beside_the_first_process(runtime, bundle):
@@ -190,10 +241,13 @@ def test_pause_stops_and_resume_continues(runtime, bundle):
 def test_update_changes_a_limit(runtime, bundle):
     bundle.save("sleep", "1000")
     runtime.detached("run", "--detach", "--bundle", str(bundle.path), "limited")
-    runtime.ok("update", "--pids-limit", "77", "limited")
-    stats = json.loads(runtime.ok("events", "--stats", "limited"))
-    assert stats["type"] == "stats"
+    runtime.ok("update", "--pids-limit", "77", "--memory", "64M", "limited")
+    text = runtime.ok("events", "--stats", "limited")
+    assert text.startswith('{"type":"stats","id":"limited","data":{')
+    stats = json.loads(text)
     assert stats["data"]["pids"]["limit"] == 77
+    assert stats["data"]["memory"]["usage"]["limit"] == 64 << 20
+    assert runtime("update", "--memory", "much", "limited").returncode == 1
 
 
 def test_the_forms_of_list(runtime, bundle):

@@ -364,6 +364,21 @@ def test_propagation_of_the_root(barque, bundle, wanted):
     assert [tag.partition(":")[0] for tag in tags] in ([kinds[wanted]], [] if wanted in ("private", "rslave") else None)
 
 
+def test_the_affinity_of_the_caller_does_not_come_along(barque, bundle):
+    everywhere = barque.output(bundle, "grep", "Cpus_allowed:", "/proc/self/status")
+    first = min(os.sched_getaffinity(0))
+    bundle.save("grep", "Cpus_allowed:", "/proc/self/status")
+    done = subprocess.run(["taskset", "-c", str(first), *barque.base, "run", "--bundle", str(bundle.path), "pinned"],
+                          capture_output=True, text=True, check=True, timeout=60, stdin=subprocess.DEVNULL)
+    assert done.stdout == everywhere
+
+
+def test_a_pids_limit_of_zero_is_one(barque, bundle):
+    bundle.linux["resources"] = {"pids": {"limit": 0}}
+    done = barque.run(bundle, "sh", "-c", "true & echo forked")
+    assert "forked" not in done.stdout
+
+
 def test_oom_score(runtime, bundle):
     bundle.process["oomScoreAdj"] = 321
     assert runtime.output(bundle, "cat", "/proc/self/oom_score_adj") == "321\n"

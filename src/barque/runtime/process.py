@@ -20,7 +20,7 @@ from barque.runtime.devices import open_terminal
 from barque.runtime.failure import RuntimeFailure
 from barque.runtime.payload import GROUPS_ANNOTATION, Payload
 from barque.runtime.step import Context
-from barque.sys import namespaces, process
+from barque.sys import namespaces, prctl, process
 
 __all__ = ["Executed", "Target", "exec_process"]
 
@@ -178,7 +178,9 @@ def _enter(target: Target, payload: Payload, stdio: Stdio, preserve_fds: int, ch
         at.stage = "make the console"
         context.console = open_terminal(context.root)
     channel.wait_go()
-    if affinity is not None and affinity.final:
+    if affinity is None:
+        prctl.reset_affinity()
+    elif affinity.final:
         os.sched_setaffinity(0, validate.parse_numbers(affinity.final))
     path = init.prepare(payload, context, stdio.fds, at)
     at.stage = "start"
