@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
+import signal
 import subprocess
 from pathlib import Path
 
@@ -60,6 +62,21 @@ def test_life_from_create_to_delete(runtime, bundle, tmp_path):
     assert "container does not exist" in gone.stderr
 
 
+def test_kill_of_a_container_that_shares_its_process_namespace_means_all(barque, bundle):
+    bundle.linux["namespaces"] = [item for item in bundle.linux["namespaces"] if item["type"] != "pid"]
+    bundle.save("sh", "-c", "sleep 1000 & sleep 1000 & : > /ready; wait")
+    barque.detached("run", "--detach", "--bundle", str(bundle.path), "wide")
+    wait_until((bundle.rootfs / "ready").exists)
+    pids = json.loads(barque.ok("ps", "--format", "json", "wide"))
+    assert len(pids) == 3
+    first = barque.state("wide")["pid"]
+    os.kill(first, signal.SIGKILL)
+    wait_for_status(barque, "wide", "stopped")
+    barque.ok("kill", "wide", "KILL")
+    wait_until(lambda: all(map(has_ended, pids)))
+    assert barque("kill", "wide", "KILL").returncode == 1
+
+
 def test_delete_force_ends_a_running_container(runtime, bundle):
     bundle.save("sleep", "1000")
     runtime.detached("run", "--detach", "--bundle", str(bundle.path), "forced")
@@ -94,15 +111,22 @@ def test_a_cgroup_is_nobody_elses(barque, bundle):
     assert barque.ok("list", "-q").split() == ["first"]
 
 
+def _gone(directory):
+    try:
+        directory.rmdir()
+    except OSError as error:
+        # Busy as long as the process has not been reaped.
+        return error.errno != errno.EBUSY
+    return True
+
+
 def test_a_container_whose_cgroup_is_gone_can_be_deleted(runtime, bundle):
     bundle.save("true")
     runtime.detached("create", "--bundle", str(bundle.path), "bare")
     runtime.ok("kill", "bare", "KILL")
     wait_for_status(runtime, "bare", "stopped")
-    for tree in CGROUPS.iterdir():
-        for directory in (tree / bundle.cgroup[1:], CGROUPS / bundle.cgroup[1:]):
-            if directory.is_dir():
-                directory.rmdir()
+    for directory in {tree.resolve() / bundle.cgroup[1:] for tree in (CGROUPS, *CGROUPS.iterdir())}:
+        wait_until(lambda path=directory: _gone(path))
     runtime.ok("delete", "--force", "bare")
     assert runtime.ok("list", "-q") == ""
 
@@ -248,6 +272,7 @@ def test_update_changes_a_limit(runtime, bundle):
     assert stats["data"]["pids"]["limit"] == 77
     assert stats["data"]["memory"]["usage"]["limit"] == 64 << 20
     assert runtime("update", "--memory", "much", "limited").returncode == 1
+    assert runtime("update", "--l3-cache-schema", "L3:0=f", "limited").returncode == 1
 
 
 def test_the_forms_of_list(runtime, bundle):
@@ -264,6 +289,7 @@ def test_spec_writes_a_document_that_runs(barque, bundle):
     barque.ok("spec", "--bundle", str(bundle.path))
     assert barque("spec", "--bundle", str(bundle.path)).returncode == 1
     bundle.spec = json.loads((bundle.path / "config.json").read_text())
+    assert bundle.process["user"] == {"uid": 0, "gid": 0}
     bundle.process["terminal"] = False
     bundle.linux["cgroupsPath"] = bundle.cgroup
     assert barque.output(bundle, "hostname") == "barque\n"

@@ -247,6 +247,16 @@ def test_tmpfs_options(runtime, bundle):
     assert {"nosuid", "noexec", "size=64k"} <= set(lines[1].split()[3].split(","))
 
 
+def test_a_readonly_tmpfs_holds_what_is_mounted_and_made_in_there(runtime, bundle):
+    for item in bundle.spec["mounts"]:
+        if item["destination"] == "/dev":
+            item["options"].append("ro")
+    bundle.spec["mounts"] += [mount("/mnt", "tmpfs", "ro", kind="tmpfs"), mount("/mnt/inner", "/bin", "bind")]
+    done = runtime.run(bundle, "sh", "-c", "echo > /dev/null && ls /dev/pts/ptmx /mnt/inner/sh; >/dev/x; >/mnt/x")
+    assert done.stdout.split() == ["/dev/pts/ptmx", "/mnt/inner/sh"]
+    assert done.stderr.count("Read-only file system") == 2
+
+
 def test_propagation(runtime, bundle, tmp_path):
     (tmp_path / "p").mkdir()
     bundle.spec["mounts"] += [mount("/a", tmp_path / "p", "bind", "rshared"), mount("/b", tmp_path / "p", "bind")]

@@ -49,9 +49,11 @@ class Command(msgspec.Struct, frozen=True):
     arguments: str
 
 
+#: Nobody here becomes a subreaper, so ``--no-subreaper`` is what happens anyway.
 COMMANDS = {
     "create": Command("lifecycle", _BUNDLE, "<container-id>"),
-    "run": Command("lifecycle", {**_BUNDLE, "detach": Flag("bool", ("d",)), "keep": Flag("bool")}, "<container-id>"),
+    "run": Command("lifecycle", {**_BUNDLE, "detach": Flag("bool", ("d",)), "keep": Flag("bool"),
+                                 "no-subreaper": Flag("bool")}, "<container-id>"),
     "start": Command("lifecycle", {}, "<container-id>"),
     "delete": Command("lifecycle", {"force": Flag("bool", ("f",))}, "<container-id>"),
     "kill": Command("lifecycle", {"all": Flag("bool", ("a",))}, "<container-id> [signal]"),
@@ -74,12 +76,13 @@ COMMANDS = {
         "resources": Flag("text", ("r",)), "memory": Flag("text"), "memory-reservation": Flag("text"),
         "memory-swap": Flag("text"), "pids-limit": Flag("int"), "cpu-period": Flag("int"), "cpu-quota": Flag("int"),
         "cpu-share": Flag("int", ("cpu-shares",)), "cpuset-cpus": Flag("text"), "cpuset-mems": Flag("text"),
-        "blkio-weight": Flag("int")}, "<container-id>"),
+        "blkio-weight": Flag("int"), "cpu-burst": Flag("int"), "cpu-idle": Flag("int"), "cpu-rt-period": Flag("int"),
+        "cpu-rt-runtime": Flag("int"), "l3-cache-schema": Flag("text"), "mem-bw-schema": Flag("text")},
+        "<container-id>"),
     "checkpoint": Command("criu.commands", {
         **_CRIU, "parent-path": Flag("text"), "leave-running": Flag("bool"), "pre-dump": Flag("bool"),
         "status-fd": Flag("int"), "page-server": Flag("text"), "tcp-skip-in-flight": Flag("bool"),
         "link-remap": Flag("bool")}, "<container-id>"),
-    # Nobody here becomes a subreaper, so --no-subreaper is what happens anyway: criu's child is ours from the start.
     "restore": Command("criu.commands", {
         **_CRIU, "bundle": Flag("text", ("b",)), "console-socket": Flag("text"), "pid-file": Flag("text"),
         "detach": Flag("bool", ("d",)), "no-subreaper": Flag("bool"), "no-pivot": Flag("bool"),

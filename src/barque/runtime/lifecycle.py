@@ -174,7 +174,9 @@ def kill_command(invocation: Invocation) -> int:
     container = state.load(invocation.root, invocation.container_id)
     words = invocation.options.rest
     number = parse_signal(words[1] if len(words) > 1 else "SIGTERM")
-    if invocation.options.flag("all"):
+    # Where nothing dies with the first process, everything is meant: even after its end.
+    whole = number == signal.SIGKILL and container.shares_pids() and container.cgroup.paths()
+    if invocation.options.flag("all") or (whole and container.cgroup.pids()):
         container.cgroup.kill(number)
         return 0
     if not container.alive():

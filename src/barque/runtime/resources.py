@@ -61,10 +61,14 @@ def update_command(invocation: Invocation) -> int:
 
 
 def _from_flags(options: Parsed) -> Resources:
+    if options.text("l3-cache-schema") or options.text("mem-bw-schema"):
+        raise InvalidArgument("Intel RDT is not supported")
     memory = Memory(limit=_size(options, "memory"), reservation=_size(options, "memory-reservation"),
                     swap=_size(options, "memory-swap"))
     cpu = CPU(shares=options.number("cpu-share"), quota=options.number("cpu-quota"),
-              period=options.number("cpu-period"), cpus=options.text("cpuset-cpus"), mems=options.text("cpuset-mems"))
+              period=options.number("cpu-period"), cpus=options.text("cpuset-cpus"), mems=options.text("cpuset-mems"),
+              burst=options.number("cpu-burst"), idle=options.number("cpu-idle"),
+              realtime_period=options.number("cpu-rt-period"), realtime_runtime=options.number("cpu-rt-runtime"))
     pids, weight = options.number("pids-limit"), options.number("blkio-weight")
     return Resources(memory=memory, cpu=cpu, pids=None if pids is None else Pids(limit=pids),
                      block_io=None if weight is None else BlockIO(weight=weight))
