@@ -217,6 +217,12 @@ def test_a_created_container_can_be_paused(runtime, bundle):
 def test_a_terminal_in_the_foreground_adds_no_carriage_returns(barque, bundle):
     bundle.process["terminal"] = True
     assert barque.output(bundle, "printf", "one\\ntwo\\n") == "one\ntwo\n"
+    bundle.process["terminal"] = False
+    bundle.save("sleep", "1000")
+    barque.detached("run", "--detach", "--bundle", str(bundle.path), "lines")
+    assert barque.ok("exec", "--tty", "lines", "printf", "one\\ntwo\\n") == "one\ntwo\n"
+    wrong = barque("exec", "--tty", "--console-socket", "/absent", "lines", "true")
+    assert "cannot use console socket if runc will not detach" in wrong.stderr
 
 
 def test_exec_runs_beside_the_first_process(runtime, bundle):

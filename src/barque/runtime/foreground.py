@@ -98,16 +98,10 @@ def _pass_on(pidfd: int, signals: Signals, relay: _Relay | None) -> None:
             return
 
 
-def _change_output(fd: int, *, on: int = 0, off: int = 0) -> None:
-    attributes = termios.tcgetattr(fd)
-    attributes[1] = attributes[1] & ~off | on
-    termios.tcsetattr(fd, termios.TCSANOW, attributes)
-
-
 class _Relay:
     """Copies between our stdin/stdout and a terminal's master; our own terminal is raw meanwhile.
 
-    As with runc, new lines are made carriage returns, too, by our terminal alone: whoever reads a pipe gets none.
+    New lines get their carriage returns from our terminal alone (:func:`barque.sys.tty.keep_newlines`).
     """
 
     def __init__(self, master: int) -> None:
@@ -118,8 +112,7 @@ class _Relay:
         if os.isatty(0):
             self._saved = termios.tcgetattr(0)
             stdlib_tty.setraw(0)
-            _change_output(0, on=termios.OPOST)
-        _change_output(self.master, off=termios.ONLCR)
+            tty.change_output(0, on=termios.OPOST)
         poller.register(0, select.POLLIN)
         poller.register(self.master, select.POLLIN)
 

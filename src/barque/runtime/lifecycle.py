@@ -20,7 +20,7 @@ from barque.runtime.create import Created, CreateRequest, Stdio, create
 from barque.runtime.failure import RuntimeFailure
 from barque.runtime.flags import Parsed
 from barque.runtime.sync import CallerEnd
-from barque.sys import process, sockets, unmount
+from barque.sys import process, sockets, tty, unmount
 
 if TYPE_CHECKING:
     from barque.runtime.dispatch import Invocation
@@ -52,6 +52,8 @@ def run_command(invocation: Invocation) -> int:
     with foreground.Signals() as signals, _made(invocation, gated=False) as created:
         if detach:
             _hand_over_console(invocation, created)
+        elif created.console is not None:
+            tty.keep_newlines(created.console)
         created.start()
         write_pid_file(invocation.options.text("pid-file"), created.pid)
         if detach:

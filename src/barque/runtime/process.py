@@ -20,7 +20,7 @@ from barque.runtime.devices import open_terminal
 from barque.runtime.failure import RuntimeFailure
 from barque.runtime.payload import GROUPS_ANNOTATION, Payload
 from barque.runtime.step import Context
-from barque.sys import namespaces, prctl, process
+from barque.sys import namespaces, prctl, process, tty
 
 __all__ = ["Executed", "Target", "exec_process"]
 
@@ -71,11 +71,15 @@ def exec_process(target: Target, spec: Process, stdio: Stdio, *, preserve_fds: i
             _join(target, child, caller)
         payload.warnings += adjust_oom_score(child.pid, spec.oom_score_adj)
         caller.go()
-        # Nobody decides anything between the two: the order to start may wait in the socket.
-        caller.order_start()
+        if not stdio.relayed:
+            # Nobody decides anything between the two: the order to start may wait in the socket.
+            caller.order_start()
         warnings, console = caller.wait_ready()
         if console is not None:
             undo.callback(os.close, console)
+        if stdio.relayed and console is not None:
+            tty.keep_newlines(console)
+            caller.order_start()
         caller.wait_exec(_take_listener(target, child))
         undo.pop_all()
     caller.close()
