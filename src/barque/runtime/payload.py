@@ -66,11 +66,14 @@ class Payload:
 
     def open_labels(self) -> None:
         """While the host's /proc is there."""
-        self.labels = labels.Labels(self.process.apparmor_profile, self.process.selinux_label)
+        self.labels = labels.Labels(self.process.apparmor_profile, self.process.selinux_label,
+                                    keyring=self.keyring is not None)
 
     def settle(self) -> None:
         """Keyring, limits, scheduling: what needs the privileges that are about to go."""
         process = self.process
+        if self.labels is not None:
+            self.labels.apply_to_keyring()
         if self.keyring is not None:
             _join_keyring(self.keyring)
         for limit in process.rlimits:

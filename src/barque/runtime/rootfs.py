@@ -284,7 +284,9 @@ def mount_overlay_by_string(mount: Mount, path: str) -> None:
     if mount.upper:
         words += [f"upperdir={_escape_comma(os.path.relpath(mount.upper, base))}",
                   f"workdir={_escape_comma(os.path.relpath(mount.work, base))}"]
-    words += [key if value is None else f"{key}={value}" for key, value in options.data]
+    # The context of an SELinux label may have commas.
+    words += [key if value is None else f'{key}="{value}"' if key == "context" else f"{key}={value}"
+              for key, value in options.data]
     data = ",".join(words)
     if len(os.fsencode(data)) >= _PAGE:
         raise RuntimeFailure("mount overlay", errno=errno.E2BIG,
