@@ -147,7 +147,7 @@ def _dispatch(general: Parsed, log: _Log) -> int:
     except RuntimeFailure as failure:
         log.error(f"{_prefix(name)}{_NOT_STARTED if name in _STARTING else ''}{failure}")
     except (BarqueError, OSError) as error:
-        log.error(f"{_prefix(name)}{error}")
+        log.error(f"{_prefix(name)}{_told(error)}")
     return 255 if name == "exec" else 1
 
 
@@ -170,6 +170,12 @@ def default_root() -> str:
     return os.path.join(directory, "barque-runtime")
 
 
+def _told(error: BarqueError | OSError) -> str:
+    if isinstance(error, OSError) and error.strerror and error.filename is not None:
+        return f"{error.filename}: {error.strerror.lower()}"
+    return str(error)
+
+
 def _prefix(name: str) -> str:
     """runc's framing of what kept a process from starting, which docker's users know."""
     if name not in _STARTING:
@@ -181,6 +187,8 @@ def _check_count(name: str, command: Command, options: Parsed) -> None:
     given = len(options.rest)
     if name in _ONE_CONTAINER and given != 1:
         raise UsageError(f'barque-runtime: "{name}" requires exactly 1 argument(s)')
+    if name == "kill" and given > 2:
+        raise UsageError('barque-runtime: "kill" requires a maximum of 2 argument(s)')
     if not given and command.arguments:
         raise UsageError(f'barque-runtime: "{name}" requires a minimum of 1 argument(s)')
 

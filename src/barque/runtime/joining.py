@@ -89,5 +89,5 @@ def _process(invocation: Invocation, container: state.Container) -> Process:
 
 def _number(text: str) -> int:
     if not (text.isascii() and text.isdigit() and len(text) <= 10):
-        raise InvalidArgument(f"invalid id {os.fsencode(text)!r}")
+        raise InvalidArgument(f'invalid id "{text}"')
     return int(text)

@@ -193,13 +193,13 @@ def kill_command(invocation: Invocation) -> int:
 
 def parse_signal(text: str) -> int:
     """``9``, ``KILL`` or ``SIGKILL`` in any case; raises InvalidArgument."""
-    if text.isascii() and text.isdigit() and len(text) < 3 and 0 < int(text) <= 64:
+    if text.isascii() and text.isdigit() and len(text) < 3 and int(text) <= 64:
         return int(text)
     name = text.upper()
     name = name if name.startswith("SIG") else f"SIG{name}"
     if name in signal.Signals.__members__:
         return int(signal.Signals[name])
-    raise InvalidArgument(f"unknown signal {text!r}")
+    raise InvalidArgument(f'unknown signal "{text}"')
 
 
 def delete_command(invocation: Invocation) -> int:
