@@ -124,3 +124,10 @@ def test_limits_that_make_no_sense_are_refused() -> None:
         rlimit.set_limit("RLIMIT_FOO", 1, 1)
     with pytest.raises(ValueError, match="above the hard limit"):
         rlimit.set_limit("RLIMIT_NOFILE", 2, 1)
+
+
+def test_what_cannot_be_ambient_is_a_warning() -> None:
+    sets, warnings = capabilities.prepare(Capabilities(bounding=["CAP_CHOWN"], permitted=["CAP_CHOWN"],
+                                                       effective=["CAP_CHOWN"], ambient=["CAP_CHOWN"]))
+    assert sets.ambient == 0
+    assert warnings == ["cannot be ambient without being permitted and inheritable: CAP_CHOWN"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import json
 import os
 import select
 import shutil
@@ -395,3 +396,21 @@ def test_nothing_is_imported_from_the_container():
         return "refused"
 
     assert in_child(child) == "refused"
+
+
+@pytest.mark.parametrize("user", [{"uid": 0xFFFFFFFF, "gid": 1}, {"uid": -1, "gid": 1}, {"uid": 1, "gid": 0xFFFFFFFF},
+                                  {"uid": 1 << 32, "gid": 1}, {"uid": 1, "gid": 1, "additionalGids": [-1]}])
+def test_ids_that_mean_no_change_do_not_leave_root(barque, bundle, tmp_path, user):
+    """setresuid(-1) changes nothing and succeeds: the program would be root (CVE-2026-46680's kind)."""
+    bundle.save("sleep", "1000")
+    barque.detached("run", "--detach", "--bundle", str(bundle.path), "ids")
+    process = tmp_path / "process.json"
+    process.write_text(json.dumps({**bundle.process, "args": ["id"], "user": user}))
+    done = barque("exec", "--process", str(process), "ids")
+    assert (done.returncode, done.stdout) == (255, "")
+    assert "uids and gids must be in range 0-4294967294" in done.stderr
+    barque.ok("delete", "--force", "ids")
+    bundle.process["user"] = user
+    done = barque.run(bundle, "id")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "uids and gids must be in range 0-4294967294" in done.stderr

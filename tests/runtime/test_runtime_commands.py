@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
+import signal
 import subprocess
 from pathlib import Path
 
 import pytest
 
+from barque.runtime.dispatch import COMMANDS
 from tests.runtime.conftest import CGROUPS, has_ended, wait_until
 
 
@@ -59,6 +62,21 @@ def test_life_from_create_to_delete(runtime, bundle, tmp_path):
     assert "container does not exist" in gone.stderr
 
 
+def test_kill_of_a_container_that_shares_its_process_namespace_means_all(barque, bundle):
+    bundle.linux["namespaces"] = [item for item in bundle.linux["namespaces"] if item["type"] != "pid"]
+    bundle.save("sh", "-c", "sleep 1000 & sleep 1000 & : > /ready; wait")
+    barque.detached("run", "--detach", "--bundle", str(bundle.path), "wide")
+    wait_until((bundle.rootfs / "ready").exists)
+    pids = json.loads(barque.ok("ps", "--format", "json", "wide"))
+    assert len(pids) == 3
+    first = barque.state("wide")["pid"]
+    os.kill(first, signal.SIGKILL)
+    wait_for_status(barque, "wide", "stopped")
+    barque.ok("kill", "wide", "KILL")
+    wait_until(lambda: all(map(has_ended, pids)))
+    assert barque("kill", "wide", "KILL").returncode == 1
+
+
 def test_delete_force_ends_a_running_container(runtime, bundle):
     bundle.save("sleep", "1000")
     runtime.detached("run", "--detach", "--bundle", str(bundle.path), "forced")
@@ -93,15 +111,22 @@ def test_a_cgroup_is_nobody_elses(barque, bundle):
     assert barque.ok("list", "-q").split() == ["first"]
 
 
+def _gone(directory):
+    try:
+        directory.rmdir()
+    except OSError as error:
+        # Busy as long as the process has not been reaped.
+        return error.errno != errno.EBUSY
+    return True
+
+
 def test_a_container_whose_cgroup_is_gone_can_be_deleted(runtime, bundle):
     bundle.save("true")
     runtime.detached("create", "--bundle", str(bundle.path), "bare")
     runtime.ok("kill", "bare", "KILL")
     wait_for_status(runtime, "bare", "stopped")
-    for tree in CGROUPS.iterdir():
-        for directory in (tree / bundle.cgroup[1:], CGROUPS / bundle.cgroup[1:]):
-            if directory.is_dir():
-                directory.rmdir()
+    for directory in {tree.resolve() / bundle.cgroup[1:] for tree in (CGROUPS, *CGROUPS.iterdir())}:
+        wait_until(lambda path=directory: _gone(path))
     runtime.ok("delete", "--force", "bare")
     assert runtime.ok("list", "-q") == ""
 
@@ -139,9 +164,65 @@ def test_errors_go_to_the_log_as_json(runtime, bundle, tmp_path):
     done = subprocess.run([*runtime.base, "--log", str(log), "--log-format", "json", "run", "--bundle",
                            str(bundle.path), "logged"], capture_output=True, text=True, check=False, timeout=60)
     assert done.returncode == 1
+    assert log.read_text().splitlines()[-1].startswith('{"level":"error","msg":"')
     last = json.loads(log.read_text().splitlines()[-1])
     assert last["level"] == "error"
     assert "executable file not found in $PATH" in last["msg"]
+
+
+@pytest.mark.parametrize(("words", "code", "text"), [
+    (["bogus"], 3, "No help topic for 'bogus'"),
+    (["help", "bogus"], 3, "No help topic for 'bogus'"),
+    (["---root", "list"], 1, "bad flag syntax: ---root"),
+    (["--debug=maybe", "list"], 1, 'invalid boolean value \\"maybe\\" for -debug: parse error'),
+    (["state"], 1, 'requires exactly 1 argument(s)'),
+    (["create", "one", "two"], 1, 'requires exactly 1 argument(s)'),
+    (["kill"], 1, 'requires a minimum of 1 argument(s)'),
+    (["start", "--nonsense", "x"], 1, "flag provided but not defined: -nonsense"),
+    (["exec", "absent"], 255, '"exec failed: container does not exist"'),
+    (["exec", "absent", "true"], 255, '"exec failed: container does not exist"'),
+    (["run", "--bundle", "/", "a b"], 1, "run failed: "),
+    (["list", "--format", "xml"], 1, '"invalid format option"'),
+    (["list", "--quiet", "--format", "xml"], 0, "")])
+def test_wrong_command_lines(runtime, words, code, text):
+    done = runtime(*words)
+    assert (done.returncode, text in done.stderr) == (code, True), done.stderr
+
+
+def test_help_names_every_flag(barque):
+    assert all(f"   {name}" in barque.ok("--help").splitlines() or f"   {name} <" in barque.ok("--help")
+               for name in ("list", "run"))
+    for name, command in COMMANDS.items():
+        text = barque.ok("help", name)
+        assert barque.ok(name, "--help") == text
+        assert all(f"   --{flag}" in text for flag in command.flags)
+    wrong = barque("create", "--nonsense", "x")
+    assert wrong.stdout.startswith("Incorrect Usage: flag provided but not defined: -nonsense\n")
+    assert "--console-socket value" in wrong.stdout
+
+
+def test_no_containers_are_null(runtime):
+    assert runtime.ok("list", "--format", "json") == "null\n"
+
+
+def test_a_created_container_can_be_paused(runtime, bundle):
+    bundle.save("true")
+    runtime.detached("create", "--bundle", str(bundle.path), "early")
+    runtime.ok("pause", "early")
+    assert runtime.state("early")["status"] == "paused"
+    runtime.ok("resume", "early")
+    assert runtime.state("early")["status"] == "created"
+
+
+def test_a_terminal_in_the_foreground_adds_no_carriage_returns(barque, bundle):
+    bundle.process["terminal"] = True
+    assert barque.output(bundle, "printf", "one\\ntwo\\n") == "one\ntwo\n"
+    bundle.process["terminal"] = False
+    bundle.save("sleep", "1000")
+    barque.detached("run", "--detach", "--bundle", str(bundle.path), "lines")
+    assert barque.ok("exec", "--tty", "lines", "printf", "one\\ntwo\\n") == "one\ntwo\n"
+    wrong = barque("exec", "--tty", "--console-socket", "/absent", "lines", "true")
+    assert "cannot use console socket if runc will not detach" in wrong.stderr
 
 
 def test_exec_runs_beside_the_first_process(runtime, bundle):
@@ -190,10 +271,14 @@ def test_pause_stops_and_resume_continues(runtime, bundle):
 def test_update_changes_a_limit(runtime, bundle):
     bundle.save("sleep", "1000")
     runtime.detached("run", "--detach", "--bundle", str(bundle.path), "limited")
-    runtime.ok("update", "--pids-limit", "77", "limited")
-    stats = json.loads(runtime.ok("events", "--stats", "limited"))
-    assert stats["type"] == "stats"
+    runtime.ok("update", "--pids-limit", "77", "--memory", "64M", "limited")
+    text = runtime.ok("events", "--stats", "limited")
+    assert text.startswith('{"type":"stats","id":"limited","data":{')
+    stats = json.loads(text)
     assert stats["data"]["pids"]["limit"] == 77
+    assert stats["data"]["memory"]["usage"]["limit"] == 64 << 20
+    assert runtime("update", "--memory", "much", "limited").returncode == 1
+    assert runtime("update", "--l3-cache-schema", "L3:0=f", "limited").returncode == 1
 
 
 def test_the_forms_of_list(runtime, bundle):
@@ -210,6 +295,7 @@ def test_spec_writes_a_document_that_runs(barque, bundle):
     barque.ok("spec", "--bundle", str(bundle.path))
     assert barque("spec", "--bundle", str(bundle.path)).returncode == 1
     bundle.spec = json.loads((bundle.path / "config.json").read_text())
+    assert bundle.process["user"] == {"uid": 0, "gid": 0}
     bundle.process["terminal"] = False
     bundle.linux["cgroupsPath"] = bundle.cgroup
     assert barque.output(bundle, "hostname") == "barque\n"

@@ -247,6 +247,16 @@ def test_tmpfs_options(runtime, bundle):
     assert {"nosuid", "noexec", "size=64k"} <= set(lines[1].split()[3].split(","))
 
 
+def test_a_readonly_tmpfs_holds_what_is_mounted_and_made_in_there(runtime, bundle):
+    for item in bundle.spec["mounts"]:
+        if item["destination"] == "/dev":
+            item["options"].append("ro")
+    bundle.spec["mounts"] += [mount("/mnt", "tmpfs", "ro", kind="tmpfs"), mount("/mnt/inner", "/bin", "bind")]
+    done = runtime.run(bundle, "sh", "-c", "echo > /dev/null && ls /dev/pts/ptmx /mnt/inner/sh; >/dev/x; >/mnt/x")
+    assert done.stdout.split() == ["/dev/pts/ptmx", "/mnt/inner/sh"]
+    assert done.stderr.count("Read-only file system") == 2
+
+
 def test_propagation(runtime, bundle, tmp_path):
     (tmp_path / "p").mkdir()
     bundle.spec["mounts"] += [mount("/a", tmp_path / "p", "bind", "rshared"), mount("/b", tmp_path / "p", "bind")]
@@ -362,6 +372,21 @@ def test_propagation_of_the_root(barque, bundle, wanted):
     [tags] = [line.split(" - ")[0].split()[6:] for line in lines if line.split()[4] == "/"]
     kinds = {"private": "", "rslave": "master", "shared": "shared", "unbindable": "unbindable"}
     assert [tag.partition(":")[0] for tag in tags] in ([kinds[wanted]], [] if wanted in ("private", "rslave") else None)
+
+
+def test_the_affinity_of_the_caller_does_not_come_along(barque, bundle):
+    everywhere = barque.output(bundle, "grep", "Cpus_allowed:", "/proc/self/status")
+    first = min(os.sched_getaffinity(0))
+    bundle.save("grep", "Cpus_allowed:", "/proc/self/status")
+    done = subprocess.run(["taskset", "-c", str(first), *barque.base, "run", "--bundle", str(bundle.path), "pinned"],
+                          capture_output=True, text=True, check=True, timeout=60, stdin=subprocess.DEVNULL)
+    assert done.stdout == everywhere
+
+
+def test_a_pids_limit_of_zero_is_one(barque, bundle):
+    bundle.linux["resources"] = {"pids": {"limit": 0}}
+    done = barque.run(bundle, "sh", "-c", "true & echo forked")
+    assert "forked" not in done.stdout
 
 
 def test_oom_score(runtime, bundle):

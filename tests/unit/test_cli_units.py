@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from barque.cli.format import units
+from barque.oci import sizes
 
 MINUTE, HOUR, DAY = 60, 3600, 86400
 
@@ -25,14 +26,14 @@ def test_size_precision_and_binary_units() -> None:
     ("32", 32), ("32b", 32), ("32kb", 32 << 10), ("1.5g", 3 << 29), ("64MiB", 64 << 20), ("1 k", 1024), ("2T",
                                                                                                          2 << 40)])
 def test_ram_in_bytes(text: str, size: int) -> None:
-    assert units.ram_in_bytes(text) == size
+    assert sizes.ram_in_bytes(text) == size
 
 
 @pytest.mark.parametrize(("text", "error"), [
     ("", "invalid size: ''"), ("-1", "invalid size: '-1'"), ("1x", "invalid suffix: 'x'"), ("k", "invalid size: 'k'")])
 def test_bad_sizes(text: str, error: str) -> None:
     with pytest.raises(ValueError) as caught:
-        units.ram_in_bytes(text)
+        sizes.ram_in_bytes(text)
     assert str(caught.value) == error
 
 

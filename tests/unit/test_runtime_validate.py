@@ -19,6 +19,7 @@ from barque.oci.runtime_spec import (
     Rlimit,
     Scheduler,
     TimeOffset,
+    User,
 )
 from barque.runtime import validate
 from barque.runtime.default_spec import default_spec
@@ -90,6 +91,8 @@ def added(path: str, *values):
     (change("linux.memory_policy", MemoryPolicy("MPOL_BIND", "none")), "invalid list of numbers 'none'"),
     (change("linux.personality", Personality("BSD")), "unknown personality domain 'BSD'"),
     (change("linux.personality", Personality("LINUX", ["X"])), "personality flags are not supported"),
+    (change("linux.devices", [Device("/dev/x", "p", uid=-1)]), "uids and gids must be in range 0-4294967294"),
+    (change("process.user", User(umask=0o1000)), "invalid umask 1000"),
     (change("linux.devices", [Device("/dev/x", "q")]), "device type 'q'"),
     (change("linux.devices", [Device("/dev/../x", "c")]), "must be absolute and clean"),
     (added("mounts", Mount("/x", "bind", "/y", ["remount"])), "'remount' is not supported"),

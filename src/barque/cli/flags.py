@@ -69,7 +69,7 @@ def _duration(_: Any, text: str) -> int:
 
 
 def _bytes(_: Any, text: str) -> int:
-    from barque.cli.format.units import ram_in_bytes
+    from barque.oci.sizes import ram_in_bytes
 
     return ram_in_bytes(text)
 

@@ -180,8 +180,10 @@ class CPU(msgspec.Struct, omit_defaults=True, rename="camel"):
     idle: int | None = None
 
 
-class Pids(msgspec.Struct, rename="camel"):
-    limit: int = 0
+class Pids(msgspec.Struct, omit_defaults=True, rename="camel"):
+    """-1 means unlimited."""
+
+    limit: int | None = None
 
 
 class WeightDevice(msgspec.Struct, omit_defaults=True, rename="camel"):

@@ -99,7 +99,11 @@ def prepare(wanted: Capabilities | None, available: int | None = None) -> tuple[
         warnings.append(f"ignoring unknown or unavailable capabilities: {', '.join(unknown)}")
     if lacking:
         warnings.append(f"this host cannot grant: {', '.join(lacking)}")
-    return CapabilitySets(bounding, effective, permitted, inheritable, ambient & permitted & inheritable), warnings
+    possible = ambient & permitted & inheritable
+    if ambient != possible:
+        alone = [name for bit, name in enumerate(caps.NAMES) if (ambient & ~possible) >> bit & 1]
+        warnings.append(f"cannot be ambient without being permitted and inheritable: {', '.join(alone)}")
+    return CapabilitySets(bounding, effective, permitted, inheritable, possible), warnings
 
 
 def limit_bounding(sets: CapabilitySets) -> None:

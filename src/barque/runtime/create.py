@@ -33,10 +33,12 @@ _BORN_INTO = ("network", "ipc", "uts", "cgroup", "pid", "time")
 class Stdio(msgspec.Struct, frozen=True):
     """Descriptors of the caller to become 0, 1 and 2; ``None``: a terminal is made and its master handed back.
 
-    The caller keeps its own copies.
+    The caller keeps its own copies. ``relayed``: it shows the terminal on another one, which makes its own carriage
+    returns.
     """
 
     fds: tuple[int, int, int] | None
+    relayed: bool = False
 
 
 class CreateRequest(msgspec.Struct):

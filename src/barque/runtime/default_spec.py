@@ -79,5 +79,7 @@ def default_document(*, rootless: bool = False) -> dict[str, Any]:
     spec = rootless_spec() if rootless else default_spec()
     assert spec.process is not None
     tree: dict[str, Any] = json.loads(go_json.encode(spec))
-    tree["process"] = {"user": {"uid": 0, "gid": 0}, "cwd": spec.process.cwd, **tree["process"]}
+    tree["process"] |= {"user": {"uid": 0, "gid": 0}, "cwd": spec.process.cwd}
+    for rule in tree["linux"].get("resources", {}).get("devices", []):
+        rule.setdefault("allow", False)
     return tree

@@ -30,7 +30,15 @@ _CRIU = {
     "manage-cgroups-mode": Flag("text"), "empty-ns": Flag("list"), "auto-dedup": Flag("bool")}
 
 
+#: What the shell's users of runc see for a command that there is not.
+_NO_SUCH_COMMAND = 3
+_STARTING = ("create", "run", "exec")
+_NOT_STARTED = "unable to start container process: "
 _ONE_CONTAINER = ("create", "run", "start", "state", "delete", "checkpoint", "restore")
+
+
+class UnknownCommand(UsageError):
+    """There is no command of that name."""
 
 
 class Command(msgspec.Struct, frozen=True):
@@ -41,9 +49,11 @@ class Command(msgspec.Struct, frozen=True):
     arguments: str
 
 
+#: Nobody here becomes a subreaper, so ``--no-subreaper`` is what happens anyway.
 COMMANDS = {
     "create": Command("lifecycle", _BUNDLE, "<container-id>"),
-    "run": Command("lifecycle", {**_BUNDLE, "detach": Flag("bool", ("d",)), "keep": Flag("bool")}, "<container-id>"),
+    "run": Command("lifecycle", {**_BUNDLE, "detach": Flag("bool", ("d",)), "keep": Flag("bool"),
+                                 "no-subreaper": Flag("bool")}, "<container-id>"),
     "start": Command("lifecycle", {}, "<container-id>"),
     "delete": Command("lifecycle", {"force": Flag("bool", ("f",))}, "<container-id>"),
     "kill": Command("lifecycle", {"all": Flag("bool", ("a",))}, "<container-id> [signal]"),
@@ -53,7 +63,7 @@ COMMANDS = {
         "detach": Flag("bool", ("d",)), "pid-file": Flag("text"), "no-new-privs": Flag("bool"),
         "cap": Flag("list", ("c",)), "preserve-fds": Flag("int"), "ignore-paused": Flag("bool"),
         "process-label": Flag("text"), "apparmor": Flag("text"), "cgroup": Flag("list")},
-        "<container-id> <command> [args...]"),
+        "<container-id> <command> [args...] || -p process.json <container-id>"),
     "state": Command("reporting", {}, "<container-id>"),
     "list": Command("reporting", {"format": Flag("text", ("f",)), "quiet": Flag("bool", ("q",))}, ""),
     "ps": Command("reporting", {"format": Flag("text", ("f",))}, "<container-id> [ps options]"),
@@ -63,15 +73,16 @@ COMMANDS = {
     "resume": Command("resources", {}, "<container-id>"),
     "events": Command("resources", {"stats": Flag("bool"), "interval": Flag("text")}, "<container-id>"),
     "update": Command("resources", {
-        "resources": Flag("text", ("r",)), "memory": Flag("int"), "memory-reservation": Flag("int"),
-        "memory-swap": Flag("int"), "pids-limit": Flag("int"), "cpu-period": Flag("int"), "cpu-quota": Flag("int"),
+        "resources": Flag("text", ("r",)), "memory": Flag("text"), "memory-reservation": Flag("text"),
+        "memory-swap": Flag("text"), "pids-limit": Flag("int"), "cpu-period": Flag("int"), "cpu-quota": Flag("int"),
         "cpu-share": Flag("int", ("cpu-shares",)), "cpuset-cpus": Flag("text"), "cpuset-mems": Flag("text"),
-        "blkio-weight": Flag("int")}, "<container-id>"),
+        "blkio-weight": Flag("int"), "cpu-burst": Flag("int"), "cpu-idle": Flag("int"), "cpu-rt-period": Flag("int"),
+        "cpu-rt-runtime": Flag("int"), "l3-cache-schema": Flag("text"), "mem-bw-schema": Flag("text")},
+        "<container-id>"),
     "checkpoint": Command("criu.commands", {
         **_CRIU, "parent-path": Flag("text"), "leave-running": Flag("bool"), "pre-dump": Flag("bool"),
         "status-fd": Flag("int"), "page-server": Flag("text"), "tcp-skip-in-flight": Flag("bool"),
         "link-remap": Flag("bool")}, "<container-id>"),
-    # Nobody here becomes a subreaper, so --no-subreaper is what happens anyway: criu's child is ours from the start.
     "restore": Command("criu.commands", {
         **_CRIU, "bundle": Flag("text", ("b",)), "console-socket": Flag("text"), "pid-file": Flag("text"),
         "detach": Flag("bool", ("d",)), "no-subreaper": Flag("bool"), "no-pivot": Flag("bool"),
@@ -103,35 +114,40 @@ def run(words: list[str]) -> int:
         return _dispatch(general, log)
     except (BarqueError, RuntimeFailure, OSError) as error:
         log.error(str(error))
-        return 1
+        return _NO_SUCH_COMMAND if isinstance(error, UnknownCommand) else 1
 
 
 def _dispatch(general: Parsed, log: _Log) -> int:
     if general.flag("version"):
         print(f"barque-runtime version {__version__}\nspec: 1.3.0")
         return 0
-    if general.flag("help") or not general.rest or general.rest[0] == "help":
+    wanted = general.rest[1:] if general.rest[:1] in (["help"], ["h"]) else general.rest
+    if general.flag("help") or not wanted:
         print(_usage())
         return 0
-    name = general.rest[0]
+    name = wanted[0]
     if name not in COMMANDS:
-        raise UsageError(f"No help topic for '{name}'")
-    _check_rootless(general.text("rootless"))
+        raise UnknownCommand(f"No help topic for '{name}'")
     command = COMMANDS[name]
-    if "-h" in general.rest[1:2] or "--help" in general.rest[1:2]:
-        print(f"usage: barque-runtime {name} [flags] {command.arguments}")
+    if wanted is not general.rest or general.rest[1:2] in (["-h"], ["--help"]):
+        print(_usage_of(name, command))
         return 0
-    options = flags.parse(general.rest[1:], command.flags, mixed=name not in ("exec", "ps"))
-    _check_count(name, command, options)
+    try:
+        _check_rootless(general.text("rootless"))
+        options = flags.parse(general.rest[1:], command.flags, mixed=name not in ("exec", "ps"))
+        _check_count(name, command, options)
+    except UsageError as error:
+        print(f"Incorrect Usage: {error}\n\n{_usage_of(name, command)}")
+        raise
     invocation = Invocation(name, general.text("root") or default_root(), general.flag("systemd-cgroup"), options,
                             log.warning, general.text("criu"))
     execute: Callable[[Invocation], int] = getattr(import_module(f"barque.runtime.{command.module}"), f"{name}_command")
     try:
         return execute(invocation)
     except RuntimeFailure as failure:
-        log.error(f"{_prefix(name)}{failure}")
+        log.error(f"{_prefix(name)}{_NOT_STARTED if name in _STARTING else ''}{failure}")
     except (BarqueError, OSError) as error:
-        log.error(f"{_prefix(name)}{error}" if name in ("create", "run", "exec") else str(error))
+        log.error(f"{_prefix(name)}{_told(error)}")
     return 255 if name == "exec" else 1
 
 
@@ -154,24 +170,43 @@ def default_root() -> str:
     return os.path.join(directory, "barque-runtime")
 
 
+def _told(error: BarqueError | OSError) -> str:
+    if isinstance(error, OSError) and error.strerror and error.filename is not None:
+        return f"{error.filename}: {error.strerror.lower()}"
+    return str(error)
+
+
 def _prefix(name: str) -> str:
     """runc's framing of what kept a process from starting, which docker's users know."""
-    return {"create": "barque-runtime create failed: unable to start container process: ",
-            "run": "barque-runtime run failed: unable to start container process: ",
-            "exec": "exec failed: unable to start container process: "}.get(name, "")
+    if name not in _STARTING:
+        return ""
+    return "exec failed: " if name == "exec" else f"barque-runtime {name} failed: "
 
 
 def _check_count(name: str, command: Command, options: Parsed) -> None:
-    least = command.arguments.count("<") if not (name == "exec" and options.text("process")) else 1
-    if len(options.rest) < least:
-        raise UsageError(f'barque-runtime: "{name}" requires a minimum of {least} argument')
-    if name in _ONE_CONTAINER and len(options.rest) > 1:
-        raise UsageError(f'barque-runtime: "{name}" requires exactly 1 argument')
+    given = len(options.rest)
+    if name in _ONE_CONTAINER and given != 1:
+        raise UsageError(f'barque-runtime: "{name}" requires exactly 1 argument(s)')
+    if name == "kill" and given > 2:
+        raise UsageError('barque-runtime: "kill" requires a maximum of 2 argument(s)')
+    if not given and command.arguments:
+        raise UsageError(f'barque-runtime: "{name}" requires a minimum of 1 argument(s)')
 
 
 def _usage() -> str:
-    lines = ["usage: barque-runtime [--root DIR] [--log FILE] [--log-format text|json] [--systemd-cgroup] COMMAND ..."]
-    return "\n".join(lines + [f"   {name} {command.arguments}" for name, command in COMMANDS.items()])
+    return "\n".join(["usage: barque-runtime [global options] command [command options] [arguments]", "", "COMMANDS:",
+                      *(f"   {name} {command.arguments}".rstrip() for name, command in COMMANDS.items()),
+                      "", "GLOBAL OPTIONS:", *_describe(_GLOBAL)])
+
+
+def _usage_of(name: str, command: Command) -> str:
+    title = f"usage: barque-runtime {name} [command options] {command.arguments}".rstrip()
+    return "\n".join([title, *(["", "OPTIONS:", *_describe(command.flags)] if command.flags else [])])
+
+
+def _describe(table: dict[str, Flag]) -> list[str]:
+    return ["   " + ", ".join(f"{'-' if len(word) == 1 else '--'}{word}{'' if flag.kind == 'bool' else ' value'}"
+                              for word in (name, *flag.aliases)) for name, flag in table.items()]
 
 
 class _Log:
@@ -198,7 +233,7 @@ class _Log:
 
         now = datetime.now(UTC).astimezone().isoformat(timespec="seconds")
         if self.json:
-            line = json.dumps({"level": level, "msg": message, "time": now})
+            line = json.dumps({"level": level, "msg": message, "time": now}, separators=(",", ":"))
         else:
             line = f"time={json.dumps(now)} level={level} msg={json.dumps(message)}"
         if self.path:

@@ -60,6 +60,8 @@ def parse(words: Sequence[str], table: Mapping[str, Flag], *, mixed: bool) -> Pa
             if not mixed:
                 return Parsed(values, rest + queue)
             continue
+        if word.startswith("---"):
+            raise UsageError(f"bad flag syntax: {word}")
         spelled, equals, value = word.lstrip("-").partition("=")
         if spelled not in names:
             raise UsageError(f"flag provided but not defined: -{spelled}")
@@ -75,12 +77,12 @@ def parse(words: Sequence[str], table: Mapping[str, Flag], *, mixed: bool) -> Pa
 def _store(values: dict[str, str | bool | int | list[str]], name: str, kind: str, value: str) -> None:
     if kind == "bool":
         if value not in ("true", "false", "1", "0"):
-            raise UsageError(f'invalid boolean value "{value}" for -{name}')
+            raise UsageError(f'invalid boolean value "{value}" for -{name}: parse error')
         values[name] = value in ("true", "1")
     elif kind == "int":
         digits = value.removeprefix("-")
         if not (digits.isascii() and digits.isdigit() and len(digits) < 20):
-            raise UsageError(f'invalid value "{value}" for flag -{name}')
+            raise UsageError(f'invalid value "{value}" for flag -{name}: parse error')
         values[name] = int(value)
     elif kind == "list":
         found = values.setdefault(name, [])

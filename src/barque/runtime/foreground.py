@@ -99,7 +99,10 @@ def _pass_on(pidfd: int, signals: Signals, relay: _Relay | None) -> None:
 
 
 class _Relay:
-    """Copies between our stdin/stdout and a terminal's master; our own terminal is raw meanwhile."""
+    """Copies between our stdin/stdout and a terminal's master; our own terminal is raw meanwhile.
+
+    New lines get their carriage returns from our terminal alone (:func:`barque.sys.tty.keep_newlines`).
+    """
 
     def __init__(self, master: int) -> None:
         self.master = master
@@ -109,6 +112,7 @@ class _Relay:
         if os.isatty(0):
             self._saved = termios.tcgetattr(0)
             stdlib_tty.setraw(0)
+            tty.change_output(0, on=termios.OPOST)
         poller.register(0, select.POLLIN)
         poller.register(self.master, select.POLLIN)
 

@@ -99,6 +99,7 @@ def _init(order: Order, channel: ChildEnd, at: Progress) -> None:
     if order.spec.domainname:
         prctl.set_domain_name(order.spec.domainname)
 
+    prctl.reset_affinity()
     path = prepare(payload, context, order.stdio, at)
 
     at.stage = "start"

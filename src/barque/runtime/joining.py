@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -32,12 +31,15 @@ def exec_command(invocation: Invocation) -> int:
     detach = options.flag("detach")
     if process.terminal and detach and not options.text("console-socket"):
         raise InvalidArgument("cannot allocate tty if runc will detach without setting console socket")
-    if process.terminal and not detach:
+    if options.text("console-socket") and not (process.terminal and detach):
+        raise InvalidArgument("cannot use console socket if runc will not detach or allocate tty")
+    relayed = process.terminal and not detach
+    if relayed:
         foreground.size_console(process)
     with foreground.Signals() as signals, container.pidfd() as pidfd:
         target = Target(container.state.pid, pidfd, container.state.spec,
                         _cgroup(options.texts("cgroup"), container), hook_state(container, "running"))
-        done = exec_process(target, process, Stdio(None if process.terminal else (0, 1, 2)),
+        done = exec_process(target, process, Stdio(None if process.terminal else (0, 1, 2), relayed),
                             preserve_fds=options.number("preserve-fds") or 0)
         for warning in done.warnings:
             invocation.warn(warning)
@@ -86,5 +88,5 @@ def _process(invocation: Invocation, container: state.Container) -> Process:
 
 def _number(text: str) -> int:
     if not (text.isascii() and text.isdigit() and len(text) <= 10):
-        raise InvalidArgument(f"invalid id {os.fsencode(text)!r}")
+        raise InvalidArgument(f'invalid id "{text}"')
     return int(text)

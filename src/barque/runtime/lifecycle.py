@@ -20,7 +20,7 @@ from barque.runtime.create import Created, CreateRequest, Stdio, create
 from barque.runtime.failure import RuntimeFailure
 from barque.runtime.flags import Parsed
 from barque.runtime.sync import CallerEnd
-from barque.sys import process, sockets, unmount
+from barque.sys import process, sockets, tty, unmount
 
 if TYPE_CHECKING:
     from barque.runtime.dispatch import Invocation
@@ -52,6 +52,8 @@ def run_command(invocation: Invocation) -> int:
     with foreground.Signals() as signals, _made(invocation, gated=False) as created:
         if detach:
             _hand_over_console(invocation, created)
+        elif created.console is not None:
+            tty.keep_newlines(created.console)
         created.start()
         write_pid_file(invocation.options.text("pid-file"), created.pid)
         if detach:
@@ -174,7 +176,9 @@ def kill_command(invocation: Invocation) -> int:
     container = state.load(invocation.root, invocation.container_id)
     words = invocation.options.rest
     number = parse_signal(words[1] if len(words) > 1 else "SIGTERM")
-    if invocation.options.flag("all"):
+    # Where nothing dies with the first process, everything is meant: even after its end.
+    whole = number == signal.SIGKILL and container.shares_pids() and container.cgroup.paths()
+    if invocation.options.flag("all") or (whole and container.cgroup.pids()):
         container.cgroup.kill(number)
         return 0
     if not container.alive():
@@ -189,13 +193,13 @@ def kill_command(invocation: Invocation) -> int:
 
 def parse_signal(text: str) -> int:
     """``9``, ``KILL`` or ``SIGKILL`` in any case; raises InvalidArgument."""
-    if text.isascii() and text.isdigit() and len(text) < 3 and 0 < int(text) <= 64:
+    if text.isascii() and text.isdigit() and len(text) < 3 and int(text) <= 64:
         return int(text)
     name = text.upper()
     name = name if name.startswith("SIG") else f"SIG{name}"
     if name in signal.Signals.__members__:
         return int(signal.Signals[name])
-    raise InvalidArgument(f"unknown signal {text!r}")
+    raise InvalidArgument(f'unknown signal "{text}"')
 
 
 def delete_command(invocation: Invocation) -> int:

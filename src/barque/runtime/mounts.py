@@ -241,6 +241,21 @@ class CgroupBinds:
         mounts.attach(source, target)
 
 
+class SealMount(ChildStep):
+    """Make the mount at ``destination`` read-only, now that all is in it."""
+
+    def __init__(self, destination: str) -> None:
+        self.destination = destination
+
+    def describe(self) -> str:
+        return f"make {self.destination} read-only"
+
+    def execute(self, context: Context) -> None:
+        mount = targets.find(context.root, self.destination)
+        mounts.set_attributes(mount, add=mounts.ATTR_RDONLY)
+        os.close(mount)
+
+
 class MaskPaths(ChildStep):
     """Hide paths that exist: files under /dev/null, directories under one empty read-only file system.
 

@@ -13,6 +13,7 @@ from barque.runtime.cgroups.base import UNIFIED, CgroupManager, InvalidResources
 from barque.runtime.options import parse, propagation
 from barque.runtime.step import ChildStep, Context, Step
 from barque.sys import namespaces
+from barque.sys.mounts import ATTR_RDONLY
 
 #: The kernel labels their files itself; those of a mqueue can be told afterwards.
 _UNLABELLED = ("proc", "sysfs", "mqueue")
@@ -67,12 +68,13 @@ def build(spec: spec_types.Spec, root_path: str, roots: tuple[oci.Mount, ...], c
     steps += _dev(spec, linux)
     if make_cwd and spec.process is not None:
         steps.append(MakeCwd(spec.process.cwd))
+    steps += [mounts.SealMount(mount.destination) for mount in spec.mounts if _is_sealed(mount)]
     if linux.sysctl:
         steps.append(sysctls.WriteSysctls(linux.sysctl))
     if linux.readonly_paths:
         steps.append(mounts.ReadonlyPaths(linux.readonly_paths))
     if linux.masked_paths:
-        steps.append(mounts.MaskPaths(linux.masked_paths, linux.mount_label))
+        steps.append(mounts.MaskPaths(list(dict.fromkeys(linux.masked_paths)), linux.mount_label))
     if spec.root is not None and spec.root.readonly:
         steps.append(rootfs.ReadonlyRoot())
     if not own:
@@ -109,8 +111,16 @@ def _mount(mount: spec_types.Mount, cgroup: CgroupManager, layout: Layout, own_v
         return mounts.Bind(mount.source, mount.destination, options, mount.uid_mappings, mount.gid_mappings)
     if mount.type not in _UNLABELLED:
         options = msgspec.structs.replace(options, data=(*options.data, *mounts.file_label(label)))
+    if _is_sealed(mount):
+        options = msgspec.structs.replace(options, add=options.add & ~ATTR_RDONLY)
     return mounts.Filesystem(mount.type, mount.source, mount.destination, options,
-                             label if mount.type == "mqueue" else "")
+                              label if mount.type == "mqueue" else "")
+
+
+def _is_sealed(mount: spec_types.Mount) -> bool:
+    """A read-only tmpfs is empty for good, unless what is mounted or made in there comes first: /dev is such a one."""
+    options = parse(mount.options)
+    return mount.type == "tmpfs" and not options.bind and bool(options.add & ATTR_RDONLY)
 
 
 def _cgroups(mount: spec_types.Mount, cgroup: CgroupManager, layout: Layout, own_view: bool, label: str) -> Step:

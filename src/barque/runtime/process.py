@@ -20,7 +20,7 @@ from barque.runtime.devices import open_terminal
 from barque.runtime.failure import RuntimeFailure
 from barque.runtime.payload import GROUPS_ANNOTATION, Payload
 from barque.runtime.step import Context
-from barque.sys import namespaces, process
+from barque.sys import namespaces, prctl, process, tty
 
 __all__ = ["Executed", "Target", "exec_process"]
 
@@ -71,11 +71,15 @@ def exec_process(target: Target, spec: Process, stdio: Stdio, *, preserve_fds: i
             _join(target, child, caller)
         payload.warnings += adjust_oom_score(child.pid, spec.oom_score_adj)
         caller.go()
-        # Nobody decides anything between the two: the order to start may wait in the socket.
-        caller.order_start()
+        if not stdio.relayed:
+            # Nobody decides anything between the two: the order to start may wait in the socket.
+            caller.order_start()
         warnings, console = caller.wait_ready()
         if console is not None:
             undo.callback(os.close, console)
+        if stdio.relayed and console is not None:
+            tty.keep_newlines(console)
+            caller.order_start()
         caller.wait_exec(_take_listener(target, child))
         undo.pop_all()
     caller.close()
@@ -178,7 +182,9 @@ def _enter(target: Target, payload: Payload, stdio: Stdio, preserve_fds: int, ch
         at.stage = "make the console"
         context.console = open_terminal(context.root)
     channel.wait_go()
-    if affinity is not None and affinity.final:
+    if affinity is None:
+        prctl.reset_affinity()
+    elif affinity.final:
         os.sched_setaffinity(0, validate.parse_numbers(affinity.final))
     path = init.prepare(payload, context, stdio.fds, at)
     at.stage = "start"

@@ -32,15 +32,15 @@ def state_command(invocation: Invocation) -> int:
 def list_command(invocation: Invocation) -> int:
     containers = state.load_all(invocation.root)
     form = invocation.options.text("format") or "table"
-    if form not in ("table", "json"):
-        raise InvalidArgument(f"invalid format option: {form}")
     if invocation.options.flag("quiet"):
         for container in containers:
             print(container.state.id)
         return 0
+    if form not in ("table", "json"):
+        raise InvalidArgument("invalid format option")
     documents = [_document(container) for container in containers]
     if form == "json":
-        print(json.dumps(documents, separators=(",", ":")))
+        print(json.dumps(documents or None, separators=(",", ":")))
         return 0
     rows: list[tuple[str, ...]] = [("ID", "PID", "STATUS", "BUNDLE", "CREATED", "OWNER")]
     rows += [tuple(str(item[key]) for key in ("id", "pid", "status", "bundle", "created", "owner"))
@@ -57,7 +57,7 @@ def ps_command(invocation: Invocation) -> int:
     pids = container.cgroup.pids()
     form = invocation.options.text("format") or "table"
     if form == "json":
-        print(json.dumps(pids, separators=(",", ":")))
+        print(json.dumps(pids or None, separators=(",", ":")))
         return 0
     if form != "table":
         raise InvalidArgument("invalid format option")

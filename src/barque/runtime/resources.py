@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from barque.errors import Conflict, InvalidArgument
 from barque.oci import go_json
 from barque.oci.runtime_spec import CPU, BlockIO, Memory, Pids, Resources
+from barque.oci.sizes import ram_in_bytes
 from barque.runtime import state, usage
 
 if TYPE_CHECKING:
@@ -24,8 +25,8 @@ _DURATION = re.compile(r"([0-9]{1,6}(?:\.[0-9]{1,6})?)(ms|s|m|h)\Z")
 
 def pause_command(invocation: Invocation) -> int:
     container = state.load(invocation.root, invocation.container_id)
-    if container.status() != "running":
-        raise Conflict("container not running")
+    if container.status() not in ("created", "running"):
+        raise Conflict("container not running or created")
     container.cgroup.freeze()
     return 0
 
@@ -60,20 +61,35 @@ def update_command(invocation: Invocation) -> int:
 
 
 def _from_flags(options: Parsed) -> Resources:
-    memory = Memory(limit=options.number("memory"), reservation=options.number("memory-reservation"),
-                    swap=options.number("memory-swap"))
+    if options.text("l3-cache-schema") or options.text("mem-bw-schema"):
+        raise InvalidArgument("Intel RDT is not supported")
+    memory = Memory(limit=_size(options, "memory"), reservation=_size(options, "memory-reservation"),
+                    swap=_size(options, "memory-swap"))
     cpu = CPU(shares=options.number("cpu-share"), quota=options.number("cpu-quota"),
-              period=options.number("cpu-period"), cpus=options.text("cpuset-cpus"), mems=options.text("cpuset-mems"))
+              period=options.number("cpu-period"), cpus=options.text("cpuset-cpus"), mems=options.text("cpuset-mems"),
+              burst=options.number("cpu-burst"), idle=options.number("cpu-idle"),
+              realtime_period=options.number("cpu-rt-period"), realtime_runtime=options.number("cpu-rt-runtime"))
     pids, weight = options.number("pids-limit"), options.number("blkio-weight")
     return Resources(memory=memory, cpu=cpu, pids=None if pids is None else Pids(limit=pids),
                      block_io=None if weight is None else BlockIO(weight=weight))
+
+
+def _size(options: Parsed, flag: str) -> int | None:
+    """``64M``; -1 means no limit. Raises InvalidArgument."""
+    text = options.text(flag)
+    if text in ("", "-1"):
+        return -1 if text else None
+    try:
+        return ram_in_bytes(text)
+    except ValueError:
+        raise InvalidArgument(f"invalid value for {flag}: {text!r}") from None
 
 
 def events_command(invocation: Invocation) -> int:
     """Print the statistics, with ``--stats`` once; else every interval, and each OOM, until the container ends."""
     container = state.load(invocation.root, invocation.container_id)
     if not container.alive():
-        raise Conflict("container not running")
+        raise Conflict(f"container with id {container.state.id} is not running")
     interval = _seconds(invocation.options.text("interval") or "5s")
     if invocation.options.flag("stats"):
         _print(container, "stats")
@@ -104,4 +120,4 @@ def _print(container: state.Container, kind: str) -> None:
     event: dict[str, object] = {"type": kind, "id": container.state.id}
     if kind == "stats":
         event["data"] = usage.document(container.cgroup.stats())
-    print(json.dumps(event), flush=True)
+    print(json.dumps(event, separators=(",", ":")), flush=True)

@@ -68,9 +68,14 @@ class Container:
         """OCI's word: creating does not last; created, running or stopped; and runc's paused."""
         if not self.alive():
             return "stopped"
-        if os.path.lexists(os.path.join(self.root, self.state.id, _SOCKET)):
-            return "created"
-        return "paused" if self.cgroup.frozen() else "running"
+        if self.cgroup.frozen():
+            return "paused"
+        return "created" if os.path.lexists(os.path.join(self.root, self.state.id, _SOCKET)) else "running"
+
+    def shares_pids(self) -> bool:
+        """Whether others are in its PID namespace, which therefore does not end with the first process."""
+        linux = self.state.spec.linux
+        return linux is None or not any(item.type == "pid" and not item.path for item in linux.namespaces)
 
     def alive(self) -> bool:
         """Whether the first process is the one that was made, and has not ended (a zombie has)."""

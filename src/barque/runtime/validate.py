@@ -6,11 +6,12 @@ Texts are runc's where runc refuses the same thing.
 from __future__ import annotations
 
 from barque.errors import InvalidArgument
-from barque.oci.runtime_spec import Hooks, Linux, MemoryPolicy, Mount, Process, Spec
+from barque.oci.runtime_spec import Hooks, Linux, MemoryPolicy, Mount, Process, Spec, User
 from barque.runtime import labels, options, seccomp_profile, sysctls
 from barque.sys import namespaces, prctl, rlimit
 
 _MAX_LINK_NAME = 15
+_MAX_ID = 0xFFFFFFFE
 _WITHOUT_NODES = ("MPOL_DEFAULT", "MPOL_LOCAL")
 _NO_SELINUX = "selinux label is specified in config, but selinux is disabled or not supported"
 
@@ -106,6 +107,8 @@ def _check_linux(linux: Linux) -> None:
             raise InvalidSpec(f"device type {device.type!r} of {device.path} does not exist")
         if not device.path.startswith("/") or device.path.endswith("/") or "/../" in device.path + "/":
             raise InvalidSpec(f"device path {device.path!r} must be absolute and clean")
+        if any(value is not None and not 0 <= value <= _MAX_ID for value in (device.uid, device.gid)):
+            raise InvalidSpec(f"device {device.path}: uids and gids must be in range 0-{_MAX_ID}")
 
 
 def _check_memory_policy(policy: MemoryPolicy) -> None:
@@ -195,6 +198,7 @@ def check_process(process: Process) -> None:
         raise InvalidSpec("apparmor profile is specified in config, but apparmor is not enabled on this host")
     if process.selinux_label and not labels.has_selinux():
         raise InvalidSpec(_NO_SELINUX)
+    _check_user(process.user)
     _check_limits(process)
     if process.scheduler is not None:
         if process.scheduler.policy not in prctl.SCHED_POLICIES:
@@ -210,6 +214,15 @@ def check_process(process: Process) -> None:
     if process.exec_cpu_affinity is not None:
         for text in (process.exec_cpu_affinity.initial, process.exec_cpu_affinity.final):
             parse_numbers(text)
+
+
+def _check_user(user: User) -> None:
+    """To the system calls that change ids, -1 and what it is in 32 bits mean to stay who one is: root."""
+    for value in (user.uid, user.gid, *user.additional_gids):
+        if not 0 <= value <= _MAX_ID:
+            raise InvalidSpec(f"invalid id {value}: uids and gids must be in range 0-{_MAX_ID}")
+    if user.umask is not None and not 0 <= user.umask <= 0o777:
+        raise InvalidSpec(f"invalid umask {user.umask:o}")
 
 
 def _check_limits(process: Process) -> None:

@@ -14,6 +14,7 @@ _PR_SET_CHILD_SUBREAPER = 36
 _KEYCTL_JOIN_SESSION_KEYRING = 1
 _IOPRIO_WHO_PROCESS = 1
 _IOPRIO_CLASS_SHIFT = 13
+_ALL_CPUS = b"\xff" * 1024
 
 PERSONALITIES = {"LINUX": 0x0000, "LINUX32": 0x0008}
 SCHED_POLICIES = {"SCHED_OTHER": 0, "SCHED_FIFO": 1, "SCHED_RR": 2, "SCHED_BATCH": 3, "SCHED_ISO": 4, "SCHED_IDLE": 5,
@@ -72,6 +73,11 @@ def set_scheduler(policy: int, *, flags: int = 0, nice: int = 0, priority: int =
     """sched_setattr(2) on oneself; ``deadline`` is (runtime, deadline, period) in nanoseconds."""
     attr = struct.pack("=IIQiIQQQ", 48, policy, flags, nice, priority, *deadline)
     syscall(number("sched_setattr"), 0, attr, 0, what="sched_setattr")
+
+
+def reset_affinity() -> None:
+    """Run on whatever processors the cgroup has: since Linux 6.2 an affinity once set outlives a change of cpuset."""
+    check(libc.sched_setaffinity(0, ctypes.c_size_t(len(_ALL_CPUS)), _ALL_CPUS), "sched_setaffinity")
 
 
 def set_memory_policy(mode: int, nodes: Iterable[int]) -> None:

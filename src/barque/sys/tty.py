@@ -28,6 +28,18 @@ def get_size(fd: int) -> tuple[int, int]:
     return height, width
 
 
+def change_output(fd: int, *, on: int = 0, off: int = 0) -> None:
+    """Set and clear output modes (c_oflag of termios(3))."""
+    attributes = termios.tcgetattr(fd)
+    attributes[1] = attributes[1] & ~off | on
+    termios.tcsetattr(fd, termios.TCSANOW, attributes)
+
+
+def keep_newlines(fd: int) -> None:
+    """Without the carriage return that a new terminal adds: for whoever relays it to a terminal, or to a pipe."""
+    change_output(fd, off=termios.ONLCR)
+
+
 def make_controlling(fd: int) -> None:
     """Make ``fd`` the controlling terminal of the calling session leader, which must have none."""
     fcntl.ioctl(fd, termios.TIOCSCTTY, 0)

@@ -8,7 +8,6 @@ from barque.oci.durations import human_duration
 
 _DECIMAL = ("B", "kB", "MB", "GB", "TB", "PB", "EB", "ZB", "YB")
 _BINARY = ("B", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB", "ZiB", "YiB")
-_EXPONENTS = {"k": 1, "m": 2, "g": 3, "t": 4, "p": 5}
 SECOND = 1_000_000_000
 _DURATION_UNITS = {"ns": 1, "us": 1000, "µs": 1000, "μs": 1000, "ms": 1_000_000, "s": SECOND, "m": 60 * SECOND,
                    "h": 3600 * SECOND}
@@ -30,25 +29,6 @@ def human_size(size: float, precision: int = 4) -> str:
 def bytes_size(size: float) -> str:
     """``1.5MiB``: powers of 1024."""
     return _scaled(size, 1024.0, _BINARY, 4)
-
-
-def ram_in_bytes(text: str) -> int:
-    """``512m``, ``1.5g``, ``64KiB`` -> bytes, powers of 1024; raises ValueError in go-units' words."""
-    digits = len(text)
-    while digits and not (text[digits - 1].isdigit() or text[digits - 1] == "."):
-        digits -= 1
-    number, suffix = text[:digits], text[digits:].lower().removeprefix(" ")
-    try:
-        value = float(number)
-    except ValueError:
-        raise ValueError(f"invalid size: '{text}'") from None
-    if value < 0 or not number.strip("-+").replace(".", "", 1).isdigit():
-        raise ValueError(f"invalid size: '{text}'")
-    if suffix == "b" or not suffix:
-        return int(value)
-    if suffix[0] not in _EXPONENTS or suffix[1:] not in ("", "b", "ib"):
-        raise ValueError(f"invalid suffix: '{suffix}'")
-    return int(value * 1024 ** _EXPONENTS[suffix[0]])
 
 
 def ago(unix: float) -> str:

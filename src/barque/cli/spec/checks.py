@@ -155,7 +155,7 @@ def weight_device(text: str) -> dict[str, object]:
 
 
 def throttle_bytes(text: str) -> dict[str, object]:
-    from barque.cli.format.units import ram_in_bytes
+    from barque.oci.sizes import ram_in_bytes
 
     path, rate = _throttle(text)
     advice = (f"invalid rate for device: {text}. The correct format is <device-path>:<number>[<unit>]. Number must be "

@@ -98,7 +98,7 @@ def _bind_option(result: dict[str, Any], key: str, value: str, field: str, has_v
 
 
 def _tmpfs_option(result: dict[str, Any], key: str, value: str) -> None:
-    from barque.cli.format.units import ram_in_bytes
+    from barque.oci.sizes import ram_in_bytes
 
     options = result.setdefault("TmpfsOptions", {})
     try:

@@ -97,6 +97,11 @@ def check(resources: Resources) -> None:
         raise InvalidResources(f"invalid block I/O weight {block.weight}: the range is 10 to 1000")
 
 
+def pids(limit: int) -> str:
+    """0 is a limit (config-linux.md#pids): none but the first process, which version 2 counts before it is there."""
+    return "max" if limit < 0 else str(max(1, limit))
+
+
 def unlimited(value: int) -> str:
     """A limit for version 2's files: negative is ``max``."""
     return "max" if value < 0 else str(value)

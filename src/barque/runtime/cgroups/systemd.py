@@ -94,8 +94,8 @@ def properties(resources: Resources, v2: bool) -> list[Property]:
     if block is not None and block.weight:
         found.append(("IOWeight", ("t", limits.io_weight_of_blkio(block.weight))) if v2 else
                      ("BlockIOWeight", ("t", block.weight)))
-    if pids is not None and pids.limit:
-        found.append(("TasksMax", ("t", _unlimited(pids.limit))))
+    if pids is not None and pids.limit is not None:
+        found.append(("TasksMax", ("t", _unlimited(pids.limit or 1))))
     return found + _device_properties(resources)
 
 

@@ -27,9 +27,9 @@ def apply(paths: dict[str, str], resources: Resources) -> list[str]:
         warnings += _cpu(paths.get("cpu"), resources.cpu) + _cpuset(paths.get("cpuset"), resources.cpu)
     if resources.block_io is not None:
         warnings += _blkio(paths.get("blkio"), resources.block_io)
-    if resources.pids is not None and resources.pids.limit != 0:
+    if resources.pids is not None and resources.pids.limit is not None:
         if "pids" in paths:
-            write(paths["pids"], "pids.max", "max" if resources.pids.limit < 0 else resources.pids.limit)
+            write(paths["pids"], "pids.max", limits.pids(resources.pids.limit))
         else:
             warnings.append(limits.NO_PIDS)
     warnings += _hugetlb(paths.get("hugetlb"), resources)

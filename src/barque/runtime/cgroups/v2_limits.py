@@ -25,9 +25,9 @@ def apply(path: str, resources: Resources) -> list[str]:
         warnings += _cpu(path, resources.cpu) + _cpuset(path, resources.cpu)
     if resources.block_io is not None:
         warnings += _io(path, resources.block_io)
-    if resources.pids is not None and resources.pids.limit != 0:
+    if resources.pids is not None and resources.pids.limit is not None:
         if exists(path, "pids.max"):
-            write(path, "pids.max", limits.unlimited(resources.pids.limit))
+            write(path, "pids.max", limits.pids(resources.pids.limit))
         else:
             warnings.append(limits.NO_PIDS)
     warnings += _hugetlb(path, resources)
