@@ -29,9 +29,9 @@ LEFT_OUT = ("hundreds_of_layers", "nothing_is_imported", "devices_of_the_host", 
 #: What criu asks the kernel with, and holds the network by; and it keeps a tmpfs by GNU tar.
 CRIU_MODULES = ("unix_diag", "tcp_diag", "udp_diag", "raw_diag", "af_packet_diag", "netlink_diag", "nf_tables",
                 "nf_conntrack_netlink")
-#: What loads profiles, which not every distribution has.
-PARSER = "/usr/sbin/apparmor_parser"
-APPARMOR = "tests/runtime/guest_runtime_apparmor.py"
+#: What loads profiles and compiles policies, which not every distribution has.
+PARSER, COMPILER = "/usr/sbin/apparmor_parser", "/usr/bin/checkpolicy"
+APPARMOR, SELINUX = (f"tests/runtime/guest_runtime_{name}.py" for name in ("apparmor", "selinux"))
 #: Of this folder.
 COMMON = ("test_runtime_api.py", "test_runtime_commands.py", "test_runtime_namespaces.py",
           "guest_runtime_delegation.py")
@@ -54,8 +54,9 @@ def boot(directory: Path, files: list[str], parameters: str, *, systemd: bool = 
     if "tests/runtime/guest_runtime_criu.py" in files:
         for module in CRIU_MODULES:
             guest.add_module(module)
-    if APPARMOR in files:
-        guest.add_program(PARSER)
+    for file, program in ((APPARMOR, PARSER), (SELINUX, COMPILER)):
+        if file in files:
+            guest.add_program(program)
     for program in ("setpriv", "crun", "criu", "tar"):
         if found := shutil.which(program):
             # Before busybox puts its own there.
@@ -86,8 +87,9 @@ def plain(tmp_path_factory: pytest.TempPathFactory) -> Result:
 
 @pytest.fixture(scope="module")
 def systemd(tmp_path_factory: pytest.TempPathFactory) -> Result:
-    return boot(tmp_path_factory.mktemp("systemd"), [
-        "tests/kernel/guest_systemd.py", "tests/runtime/guest_runtime_systemd.py"], "", systemd=True)
+    files = ["tests/kernel/guest_systemd.py", "tests/runtime/guest_runtime_systemd.py"]
+    return boot(tmp_path_factory.mktemp("systemd"), files + [SELINUX] * os.path.exists(COMPILER), "security=selinux",
+                systemd=True)
 
 
 @pytest.mark.parametrize("files", [
@@ -115,10 +117,13 @@ def test_checkpoints(plain: Result) -> None:
     assert names == methods("tests/runtime/guest_runtime_criu.py")
 
 
-@pytest.mark.skipif(not os.path.exists(PARSER), reason="needs apparmor_parser")
-def test_apparmor(plain: Result) -> None:
-    names = {name.rpartition("::")[2] for name in passed(plain, APPARMOR)}
-    assert names == methods(APPARMOR)
+@pytest.mark.parametrize(("boot_of", "file", "program"), [
+    ("plain", APPARMOR, PARSER), ("systemd", SELINUX, COMPILER)], ids=["apparmor", "selinux"])
+def test_security_modules(request: pytest.FixtureRequest, boot_of: str, file: str, program: str) -> None:
+    if not os.path.exists(program):
+        pytest.skip(f"needs {program}")
+    names = {name.rpartition("::")[2] for name in passed(request.getfixturevalue(boot_of), file)}
+    assert names == methods(file)
 
 
 @pytest.mark.parametrize("file", ["tests/kernel/guest_systemd.py", "tests/runtime/guest_runtime_systemd.py"],
