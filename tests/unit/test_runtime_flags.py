@@ -41,12 +41,12 @@ def test_wrong_words(words):
         flags.parse(words, TABLE, mixed=True)
 
 
-@pytest.mark.parametrize(("text", "number"), [("9", 9), ("KILL", 9), ("sigterm", 15), ("SIGRTMIN", 34), ("64", 64)])
+@pytest.mark.parametrize(("text", "number"), [("9", 9), ("0", 0), ("KILL", 9), ("sigterm", 15), ("SIGRTMIN", 34), ("64", 64)])
 def test_signals(text, number):
     assert parse_signal(text) == number
 
 
-@pytest.mark.parametrize("text", ["0", "65", "SIGNOPE", "", "-9", "١"])
+@pytest.mark.parametrize("text", ["65", "SIGNOPE", "", "-9", "١"])
 def test_wrong_signals(text):
     with pytest.raises(InvalidArgument, match="unknown signal"):
         parse_signal(text)
