@@ -44,7 +44,7 @@ kind, host, port = sys.argv[1], sys.argv[2], int(sys.argv[3])
 s = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET,
                   socket.SOCK_STREAM if kind == "tcp" else socket.SOCK_DGRAM)
 s.settimeout(float(sys.argv[4]))
-s.connect((host, port))
+s.connect(socket.getaddrinfo(host, port)[0][4])
 s.send(b"hello")
 if kind == "tcp": s.shutdown(socket.SHUT_WR)
 print(s.recv(65536).decode())

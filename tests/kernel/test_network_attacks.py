@@ -44,6 +44,17 @@ s = socket.socket(socket.AF_PACKET, socket.SOCK_RAW)
 s.bind(("eth0", 0))
 s.send(bytes.fromhex(sys.argv[1]))
 """
+#: Prints whether a frame with the first bytes in it (in hex) came before one with the second.
+WATCHER = """
+import socket, sys
+forged, honest = map(bytes.fromhex, sys.argv[1:])
+s = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(3))
+s.bind(("eth0", 3))
+print("ready", flush=True)
+seen = False
+while honest not in (frame := s.recv(2048)): seen |= forged in frame
+print(seen)
+"""
 #: Prints who sent the first datagram to port 5300, or nothing; looks for it at the end of its input.
 LISTENER = """
 import socket, sys
@@ -110,6 +121,19 @@ def heard(by: Sandbox, source: Sandbox, frame: bytes, patience: float) -> str:
         return listener.communicate(timeout=2 * PATIENCE)[0].strip()
 
 
+def first_seen(by: Sandbox, source: Sandbox, frames: tuple[bytes, bytes], first: bytes, second: bytes) -> bool:
+    """Send two frames in turn; whether one with ``first`` in it arrives before one with ``second``."""
+    with subprocess.Popen(["nsenter", f"--net={by.netns_path}", sys.executable, "-I", "-c", WATCHER, first.hex(),
+                           second.hex()], text=True, stdout=subprocess.PIPE) as watcher:
+        try:
+            assert watcher.stdout is not None and watcher.stdout.readline() == "ready\n"
+            for frame in frames:
+                send(source, frame)
+            return watcher.communicate(timeout=PATIENCE)[0] == "True\n"
+        finally:
+            watcher.kill()
+
+
 @contextmanager
 def subprocess_in(sandbox: Sandbox) -> Iterator[Sandbox]:
     """A process that keeps the network namespace of ``sandbox`` alive; yields it under a path that stays."""
@@ -170,6 +194,18 @@ async def test_ip_packets_from_the_address_of_another(place: Place) -> None:
                                  (forged.mac, forged.ipv4, undefended)):
         frame = datagram(seen.mac, mac, source, seen.ipv4)
         assert heard(witness, attacker, frame, PATIENCE if arrives else SILENCE) == (source if arrives else "")
+
+
+@pytest.mark.parametrize("tag", ["81000005", "88a80005", "8100000081000005"])
+async def test_what_a_vlan_tag_hides(place: Place, tag: str) -> None:
+    """No rule about addresses looks behind a tag, but whoever has a VLAN interface does."""
+    _, (attacker, victim, witness), undefended = place
+    ends = witness.endpoints[0].mac, attacker.endpoints[0].mac
+    forged, honest = (datagram(*ends, of.endpoints[0].ipv4, witness.endpoints[0].ipv4) for of in (victim, attacker))
+    assert reaches(attacker, witness.endpoints[0].ipv4)
+    frames = (forged[:12] + bytes.fromhex(tag) + forged[12:], honest)
+    # Told apart by their two addresses: what comes behind a datagram may be cut off on the way.
+    assert first_seen(witness, attacker, frames, forged[26:34], honest[26:34]) == undefended
 
 
 async def test_ipv6_neighbours_and_routers_that_are_none(place: Place) -> None:
@@ -247,7 +283,8 @@ async def test_another_networks_container_directly_at_its_published_port(network
 
 
 async def test_the_engines_api_by_the_gateway(network: Network, servers: Servers) -> None:
-    attacker = await on(network, 1, to(await network.create_network(spec("a", enable_ipv6=True))))
+    made = await network.create_network(spec("a", enable_ipv6=True))
+    attacker = await on(network, 1, to(made))
     end = attacker.endpoints[0]
     servers.start(None, "tcp", 2375)
     with pytest.raises(subprocess.CalledProcessError):
@@ -257,8 +294,16 @@ async def test_the_engines_api_by_the_gateway(network: Network, servers: Servers
     servers.stop()
     await network.reconcile([attacker], [item.spec for item in network.networks() if item.spec is not None])
     servers.start(None, "tcp6", 2375)
-    with pytest.raises(subprocess.CalledProcessError):
-        ask("tcp", str(end.ipv6_gateway), 2375, within=attacker, timeout=SILENCE)
+    link_local = next(item["local"] for link in json.loads(run("ip", "-j", "-6", "addr", "show", "dev", made.bridge))
+                      for item in link.get("addr_info", ()) if item.get("scope") == "link")
+    doors = (str(end.ipv6_gateway), link_local + "%eth0")
+    for door in doors:
+        assert reaches(attacker, door)
+        with pytest.raises(subprocess.CalledProcessError):
+            ask("tcp", door, 2375, within=attacker, timeout=SILENCE)
+    run("nft", "flush", "chain", "inet", network.settings.table, "input")
+    for door in doors:
+        assert ask("tcp", door, 2375, within=attacker).startswith("hello"), "the attack itself must work"
 
 
 async def test_ports_of_this_host_alone_are_not_reached_from_the_wire(network: Network, servers: Servers) -> None:
