@@ -44,14 +44,21 @@ async def errors(request: web.Request, handler: Handler) -> web.StreamResponse:
     except (ConnectionResetError, BrokenPipeError):
         raise
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+        text = full_disk(error)
+        if not text:
             return _bug(request, error)
-        text = os.strerror(error.errno).lower()
-        where = f"{error.filename}: " if isinstance(error.filename, str) else ""
-        log.error("%s %s: %s%s", request.method, request.path, where, text)
-        return _answer(request, 500, where + text)
+        log.error("%s %s: %s", request.method, request.path, text)
+        return _answer(request, 500, text)
     except Exception as error:
         return _bug(request, error)
+
+
+def full_disk(error: OSError) -> str:
+    """What to tell of a disk without room, the one failure of the machine that is no bug; "" for any other."""
+    if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+        return ""
+    where = f"{error.filename}: " if isinstance(error.filename, str) else ""
+    return where + os.strerror(error.errno).lower()
 
 
 def _bug(request: web.Request, error: Exception) -> web.StreamResponse:

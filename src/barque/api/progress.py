@@ -9,6 +9,7 @@ from typing import Any
 import msgspec
 from aiohttp import web
 
+from barque.api.errors import full_disk
 from barque.api.streams import begin
 from barque.errors import BarqueError
 
@@ -45,12 +46,13 @@ async def _finish(request: web.Request, response: web.StreamResponse | None,
                   task: asyncio.Future[object], *, always: bool) -> web.StreamResponse:
     try:
         await task
-    except BarqueError as error:
-        if response is None and not always:
+    except (BarqueError, OSError) as error:
+        message = error.message if isinstance(error, BarqueError) else full_disk(error)
+        if (response is None and not always) or not message:
             raise
         response = response or await begin(request)
-        detail: dict[str, Any] = {"message": error.message}
-        if (code := error.fields.get("code")) is not None:
+        detail: dict[str, Any] = {"message": message}
+        if isinstance(error, BarqueError) and (code := error.fields.get("code")) is not None:
             detail = {"code": code, **detail}
-        await response.write(msgspec.json.encode({"errorDetail": detail, "error": error.message}) + b"\r\n")
+        await response.write(msgspec.json.encode({"errorDetail": detail, "error": message}) + b"\r\n")
     return response or await begin(request)
