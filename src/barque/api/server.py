@@ -13,7 +13,6 @@ from aiohttp import web
 
 from barque.api.hijack import server_factory
 from barque.api.listeners import Listener
-from barque.config import Tls
 
 log = logging.getLogger("barque.api")
 _NO_ROOM = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
@@ -62,14 +61,3 @@ def _report(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
         log.error("cannot accept connections, they have to wait: %s", error.strerror)
     else:
         loop.default_exception_handler(context)
-
-
-def tls_context(tls: Tls) -> ssl.SSLContext:
-    """Raises OSError or ssl.SSLError for files that are not there or not what they should be."""
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.minimum_version = ssl.TLSVersion.TLSv1_2
-    context.load_cert_chain(tls.cert, tls.key)
-    if tls.verify:
-        context.load_verify_locations(tls.ca)
-        context.verify_mode = ssl.CERT_REQUIRED
-    return context
