@@ -286,6 +286,14 @@ def test_a_failing_hook_fails_the_creation(runtime, bundle, name):
     assert runtime.ok("list", "-q") == ""
 
 
+def test_a_hook_without_an_environment_gets_that_of_its_side(runtime, bundle, tmp_path):
+    script = {"path": "/bin/sh", "args": ["sh", "-c", 'echo "$SIDE" >&2; test "$SIDE" = "$0"']}
+    bundle.process["env"].append("SIDE=inside")
+    bundle.spec["hooks"] = {name: [{**script, "args": [*script["args"], side]}]
+                            for name, side in (("createRuntime", "outside"), ("startContainer", "inside"))}
+    runtime.output(bundle, "true", env={**os.environ, "SIDE": "outside"})
+
+
 def test_a_hook_may_say_and_be_told_more_than_a_pipe_holds(runtime, bundle, tmp_path):
     bundle.spec["annotations"] = {"long": "x" * 300_000}
     script = f"head -c 300000 /dev/zero; wc -c > {tmp_path}/told; head -c 300000 /dev/zero >&2"

@@ -9,6 +9,8 @@ from collections.abc import Sequence
 from io import FileIO
 from typing import NoReturn
 
+import msgspec
+
 from barque.oci.runtime_spec import Hook
 from barque.runtime.failure import RuntimeFailure
 from barque.sys import fds, process
@@ -17,10 +19,14 @@ _EXEC_FAILED = 127
 _MAX_OUTPUT = 4096
 
 
-def run(stage: str, hooks: Sequence[Hook], state: bytes) -> None:
-    """Run ``hooks`` in order; the first one that fails or takes too long raises RuntimeFailure and ends it."""
+def run(stage: str, hooks: Sequence[Hook], state: bytes, env: Sequence[str] | None = None) -> None:
+    """Run ``hooks`` in order; the first one that fails or takes too long raises RuntimeFailure and ends it.
+
+    Those without an environment of their own get ``env``, or without it the caller's, as from runc.
+    """
+    usual = [f"{name}={value}" for name, value in os.environ.items()] if env is None else list(env)
     for index, hook in enumerate(hooks):
-        _run(f"hook {stage}", index, hook, state)
+        _run(f"hook {stage}", index, msgspec.structs.replace(hook, env=hook.env or usual), state)
 
 
 def _run(stage: str, index: int, hook: Hook, state: bytes) -> None:
