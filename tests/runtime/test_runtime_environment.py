@@ -286,6 +286,23 @@ def test_a_failing_hook_fails_the_creation(runtime, bundle, name):
     assert runtime.ok("list", "-q") == ""
 
 
+def test_a_hook_without_an_environment_gets_that_of_its_side(runtime, bundle, tmp_path):
+    script = {"path": "/bin/sh", "args": ["sh", "-c", 'echo "$SIDE" >&2; test "$SIDE" = "$0"']}
+    bundle.process["env"].append("SIDE=inside")
+    bundle.spec["hooks"] = {name: [{**script, "args": [*script["args"], side]}]
+                            for name, side in (("createRuntime", "outside"), ("startContainer", "inside"))}
+    runtime.output(bundle, "true", env={**os.environ, "SIDE": "outside"})
+
+
+def test_a_hook_may_say_and_be_told_more_than_a_pipe_holds(runtime, bundle, tmp_path):
+    bundle.spec["annotations"] = {"long": "x" * 300_000}
+    script = f"head -c 300000 /dev/zero; wc -c > {tmp_path}/told; head -c 300000 /dev/zero >&2"
+    bundle.spec["hooks"] = {"createRuntime": [{"path": "/bin/sh", "args": ["sh", "-c", script], "timeout": 50}],
+                            "poststop": [{"path": "/bin/true"}]}
+    runtime.output(bundle, "true")
+    assert int((tmp_path / "told").read_text()) > 300_000
+
+
 def test_a_hook_that_takes_too_long(runtime, bundle):
     bundle.spec["hooks"] = {"prestart": [{"path": "/bin/sleep", "args": ["sleep", "1000"], "timeout": 1}]}
     assert "timeout" in runtime.run(bundle, "true").stderr

@@ -114,7 +114,7 @@ def _init(order: Order, channel: ChildEnd, at: Progress) -> None:
 def _run_hooks(stage: str, wanted: Sequence[Hook], order: Order, status: str) -> None:
     """Hooks of the container's side: the pid in their state is the one that they themselves can see."""
     if wanted:
-        hooks.run(stage, wanted, order.hook_state(status, os.getpid()))
+        hooks.run(stage, wanted, order.hook_state(status, os.getpid()), order.payload.process.env)
 
 
 def _execute(steps: Sequence[Step], context: Context, at: Progress, *, prepare: bool) -> None:

@@ -85,7 +85,7 @@ class Filesystem(ChildStep):
             if error.errno != errno.ELOOP:
                 raise
             raise RuntimeFailure(self.describe(), errno=errno.ELOOP, path=self.destination,
-                                 detail=f"filesystem {self.kind!r} must be mounted on an ordinary directory: "
+                                 detail=f"filesystem {self.kind!r} must be mounted on ordinary directory: "
                                         f"{self.destination} is or leads through a symbolic link") from None
         try:
             self._mount(context, target, parameters)
