@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import pytest
@@ -22,26 +22,35 @@ CURRENT = "/proc/self/attr/current"
 HOST = selinux.Labels("u:r:container_t:s0", "u:object_r:container_file_t:s0")
 LABELS = selinux.Labels(f"{HOST.process}:c1,c2", f"{HOST.mount}:c1,c2")
 #: The kernel knows these by their order (initial_sid_to_string.h).
-INITIAL = ("kernel security unlabeled fs file file_labels init any_socket port netif netmsg node igmp_packet "
-           "icmp_socket tcp_socket sysctl_modprobe sysctl sysctl_fs sysctl_kernel sysctl_net sysctl_net_unix "
-           "sysctl_vm sysctl_dev kmod policy scmp_packet devnull").split()
+INITIAL = (
+    "kernel", "security", "unlabeled", "fs", "file", "file_labels", "init", "any_socket", "port", "netif", "netmsg",
+    "node", "igmp_packet", "icmp_socket", "tcp_socket", "sysctl_modprobe", "sysctl", "sysctl_fs", "sysctl_kernel",
+    "sysctl_net", "sysctl_net_unix", "sysctl_vm", "sysctl_dev", "kmod", "policy", "scmp_packet", "devnull")
+#: All others are the host's.
+CONTEXTS = {"kernel": "u:r:host_t:s0 - s0:c0.c7", "file": "u:object_r:tmpfs_t:s0", "unlabeled": "u:object_r:tmpfs_t:s0"}
 FILE = "read write open execute entrypoint execute_no_trans"
 #: What cannot be labelled otherwise; nothing is asked about them.
-OTHERS = "dir lnk_file chr_file blk_file sock_file fifo_file".split()
-NEW_LINE = "\n"
+OTHERS = ("dir", "lnk_file", "chr_file", "blk_file", "sock_file", "fifo_file")
+
+
+def each(names: Iterable[str], line: str) -> str:
+    return "\n".join(line.replace("NAME", name) for name in names)
+
+
+SIDS = "\n".join(f"sid {name} {CONTEXTS.get(name, 'u:r:host_t:s0')}" for name in INITIAL)
 POLICY = f"""
 class process
 class file
 class key
-{NEW_LINE.join(f"class {name}" for name in OTHERS)}
-{NEW_LINE.join(f"sid {name}" for name in INITIAL)}
+{each(OTHERS, "class NAME")}
+{each(INITIAL, "sid NAME")}
 class process {{ transition dyntransition setexec setkeycreate }}
 class file {{ {FILE} }}
 class key {{ view }}
-{NEW_LINE.join(f"class {name} {{ audit_access }}" for name in OTHERS)}
+{each(OTHERS, "class NAME { audit_access }")}
 sensitivity s0;
 dominance {{ s0 }}
-{NEW_LINE.join(f"category c{number};" for number in range(8))}
+{each("01234567", "category cNAME;")}
 level s0:c0.c7;
 mlsconstrain file {{ {FILE} }} (h1 dom h2);
 policycap nnp_nosuid_transition;
@@ -59,7 +68,7 @@ allow host_t everything:key *;
 allow container_t {{ container_file_t proc_t container_t }}:file *;
 allow container_t container_t:{{ process key }} *;
 user u roles {{ r }} level s0 range s0 - s0:c0.c7;
-{NEW_LINE.join(f"sid {name} u:{'object_r:tmpfs_t' if name in ('file', 'unlabeled') else 'r:host_t'}:s0{' - s0:c0.c7' * (name == 'kernel')}" for name in INITIAL)}
+{SIDS}
 fs_use_trans tmpfs u:object_r:tmpfs_t:s0;
 fs_use_trans mqueue u:object_r:tmpfs_t:s0;
 fs_use_trans devpts u:object_r:tmpfs_t:s0;

@@ -28,7 +28,7 @@ LEFT_OUT = ("hundreds_of_layers", "nothing_is_imported", "devices_of_the_host", 
             "users_that")
 #: What criu asks the kernel with, and holds the network by; and it keeps a tmpfs by GNU tar.
 CRIU_MODULES = ("unix_diag", "tcp_diag", "udp_diag", "raw_diag", "af_packet_diag", "netlink_diag", "nf_tables",
-                "nf_conntrack_netlink")
+                "nf_conntrack_netlink", "dummy")
 #: What loads profiles and compiles policies, which not every distribution has.
 PARSER, COMPILER = "/usr/sbin/apparmor_parser", "/usr/bin/checkpolicy"
 APPARMOR, SELINUX = (f"tests/runtime/guest_runtime_{name}.py" for name in ("apparmor", "selinux"))

@@ -70,6 +70,8 @@ def _keep(subject: Subject, options: Options) -> list[str]:
         for item in externals.mounts_of(steps):
             if place := table.point(item.path):
                 found.append(f"mnt[{place[0]}]:{item.path}")
+        found += [f"mnt[{item.path}]:{item.path}" for item in externals.devices_of(steps)
+                  if (place := table.point(item.path)) and place[0] == item.path]
         for path in externals.masked(subject.spec):
             place = table.point(path)
             if place and not place[1]:

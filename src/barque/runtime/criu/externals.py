@@ -11,7 +11,7 @@ import msgspec
 
 from barque.errors import Unsupported
 from barque.oci.runtime_spec import Linux, Spec
-from barque.runtime import mounts, plan, rootfs, targets
+from barque.runtime import devices, mounts, plan, rootfs, targets
 from barque.runtime.cgroups import CgroupManager, known_layout
 from barque.runtime.cgroups.base import unescape
 from barque.runtime.step import Step
@@ -45,6 +45,9 @@ def check(spec: Spec) -> None:
         raise NotRestorable(what="no mount namespace of their own")
     if kinds.get("cgroup") or kinds.get("user"):
         raise NotRestorable(what="a user or cgroup namespace joined by path")
+    if any(item.container_id == 0 and item.host_id for item in (*linux.uid_mappings, *linux.gid_mappings)):
+        # criu reads its images, which are root's alone, as root of the container.
+        raise NotRestorable(what="a user namespace whose root is not the host's")
     if linux.seccomp is not None and linux.seccomp.listener_path:
         raise NotRestorable(what="a seccomp listener")
     for mount in spec.mounts:
@@ -67,6 +70,12 @@ def mounts_of(steps: list[Step]) -> list[External]:
             found += [External(os.path.normpath(os.path.join(step.destination, name)), path)
                       for name, path in step.directories.items()]
     return found
+
+
+def devices_of(steps: list[Step]) -> list[External]:
+    """Nodes that are the host's own, bound, where they cannot be made: in a user namespace."""
+    return [External(os.path.normpath(device.path), device.path)
+            for step in steps if isinstance(step, devices.MakeDevices) for device in step.devices]
 
 
 def masked(spec: Spec) -> list[str]:

@@ -159,7 +159,8 @@ def _of_restore(request: RestoreRequest, steps: Sequence[Step], criu: int, keys:
     joined: list[dict[str, int | str]] = [{"ns": _JOINED[item.type], "ns_file": item.path}
                                           for item in (spec.linux or Linux()).namespaces
                                           if item.path and item.type in _JOINED]
-    known = [f"mnt[{item.path}]:{item.source}" for item in externals.mounts_of(list(steps))]
+    known = [f"mnt[{item.path}]:{item.source}"
+             for item in (*externals.mounts_of(list(steps)), *externals.devices_of(list(steps)))]
     if externals.masked(spec):
         known.append(f"mnt[{externals.NULL}]:{externals.NULL}")
     cgroup: list[dict[str, int | str]] = [{"ctrl": name, "path": path} for name, path in
