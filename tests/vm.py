@@ -48,6 +48,7 @@ mount -t devpts devpts /dev/pts
 mount -t tmpfs tmpfs /tmp
 mount -t tmpfs tmpfs /run
 mount -t cgroup2 cgroup2 /sys/fs/cgroup
+mount -t securityfs securityfs /sys/kernel/security
 ip link set lo up 2>/dev/null
 for module in $(cat /modules); do insmod "$module" || echo "cannot load $module"; done
 [ -x /lib/systemd/systemd ] && exec /lib/systemd/systemd --show-status=no
@@ -86,15 +87,16 @@ class GuestUnavailable(Exception):
 
 
 class Guest:
-    """One machine to be; its files are collected below ``directory``."""
+    """One machine to be; its files are collected below ``directory``. ``parameters`` are for its kernel."""
 
-    def __init__(self, directory: Path, memory_mib: int = 640) -> None:
+    def __init__(self, directory: Path, memory_mib: int = 640, parameters: str = "") -> None:
         for tool, package in (("qemu-system-x86_64", "qemu-system-x86"), ("busybox", "busybox-static"),
                               ("apt-get", "apt"), ("cpio", "cpio"), ("depmod", "kmod")):
             if shutil.which(tool, path=os.environ.get("PATH", "") + ":/sbin:/usr/sbin") is None:
                 raise GuestUnavailable(f"the virtual machine needs {tool} (package {package})")
         self._directory = directory
         self._memory = memory_mib
+        self._parameters = parameters
         self._root = directory / "root"
         self._kernel, self._modules = _kernel()
         self._wanted: list[str] = []
@@ -166,7 +168,8 @@ class Guest:
         machine = ["qemu-system-x86_64", "-accel", "tcg", "-cpu", "max", "-m", str(self._memory), "-smp", "2",
                    "-display", "none", "-serial", "stdio", "-monitor", "none", "-nic", "none", "-no-reboot",
                    "-kernel", str(self._kernel), "-initrd", str(image),
-                   "-append", "console=ttyS0 quiet loglevel=1 panic=-1 mitigations=off swapaccount=1 no_timer_check"]
+                   "-append", "console=ttyS0 quiet loglevel=1 panic=-1 mitigations=off swapaccount=1 no_timer_check "
+                              f"{self._parameters}"]
         try:
             done = subprocess.run(machine, stdin=subprocess.DEVNULL, capture_output=True, timeout=timeout, check=False)
             output = done.stdout + done.stderr

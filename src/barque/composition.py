@@ -22,11 +22,12 @@ from barque.api.routes import archive, attach, checkpoints, containers, execs, l
 from barque.api.routes import build as build_routes
 from barque.api.routes import commit as commit_routes
 from barque.api.routes import volumes as volume_routes
-from barque.api.server import ApiServer, tls_context
+from barque.api.server import ApiServer
 from barque.composition_builds import committer, open_builds
 from barque.composition_images import ImageParts, Stores, open_images
 from barque.config import Config
 from barque.engine import host as hosts
+from barque.engine import selinux
 from barque.engine import system as system_model
 from barque.engine.containers import defaults, reconcile, shutdown
 from barque.engine.containers.cgroup import PARENT as CGROUP_PARENT
@@ -128,18 +129,26 @@ def _swap_limit(layout: cgroups.Layout) -> bool:
                for tree in layout.v1)
 
 
-def look_around() -> hosts.Host:
+def look_around(config: Config) -> hosts.Host:
+    """Raises BarqueError where the host lacks what ``config`` has to have."""
+    if config.selinux_enabled:
+        selinux.check_host()
     layout = cgroups.host_layout()
     _, permitted, _ = caps.get_sets()
-    return hosts.probe(tuple(caps.to_names(permitted & caps.bounding())), tuple(defaults.thermal_paths()),
+    host = hosts.probe(tuple(caps.to_names(permitted & caps.bounding())), tuple(defaults.thermal_paths()),
                        cgroup_v2=layout.version == "v2",
                        controllers=frozenset("blkio" if name == "io" else name for name in layout.controllers),
                        swap_limit=_swap_limit(layout))
+    if host.apparmor and host.apparmor_parser is None:
+        log.warning("AppArmor is enabled on this host, but there is no apparmor_parser: containers run without a "
+                    "profile unless they name one")
+    return host
 
 
 async def open_engine(stack: AsyncExitStack, config: Config, layout: Layout, zygote: ZygoteHandle,
                       environment: Mapping[str, str]) -> Engine:
     """Bring everything up and serve; ``stack`` ends it. Raises BarqueError or OSError where something is in the way."""
+    host = look_around(config)
     # The sockets come first: what they say about a second daemon is better than any later error.
     sockets = listeners.open_all(config.hosts, config.group, environment, tls=config.tls.enabled,
                                  verify=config.tls.verify,
@@ -173,7 +182,7 @@ async def open_engine(stack: AsyncExitStack, config: Config, layout: Layout, zyg
     await volumes.clean()
     stores = Stores(layout, db, content, snapshots, leases)
     images = await open_images(stack, config, stores, supervisor, registry, bus)
-    context = Context(config=config, host=look_around(), registry=registry, images=images.resolver, snapshots=snapshots,
+    context = Context(config=config, host=host, registry=registry, images=images.resolver, snapshots=snapshots,
                       volumes=volumes, networks=network, supervisor=supervisor, emit=bus.emit,
                       containers_dir=layout.containers)
     stack.push_async_callback(context.tasks.close)
@@ -228,5 +237,5 @@ async def serve(stack: AsyncExitStack, context: Context, others: Sequence[web.Ro
               *execs.routes(Execs(context), experimental=config.experimental), *others, *unsupported.routes()]
     server = ApiServer(app.build(routes, experimental=config.experimental))
     stack.push_async_callback(server.close)
-    await server.start(sockets, tls_context(config.tls) if config.tls.enabled else None)
+    await server.start(sockets, listeners.tls_context(config.tls) if config.tls.enabled else None)
     return server

@@ -98,6 +98,7 @@ class Config:
     default_cgroupns_mode: str = ""
     seccomp_profile: str = ""
     no_new_privileges: bool = False
+    selinux_enabled: bool = False
     log_driver: str = "json-file"
     log_opts: dict[str, str] = field(default_factory=dict)
 

@@ -29,15 +29,18 @@ LEFT_OUT = ("hundreds_of_layers", "nothing_is_imported", "devices_of_the_host", 
 #: What criu asks the kernel with, and holds the network by; and it keeps a tmpfs by GNU tar.
 CRIU_MODULES = ("unix_diag", "tcp_diag", "udp_diag", "raw_diag", "af_packet_diag", "netlink_diag", "nf_tables",
                 "nf_conntrack_netlink")
+#: What loads profiles, which not every distribution has.
+PARSER = "/usr/sbin/apparmor_parser"
+APPARMOR = "tests/runtime/guest_runtime_apparmor.py"
 #: Of this folder.
 COMMON = ("test_runtime_api.py", "test_runtime_commands.py", "test_runtime_namespaces.py",
           "guest_runtime_delegation.py")
 
 
-def boot(directory: Path, files: list[str], *, systemd: bool = False) -> Result:
-    """Run ``files`` of this checkout in a guest, all by one pytest."""
+def boot(directory: Path, files: list[str], parameters: str, *, systemd: bool = False) -> Result:
+    """Run ``files`` of this checkout in a guest, all by one pytest; ``parameters`` are its kernel's."""
     try:
-        guest = Guest(directory, 1024)
+        guest = Guest(directory, 1024, parameters)
         if systemd:
             guest.add_systemd()
     except GuestUnavailable as error:
@@ -51,6 +54,8 @@ def boot(directory: Path, files: list[str], *, systemd: bool = False) -> Result:
     if "tests/runtime/guest_runtime_criu.py" in files:
         for module in CRIU_MODULES:
             guest.add_module(module)
+    if APPARMOR in files:
+        guest.add_program(PARSER)
     for program in ("setpriv", "crun", "criu", "tar"):
         if found := shutil.which(program):
             # Before busybox puts its own there.
@@ -75,14 +80,14 @@ def methods(*files: str) -> set[str]:
 @pytest.fixture(scope="module")
 def plain(tmp_path_factory: pytest.TempPathFactory) -> Result:
     names = [*COMMON, *(f"guest_runtime_{name}.py" for name in ("crun", "criu") if shutil.which(name))]
-    return boot(tmp_path_factory.mktemp("plain"), [
-        "tests/kernel/guest_cgroup_v2.py", *(f"tests/runtime/{name}" for name in names)])
+    files = ["tests/kernel/guest_cgroup_v2.py", *(f"tests/runtime/{name}" for name in names)]
+    return boot(tmp_path_factory.mktemp("plain"), files + [APPARMOR] * os.path.exists(PARSER), "security=apparmor")
 
 
 @pytest.fixture(scope="module")
 def systemd(tmp_path_factory: pytest.TempPathFactory) -> Result:
     return boot(tmp_path_factory.mktemp("systemd"), [
-        "tests/kernel/guest_systemd.py", "tests/runtime/guest_runtime_systemd.py"], systemd=True)
+        "tests/kernel/guest_systemd.py", "tests/runtime/guest_runtime_systemd.py"], "", systemd=True)
 
 
 @pytest.mark.parametrize("files", [
@@ -108,6 +113,12 @@ def test_crun_behind_our_monitor(plain: Result) -> None:
 def test_checkpoints(plain: Result) -> None:
     names = {name.rpartition("::")[2] for name in passed(plain, "tests/runtime/guest_runtime_criu.py")}
     assert names == methods("tests/runtime/guest_runtime_criu.py")
+
+
+@pytest.mark.skipif(not os.path.exists(PARSER), reason="needs apparmor_parser")
+def test_apparmor(plain: Result) -> None:
+    names = {name.rpartition("::")[2] for name in passed(plain, APPARMOR)}
+    assert names == methods(APPARMOR)
 
 
 @pytest.mark.parametrize("file", ["tests/kernel/guest_systemd.py", "tests/runtime/guest_runtime_systemd.py"],

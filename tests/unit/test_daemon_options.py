@@ -40,7 +40,6 @@ def test_flags_in_all_spellings() -> None:
     (["run"], 'unexpected argument: "run"'),
     (["--userns-remap=default"], "--userns-remap=default is not supported"),
     (["--iptables=false"], "--iptables=false is not supported"),
-    (["--selinux-enabled"], "--selinux-enabled=true is not supported"),
 ])
 def test_bad_flags(argv: list[str], text: str) -> None:
     with pytest.raises(BadOption) as caught:

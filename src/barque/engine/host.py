@@ -7,8 +7,10 @@ import shutil
 import stat
 from dataclasses import dataclass
 
+from barque.engine import apparmor
 from barque.engine.containers.to_spec import HostDevice
 from barque.errors import InvalidArgument, NotFound
+from barque.runtime import labels
 
 #: Debian's docker package, docker's own package, the distribution's tini; in this order.
 INIT_NAMES = ("docker-init", "tini-static", "tini")
@@ -44,6 +46,8 @@ class Host:
     controllers: frozenset[str]
     swap_limit: bool
     apparmor: bool
+    #: The program that loads AppArmor profiles; without it containers have none by default.
+    apparmor_parser: str | None
     selinux: bool
 
     def init(self, configured: str) -> str:
@@ -65,8 +69,7 @@ def probe(capabilities: tuple[str, ...], thermal_paths: tuple[str, ...], *, cgro
                 os_version=release.get("VERSION_ID", ""), capabilities=capabilities, thermal_paths=thermal_paths,
                 init_path=_find_init(), last_capability=_last_capability(), cgroup_v2=cgroup_v2,
                 controllers=controllers, swap_limit=swap_limit,
-                apparmor=os.path.isdir("/sys/kernel/security/apparmor"),
-                selinux=os.path.isdir("/sys/fs/selinux/initial_contexts"))
+                apparmor=apparmor.is_enabled(), apparmor_parser=apparmor.find_parser(), selinux=labels.has_selinux())
 
 
 def _online(kind: str) -> str:

@@ -166,8 +166,11 @@ def _no_swarm() -> dict[str, Any]:
 
 
 def _security(ctx: Context) -> list[str]:
-    options = [] if ctx.config.seccomp_profile == "unconfined" else [
-        f"name=seccomp,profile={ctx.config.seccomp_profile or 'builtin'}"]
+    options = ["name=apparmor"] if ctx.host.apparmor and ctx.host.apparmor_parser else []
+    if ctx.config.seccomp_profile != "unconfined":
+        options.append(f"name=seccomp,profile={ctx.config.seccomp_profile or 'builtin'}")
+    if ctx.config.selinux_enabled:
+        options.append("name=selinux")
     if ctx.host.cgroup_v2:
         options.append("name=cgroupns")
     if ctx.config.no_new_privileges:

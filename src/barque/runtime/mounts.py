@@ -39,6 +39,11 @@ def _check_not_in_proc(target: int, destination: str, kind: str, source: int = -
                              detail=f'"{destination}" cannot be mounted because it is inside /proc')
 
 
+def file_label(label: str) -> list[tuple[str, str | None]]:
+    """The parameters that give every file of a new file system an SELinux label; none without one."""
+    return [("context", label)] if label else []
+
+
 def finish(mount: int, options: Options, default_private: bool) -> None:
     """Attributes that reach beneath, and propagation, of an attached or detached mount."""
     if options.deep_add or options.deep_clear:
@@ -52,13 +57,14 @@ def finish(mount: int, options: Options, default_private: bool) -> None:
 
 
 class Filesystem(ChildStep):
-    """Mount a new file system of type ``kind`` (proc, sysfs, tmpfs, mqueue, devpts ...)."""
+    """Mount a new file system of type ``kind`` (proc, sysfs, tmpfs, mqueue, devpts ...). Its root gets ``label``."""
 
-    def __init__(self, kind: str, source: str, destination: str, options: Options) -> None:
+    def __init__(self, kind: str, source: str, destination: str, options: Options, label: str = "") -> None:
         self.kind = kind
         self.source = source
         self.destination = destination
         self.options = options
+        self.label = label
 
     def describe(self) -> str:
         return f"mount {self.kind} on {self.destination}"
@@ -95,6 +101,8 @@ class Filesystem(ChildStep):
                 mounts.set_attributes(mount, add=self.options.add | self.options.deep_add)
             mounts.attach(mount, target)
             finish(mount, self.options.without_attributes(), default_private=False)
+            if self.label:
+                os.setxattr(f"/proc/self/fd/{mount}", "security.selinux", self.label.encode())
         finally:
             os.close(mount)
 
@@ -184,11 +192,12 @@ class CgroupBinds:
     """
 
     def __init__(self, destination: str, options: Options, directories: dict[str, str],
-                 aliases: dict[str, str]) -> None:
+                 aliases: dict[str, str], label: str = "") -> None:
         self.destination = destination
         self.options = options
         self.directories = directories
         self.aliases = aliases
+        self.label = label
         self.sources: list[tuple[str, int]] = []
 
     def describe(self) -> str:
@@ -217,7 +226,7 @@ class CgroupBinds:
         if self.directories.keys() == {""}:
             self._bind(self.sources[0][1], target, attributes)
             return
-        tmpfs = mounts.make("tmpfs", [("mode", "755")], _CGROUP_ATTRIBUTES)
+        tmpfs = mounts.make("tmpfs", [("mode", "755"), *file_label(self.label)], _CGROUP_ATTRIBUTES)
         mounts.attach(tmpfs, target)
         for name, source in self.sources:
             os.mkdir(name, 0o755, dir_fd=tmpfs)
@@ -235,12 +244,13 @@ class CgroupBinds:
 class MaskPaths(ChildStep):
     """Hide paths that exist: files under /dev/null, directories under one empty read-only file system.
 
-    The null device is the host's, opened before the root is switched and looked at: nothing that the container could
-    have put in its place (CVE-2025-31133).
+    That has the SELinux ``label``. The null device is the host's, opened before the root is switched and looked at:
+    nothing that the container could have put in its place (CVE-2025-31133).
     """
 
-    def __init__(self, paths: list[str]) -> None:
+    def __init__(self, paths: list[str], label: str = "") -> None:
         self.paths = paths
+        self.label = label
 
     def describe(self) -> str:
         return "mask paths"
@@ -265,7 +275,8 @@ class MaskPaths(ChildStep):
             mounts.attach(mount, target)
             os.close(mount)
         elif context.empty_dir < 0:
-            context.empty_dir = mounts.make("tmpfs", [("nr_blocks", "1"), ("nr_inodes", "1")], mounts.ATTR_RDONLY)
+            context.empty_dir = mounts.make("tmpfs", [("nr_blocks", "1"), ("nr_inodes", "1"),
+                                                      *file_label(self.label)], mounts.ATTR_RDONLY)
             mounts.attach(context.empty_dir, target)
         else:
             mount = mounts.clone_tree("", at=context.empty_dir)

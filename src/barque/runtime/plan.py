@@ -14,7 +14,7 @@ from barque.runtime.options import parse, propagation
 from barque.runtime.step import ChildStep, Context, Step
 from barque.sys import namespaces
 
-#: The kernel labels their files itself.
+#: The kernel labels their files itself; those of a mqueue can be told afterwards.
 _UNLABELLED = ("proc", "sysfs", "mqueue")
 
 
@@ -52,6 +52,7 @@ def build(spec: spec_types.Spec, root_path: str, roots: tuple[oci.Mount, ...], c
     linux = spec.linux or spec_types.Linux()
     kinds = {item.type: item.path for item in linux.namespaces}
     outer = propagation(linux.rootfs_propagation) if linux.rootfs_propagation else None
+    roots = tuple(_labelled(mount, linux.mount_label) for mount in roots)
     at_root = [mount for mount in roots if not mount.target]
     own = kinds.get("mount") == ""
     steps: list[Step] = [rootfs.DetachFromHost(outer)] if own else []
@@ -71,7 +72,7 @@ def build(spec: spec_types.Spec, root_path: str, roots: tuple[oci.Mount, ...], c
     if linux.readonly_paths:
         steps.append(mounts.ReadonlyPaths(linux.readonly_paths))
     if linux.masked_paths:
-        steps.append(mounts.MaskPaths(linux.masked_paths))
+        steps.append(mounts.MaskPaths(linux.masked_paths, linux.mount_label))
     if spec.root is not None and spec.root.readonly:
         steps.append(rootfs.ReadonlyRoot())
     if not own:
@@ -93,18 +94,26 @@ def _dev(spec: spec_types.Spec, linux: spec_types.Linux) -> list[Step]:
     return steps
 
 
+def _labelled(mount: oci.Mount, label: str) -> oci.Mount:
+    """A bind shows files that have labels of their own."""
+    if not label or mount.type == "bind":
+        return mount
+    return msgspec.structs.replace(mount, options=(*mount.options, f"context={label}"))
+
+
 def _mount(mount: spec_types.Mount, cgroup: CgroupManager, layout: Layout, own_view: bool, label: str) -> Step:
     options = parse(mount.options)
     if mount.type in ("cgroup", "cgroup2"):
-        return _cgroups(mount, cgroup, layout, own_view)
+        return _cgroups(mount, cgroup, layout, own_view, label)
     if mount.type == "bind" or options.bind:
         return mounts.Bind(mount.source, mount.destination, options, mount.uid_mappings, mount.gid_mappings)
-    if label and mount.type not in _UNLABELLED:
-        options = msgspec.structs.replace(options, data=(*options.data, ("context", label)))
-    return mounts.Filesystem(mount.type, mount.source, mount.destination, options)
+    if mount.type not in _UNLABELLED:
+        options = msgspec.structs.replace(options, data=(*options.data, *mounts.file_label(label)))
+    return mounts.Filesystem(mount.type, mount.source, mount.destination, options,
+                             label if mount.type == "mqueue" else "")
 
 
-def _cgroups(mount: spec_types.Mount, cgroup: CgroupManager, layout: Layout, own_view: bool) -> Step:
+def _cgroups(mount: spec_types.Mount, cgroup: CgroupManager, layout: Layout, own_view: bool, label: str) -> Step:
     options = parse([word for word in mount.options if word not in ("bind", "rbind")])
     paths = cgroup.paths()
     if layout.version == "v2":
@@ -120,4 +129,4 @@ def _cgroups(mount: spec_types.Mount, cgroup: CgroupManager, layout: Layout, own
         if known:
             directories[tree.directory] = paths[known[0]]
             aliases.update({name: tree.directory for name in known if name != tree.directory and "=" not in name})
-    return mounts.CgroupBinds(mount.destination, options, directories, aliases)
+    return mounts.CgroupBinds(mount.destination, options, directories, aliases, label)

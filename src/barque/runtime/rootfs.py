@@ -25,7 +25,9 @@ class DetachFromHost(ChildStep):
         return "set the propagation of all mounts"
 
     def execute(self, context: Context) -> None:
-        mounts.set_propagation_of_all(self.propagation.kind if self.propagation else mounts.PROPAGATION_SLAVE)
+        kind = self.propagation.kind if self.propagation else mounts.PROPAGATION_SLAVE
+        # The root and what is bound into it still have to be cloned, which the kernel refuses of unbindable mounts.
+        mounts.set_propagation_of_all(mounts.PROPAGATION_PRIVATE if kind == mounts.PROPAGATION_UNBINDABLE else kind)
 
 
 class MountRoot(SourceStep):
@@ -282,7 +284,9 @@ def mount_overlay_by_string(mount: Mount, path: str) -> None:
     if mount.upper:
         words += [f"upperdir={_escape_comma(os.path.relpath(mount.upper, base))}",
                   f"workdir={_escape_comma(os.path.relpath(mount.work, base))}"]
-    words += [key if value is None else f"{key}={value}" for key, value in options.data]
+    # The context of an SELinux label may have commas.
+    words += [key if value is None else f'{key}="{value}"' if key == "context" else f"{key}={value}"
+              for key, value in options.data]
     data = ",".join(words)
     if len(os.fsencode(data)) >= _PAGE:
         raise RuntimeFailure("mount overlay", errno=errno.E2BIG,

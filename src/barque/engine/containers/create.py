@@ -17,6 +17,7 @@ from barque.engine.containers import (
     health,
     host_warnings,
     image_mounts,
+    labelling,
     merge,
     mounts,
     networking,
@@ -69,13 +70,15 @@ async def create(ctx: Context, name: str, config: ContainerConfig, host: HostCon
     points = mounts.collect(config, host, _inherited(ctx, host))
     _check_sources(points)
     _check_driver(host.volume_driver, points)
+    labels = labelling.choose(ctx, host)
     container_id = names.new_id()
     command = [*words(config.entrypoint), *words(config.cmd)]
     container = Container(
         id=container_id, name="", created=clock.now(), image=config.image, image_id=image.id,
         chain_id=image.chain_id, path=command[0], args=command[1:], host_config=host, mounts=points,
         config=_with_hostname(ctx, config, host, container_id),
-        endpoints=networking.asked(ctx, config, host, endpoints),
+        endpoints=networking.asked(ctx, config, host, endpoints), process_label=labels.process,
+        mount_label=labels.mount,
         log_path=plan.path(container_id, host.log_config.type, host.log_config.config or {},
                            ctx.state_dir(container_id)))
     with ctx.metrics.timed("container", "create"):
@@ -114,7 +117,7 @@ def check_host(ctx: Context, host: HostConfig) -> list[str]:
     if host.runtime not in ("", *BUILTIN_RUNTIMES, *ctx.config.runtimes):
         raise InvalidArgument(f"unknown or invalid runtime name: {host.runtime}")
     to_spec.capability_names(host, ctx.host.capabilities)
-    check_security_options(host, apparmor=ctx.host.apparmor, selinux=ctx.host.selinux)
+    check_security_options(host, ctx.host, selinux=ctx.config.selinux_enabled)
     if host.init or (host.init is None and ctx.config.init):
         ctx.host.init(ctx.config.init_path)
     for limit in host.ulimits or ():

@@ -213,4 +213,5 @@ def build_process(ctx: Context, live: Live, options: ExecOptions, command: list[
         env=to_spec.merge_env(environment, options.env or []),
         cwd=options.working_dir or container.config.working_dir or "/",
         capabilities=oci.Capabilities(bounding=capabilities, effective=capabilities, permitted=capabilities),
-        no_new_privileges=security.no_new_privileges(host, ctx.config.no_new_privileges))
+        no_new_privileges=security.no_new_privileges(host, ctx.config.no_new_privileges),
+        apparmor_profile=security.apparmor_profile(host, ctx.host), selinux_label=container.process_label)

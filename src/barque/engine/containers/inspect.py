@@ -7,7 +7,7 @@ from typing import Any
 
 import msgspec
 
-from barque.engine.containers import publish
+from barque.engine.containers import publish, security
 from barque.engine.containers.context import Context
 from barque.engine.containers.machine import Status
 from barque.engine.containers.model import Container, MountPoint
@@ -31,7 +31,9 @@ async def inspect(ctx: Context, ref: str, *, size: bool, version: tuple[int, int
         "State": state(container), "Image": container.image_id, "ResolvConfPath": f"{directory}/resolv.conf",
         "HostnamePath": f"{directory}/hostname", "HostsPath": f"{directory}/hosts", "LogPath": _log_path(container),
         "Name": container.slashed, "RestartCount": live.facts.restart_count, "Driver": "overlay2", "Platform": "linux",
-        "MountLabel": "", "ProcessLabel": "", "AppArmorProfile": "", "ExecIDs": list(live.exec_ids) or None,
+        "MountLabel": container.mount_label, "ProcessLabel": container.process_label,
+        "AppArmorProfile": security.apparmor_profile(container.host_config, ctx.host),
+        "ExecIDs": list(live.exec_ids) or None,
         "HostConfig": _host(container), "GraphDriver": {"Data": await _graph(ctx, container), "Name": "overlay2"},
         "Mounts": [mount_point(point) for point in container.mounts], "Config": _config(container, version),
         "NetworkSettings": network_settings(container, ctx.networks.networks(), version)}

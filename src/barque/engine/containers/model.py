@@ -54,7 +54,7 @@ class Health(msgspec.Struct, frozen=True, kw_only=True, rename="pascal"):
 
 class Container(msgspec.Struct, kw_only=True):
     """The document in the database. The engine changes ``facts``, ``name``, ``host_config`` (update) and
-    ``sandbox``.
+    ``sandbox``. ``process_label`` and ``mount_label`` are SELinux's.
     """
 
     id: str
@@ -73,6 +73,8 @@ class Container(msgspec.Struct, kw_only=True):
     facts: Facts = Facts()
     sandbox: Sandbox | None = None
     health: Health | None = None
+    process_label: str = ""
+    mount_label: str = ""
 
     @property
     def slashed(self) -> str:

@@ -1,10 +1,13 @@
-"""``--security-opt``: seccomp profiles, no-new-privileges, and what this host does not have."""
+"""``--security-opt``: seccomp and AppArmor profiles, SELinux labels, no-new-privileges."""
 
 from __future__ import annotations
 
 import os
 
+from barque.engine import apparmor
 from barque.engine.containers.options import HostConfig
+from barque.engine.host import Host
+from barque.engine.selinux import check_label
 from barque.errors import InvalidArgument, Unsupported
 from barque.oci import go_json
 from barque.oci.runtime_spec import Seccomp
@@ -41,21 +44,21 @@ def split(option: str) -> tuple[str, str]:
     return name, value
 
 
-def check_security_options(host: HostConfig, *, apparmor: bool, selinux: bool) -> None:
-    """Raises InvalidArgument or Unsupported for an option that cannot be honoured."""
+def check_security_options(host: HostConfig, machine: Host, *, selinux: bool) -> None:
+    """Raises InvalidArgument or Unsupported for an option that cannot be honoured; ``selinux``: containers get labels.
+    """
     for option in host.security_opt or ():
         name, value = split(option)
         if name == "no-new-privileges":
             if value not in ("", "true", "false"):
                 raise InvalidArgument(f'invalid --security-opt 2: "{option}"')
         elif name == "apparmor":
-            if value != "unconfined" and not apparmor:
-                raise Unsupported("AppArmor is not available on this host: cannot apply profile " + value)
-            if value != "unconfined":
-                raise Unsupported("AppArmor profiles are not supported: " + value)
+            _check_apparmor(value, machine)
         elif name == "label":
             if value != "disable" and not selinux:
-                raise Unsupported("SELinux is not available on this host: cannot apply label " + value)
+                raise Unsupported(f"cannot apply label {value}: " + (
+                    "--selinux-enabled is not set" if machine.selinux else "SELinux is not available on this host"))
+            check_label(value)
         elif name == "seccomp":
             if value.startswith(LEARN):
                 _check_learning(host, value.removeprefix(LEARN))
@@ -65,6 +68,27 @@ def check_security_options(host: HostConfig, *, apparmor: bool, selinux: bool) -
             raise InvalidArgument(f'invalid --security-opt 2: "{option}"')
         elif name == "writable-cgroups" or value != "unconfined":
             raise Unsupported(f"--security-opt {option} is not supported")
+
+
+def _check_apparmor(name: str, machine: Host) -> None:
+    if name == apparmor.UNCONFINED:
+        return
+    if not machine.apparmor:
+        raise Unsupported("AppArmor is not available on this host: cannot apply profile " + name)
+    if name in apparmor.DEFAULT_NAMES and machine.apparmor_parser is None:
+        raise Unsupported("there is no apparmor_parser on this host: cannot apply profile " + name)
+
+
+def apparmor_profile(host: HostConfig, machine: Host) -> str:
+    """The profile of the container's processes; empty where the host has no AppArmor, or nothing to load one with."""
+    if not machine.apparmor:
+        return ""
+    asked = next((value for name, value in map(split, reversed(host.security_opt or ())) if name == "apparmor"), "")
+    if asked not in apparmor.DEFAULT_NAMES:
+        return asked
+    if host.privileged and not asked:
+        return apparmor.UNCONFINED
+    return apparmor.DEFAULT if machine.apparmor_parser else ""
 
 
 def _check_learning(host: HostConfig, path: str) -> None:

@@ -9,12 +9,13 @@ from barque.sys import mounts
 from barque.sys.unmount import detach
 
 
-def mount_shm(path: str, size: int) -> None:
-    """Mount it at ``path``; nothing happens where it is mounted."""
+def mount_shm(path: str, size: int, label: str = "") -> None:
+    """Mount it at ``path``, with an SELinux label if one is given; nothing happens where it is mounted."""
     os.makedirs(path, mode=0o700, exist_ok=True)
     if os.path.ismount(path):
         return
-    fd = mounts.make("tmpfs", (("size", str(size)), ("mode", "1777"), ("source", "shm")),
+    labelled = [("context", label)] if label else []
+    fd = mounts.make("tmpfs", [("size", str(size)), ("mode", "1777"), ("source", "shm"), *labelled],
                      mounts.ATTR_NOSUID | mounts.ATTR_NODEV | mounts.ATTR_NOEXEC)
     target = os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     try:

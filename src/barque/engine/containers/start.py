@@ -6,12 +6,13 @@ import asyncio
 import contextlib
 from contextlib import AsyncExitStack
 
-from barque.engine import clock
+from barque.engine import apparmor, clock
 from barque.engine.containers import (
     bundle,
     checkpoints,
     exits,
     health,
+    labelling,
     learning,
     log_keeping,
     machine,
@@ -101,10 +102,12 @@ async def _bring_up(ctx: Context, live: Live, checkpoint: Checkpoint | None
         files = _files(ctx, container, sandbox)
         undo.push_async_callback(volume_use.release, ctx, container)
         volumes = await volume_use.prepare(ctx, container)
+        await labelling.relabel(container, files)
         if container.host_config.ipc_mode == "shareable":
-            mount_shm(surroundings.shm_dir(ctx, container.id), container.host_config.shm_size)
+            mount_shm(surroundings.shm_dir(ctx, container.id), container.host_config.shm_size, container.mount_label)
             undo.callback(unmount_shm, surroundings.shm_dir(ctx, container.id))
         spec = to_spec.build(container, surroundings.build(ctx, container, files, sandbox, volumes))
+        await apparmor.make_sure(spec.process.apparmor_profile if spec.process else "", ctx.host.apparmor_parser)
         await learning.begin(ctx, container, spec, undo)
         try:
             log, shipper = await _prepare_log(ctx, container, undo)

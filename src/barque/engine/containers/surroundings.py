@@ -43,7 +43,8 @@ def build(ctx: Context, container: Container, files: Files | None, sandbox: Sand
         block={path: machine_host.block_number(path) for path in paths}, ulimits=ctx.config.default_ulimits,
         init_path=ctx.host.init(ctx.config.init_path) if host.init else None, shm_source=_shm(ctx, container),
         cgroupns=host.cgroupns_mode == "private", default_shm_size=ctx.config.default_shm_size,
-        no_new_privileges=security.no_new_privileges(host, ctx.config.no_new_privileges))
+        no_new_privileges=security.no_new_privileges(host, ctx.config.no_new_privileges),
+        apparmor_profile=security.apparmor_profile(host, ctx.host))
 
 
 def cgroups_path(ctx: Context, container: Container) -> str:

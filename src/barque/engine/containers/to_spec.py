@@ -97,7 +97,8 @@ def _process(container: Container, around: Surroundings) -> oci.Process:
         env=variables, cwd=container.config.working_dir or "/",
         capabilities=oci.Capabilities(bounding=capabilities, effective=capabilities, permitted=capabilities),
         rlimits=_rlimits(host, around.ulimits), no_new_privileges=around.no_new_privileges,
-        apparmor_profile=around.apparmor_profile, oom_score_adj=host.oom_score_adj or None)
+        apparmor_profile=around.apparmor_profile, selinux_label=container.process_label,
+        oom_score_adj=host.oom_score_adj or None)
 
 
 def _console(size: list[int]) -> oci.Box | None:
@@ -203,7 +204,8 @@ def _linux(container: Container, around: Surroundings) -> oci.Linux:
         namespaces=_namespaces(around),
         devices=[oci.Device(d.path, d.type, d.major, d.minor, d.mode, d.uid, d.gid) for d in around.devices],
         seccomp=None if host.privileged else around.seccomp, rootfs_propagation=_propagation(container.mounts),
-        masked_paths=host.masked_paths or [], readonly_paths=host.readonly_paths or [])
+        masked_paths=host.masked_paths or [], readonly_paths=host.readonly_paths or [],
+        mount_label=container.mount_label)
 
 
 def _propagation(points: list[MountPoint]) -> str:
