@@ -138,8 +138,18 @@ def shout(request: bytes, fds: list[int]) -> bytes:
     return (request + (os.read(fds[0], 100) if fds else b"")).upper()
 
 
+class FakeBackends:
+    make = FakeBackend
+
+    def prepare(self) -> None:
+        pass
+
+    def close(self) -> None:
+        pass
+
+
 def main(exec_root: str) -> None:
-    forkserver.serve(monitor.kind(exec_root, FakeBackend), {"shout": forkserver.worker(shout)})
+    forkserver.serve(monitor.kind(exec_root, FakeBackends()), {"shout": forkserver.worker(shout)})
 
 
 if __name__ == "__main__":

@@ -70,6 +70,18 @@ class Backend(Protocol):
         """Remove what the container leaves in the system (cgroup), run the poststop hooks."""
 
 
+class Backends(Protocol):
+    """What makes the backend of a monitor."""
+
+    def prepare(self) -> None:
+        """Do ahead what the order of a new container may need."""
+
+    def make(self, order: CreateOrder) -> Backend: ...
+
+    def close(self) -> None:
+        """Undo what was prepared and is not needed. Idempotent."""
+
+
 def as_failure(stage: str, error: BaseException) -> Failure:
     """``error`` as data for the wire; a refused document has the stage "validate" and EINVAL."""
     if isinstance(error, BarqueError):

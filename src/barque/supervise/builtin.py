@@ -1,11 +1,12 @@
 """The built-in runtime behind a monitor.
 
 Creating a container touches most of the runtime's code, and with its reference counts some 3 MB of pages that fork had
-shared. So a helper, forked for the purpose, does it and is gone after the start; the container's first process then
-becomes the child of the monitor, which is a subreaper. Over a SOCK_SEQPACKET pair::
+shared. So a helper does it, forked when the monitor begins, and is gone after the start; the container's first process
+then becomes the child of the monitor, which is a subreaper. Over a SOCK_SEQPACKET pair::
 
     monitor   helper                       when
     -------   --------------------------   ----------------------------------------------------------------
+    Start + order [, streams]              the order, encoded, is on a memfd: it may be too long for a packet
               Created + pidfd [, console]  the first process waits to be started
     Start                                  let it exec
               Done                         the program runs; the helper ends
@@ -17,9 +18,12 @@ A helper that loses its monitor ends, and with it a first process that was not s
 from __future__ import annotations
 
 import os
+import select
 import signal
 import socket
 import traceback
+from collections.abc import Callable
+from contextlib import suppress
 from typing import NoReturn
 
 import msgspec
@@ -37,28 +41,72 @@ from barque.supervise.rest import Luggage
 from barque.supervise.wire import ANSWERS, REQUESTS, receive_packet, send_packet
 
 MAX_CONFIG = 16 << 20
+#: A helper without an order for so long (seconds) belongs to a spare monitor: there is time.
+REHEARSE_AFTER = 0.02
 #: The engine wrote the document, so the lenient decoder, which inspects all types first (50 ms), is a second choice.
 #: Made here, before the zygote forks.
 _spec_decoder = msgspec.json.Decoder(runtime_spec.Spec)
+_order_encoder = msgspec.msgpack.Encoder()
+_order_decoder = msgspec.msgpack.Decoder(m.CreateOrder)
+
+
+class Helper:
+    """The process that makes a container, as its monitor has it. Raises OSError when it cannot be forked.
+
+    Until there is an order it uses the time for ``rehearse``: pages that it has copied by then it need not copy later.
+    """
+
+    def __init__(self, rehearse: Callable[[], None]) -> None:
+        self._channel, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        with theirs:
+            self._pid = os.fork()
+            if self._pid == 0:
+                self._channel.close()
+                _help(theirs, rehearse)
+
+    def order(self, order: m.CreateOrder, fds: Fds) -> None:
+        """Have it begin; raises OSError when it has died."""
+        memory = os.memfd_create("order")
+        try:
+            with open(memory, "wb", closefd=False) as file:
+                file.write(_order_encoder.encode(order))
+            send_packet(self._channel, 0, m.Start(), [memory, *(fds or ())])
+        finally:
+            os.close(memory)
+
+    def start(self) -> None:
+        """Raises OSError when it has died."""
+        send_packet(self._channel, 0, m.Start())
+
+    def answer(self) -> tuple[m.Answer, list[int]]:
+        """Its next message and descriptors; raises RuntimeFailure for Failed, or when it died."""
+        received = receive_packet(self._channel, ANSWERS)
+        if received is None:
+            raise RuntimeFailure("create", detail="the process that makes the container has died")
+        _, answer, descriptors = received
+        if isinstance(answer, m.Failed):
+            raise as_error(answer.failure)
+        return answer, descriptors
+
+    def dismiss(self) -> None:
+        """Wait for its end; one that has not been told to start takes the first process along."""
+        self._channel.close()
+        with suppress(ChildProcessError):    # it died, and was reaped with others
+            os.waitpid(self._pid, 0)
 
 
 class BuiltinBackend:
-    """See :class:`barque.supervise.backend.Backend`."""
+    """See :class:`barque.supervise.backend.Backend`. ``helper``, if given, is the backend's from now on."""
 
-    def __init__(self) -> None:
+    def __init__(self, rehearse: Callable[[], None], helper: Helper | None) -> None:
+        self._rehearse = rehearse
         self._order: m.CreateOrder | None = None
         self._child: Process | None = None
         self._cgroup: cgroups.CgroupManager | None = None
-        self._helper: tuple[int, socket.socket] | None = None
+        self._helper = helper
 
     def create(self, order: m.CreateOrder, fds: Fds) -> Process:
-        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        pid = os.fork()
-        if pid == 0:
-            ours.close()
-            _help(order, fds, theirs)
-        theirs.close()
-        self._helper = pid, ours
+        self._give(order, fds)
         created, descriptors = self._ask()
         assert isinstance(created, m.Created)
         self._order = order
@@ -66,10 +114,19 @@ class BuiltinBackend:
         self._child = Child(created.pid, descriptors[0], descriptors[1] if len(descriptors) > 1 else None)
         return self._child
 
+    def _give(self, order: m.CreateOrder, fds: Fds) -> None:
+        if self._helper is not None:
+            try:
+                return self._helper.order(order, fds)
+            except OSError:
+                self._dismiss()    # it has died while it waited
+        self._helper = Helper(self._rehearse)
+        return self._helper.order(order, fds)
+
     def start(self) -> None:
         assert self._helper is not None
         try:
-            send_packet(self._helper[1], 0, m.Start())
+            self._helper.start()
         except OSError as error:
             raise RuntimeFailure.of("start", error) from None
         self._ask()
@@ -117,41 +174,51 @@ class BuiltinBackend:
         return read_spec(self._order.bundle)
 
     def _ask(self) -> tuple[m.Answer, list[int]]:
-        """The helper's next message and descriptors; raises RuntimeFailure for Failed, or when it died."""
         assert self._helper is not None
-        received = receive_packet(self._helper[1], ANSWERS)
-        if received is None:
+        try:
+            return self._helper.answer()
+        except RuntimeFailure:
             self._dismiss()
-            raise RuntimeFailure("create", detail="the process that makes the container has died")
-        _, answer, descriptors = received
-        if isinstance(answer, m.Failed):
-            self._dismiss()
-            raise as_error(answer.failure)
-        return answer, descriptors
+            raise
 
     def _dismiss(self) -> None:
-        """Wait for the helper's end; one that has not been told to start takes the first process along."""
         if self._helper is not None:
-            pid, channel = self._helper
-            self._helper = None
-            channel.close()
-            os.waitpid(pid, 0)
+            helper, self._helper = self._helper, None
+            helper.dismiss()
 
 
-def _help(order: m.CreateOrder, fds: Fds, channel: socket.socket) -> NoReturn:
+def _help(channel: socket.socket, rehearse: Callable[[], None]) -> NoReturn:
     """Be the helper."""
     try:
         try:
-            spec = read_spec(order.bundle)
-            request = _request(order, spec, fds)
-            created = create(request) if order.checkpoint is None else _restore(order.checkpoint, request)
-            _offer(created, request, channel)
+            if not _comes_soon(channel):
+                rehearse()
+            received = receive_packet(channel, REQUESTS)
+            if received is not None:
+                _make(received[2], channel)
         except REFUSALS as error:
             send_packet(channel, 0, m.Failed(as_failure("create", error)))
     except BaseException:    # the boundary of this process: nothing may run on in the monitor's code
         send_packet(channel, 0, m.Failed(m.Failure("create", detail=traceback.format_exc())))
     finally:
         os._exit(0)
+
+
+def _comes_soon(channel: socket.socket) -> bool:
+    poll = select.poll()
+    poll.register(channel, select.POLLIN)
+    return bool(poll.poll(REHEARSE_AFTER * 1000))
+
+
+def _make(descriptors: list[int], channel: socket.socket) -> None:
+    """Make the container that the order on the first descriptor wants; the others are its streams."""
+    with open(descriptors[0], "rb") as file:
+        file.seek(0)
+        order = _order_decoder.decode(file.read())
+    streams = (descriptors[1], descriptors[2], descriptors[3]) if len(descriptors) == 4 else None
+    request = _request(order, read_spec(order.bundle), streams)
+    created = create(request) if order.checkpoint is None else _restore(order.checkpoint, request)
+    _offer(created, request, channel)
 
 
 def _restore(checkpoint: m.Checkpoint, request: CreateRequest) -> Restored:

@@ -28,7 +28,7 @@ from barque.runtime.failure import RuntimeFailure
 from barque.supervise import forkserver, keeper, rest
 from barque.supervise import messages as m
 from barque.supervise.attach import Attacher
-from barque.supervise.backend import REFUSALS, Backend, Child, Process, as_failure
+from barque.supervise.backend import REFUSALS, Backend, Backends, Child, Process, as_failure
 from barque.supervise.connection import Connection
 from barque.supervise.log_sink import Log, Shipped, open_log, reopen_log
 from barque.supervise.logfile import Clock
@@ -549,31 +549,33 @@ _HANDLERS = {m.Hello: "hello", m.Create: "create", m.Start: "start", m.Exec: "ex
              m.Reship: "reship", m.Release: "release"}
 
 
-def kind(exec_root: str, backend: Callable[[m.CreateOrder], Backend],
-         rest_after: float = REST_AFTER) -> forkserver.Lasting:
+def kind(exec_root: str, backends: Backends, rest_after: float = REST_AFTER) -> forkserver.Lasting:
     """What a zygote forks for each container: its keeper, which forks the monitors."""
     children = signalfd.open_for([signal.SIGCHLD])
 
     def serve(link: socket.socket, value: bytes, fds: list[int]) -> int:
-        return run(link, value, fds, exec_root, backend, rest_after)
+        return run(link, value, fds, exec_root, backends, rest_after)
 
     return lambda fds: keeper.keep(fds, children, serve, lambda: bury_all(exec_root, os.getpid()))
 
 
 def run(keeper_link: socket.socket, value: bytes, fds: list[int], exec_root: str,
-        backend: Callable[[m.CreateOrder], Backend], rest_after: float) -> int:
+        backends: Backends, rest_after: float) -> int:
     """Be a monitor for :func:`barque.supervise.keeper.keep`; ``fds`` of the first one are what the zygote gave."""
     prctl.set_death_signal(signal.SIGKILL)
     prctl.set_subreaper()
     loop = Loop()
-    monitor = Monitor(loop, exec_root, backend, keeper_link)
+    monitor = Monitor(loop, exec_root, backends.make, keeper_link)
     monitor.rest_when_quiet(rest_after)
     try:
         if value:
             monitor.wake(value, fds)
         else:
-            monitor.serve(forkserver.take(fds, os.getppid()))
+            connection = forkserver.take(fds, os.getppid())
+            backends.prepare()
+            monitor.serve(connection)
         loop.run()
+        backends.close()
     except Exception as error:    # the boundary of this process: whatever it is, the container must not outlive it
         monitor.panic("".join(traceback.format_exception_only(error)).strip())
         return 1

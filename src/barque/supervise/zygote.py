@@ -11,6 +11,7 @@ import encodings.utf_8
 import linecache
 import sys
 import tokenize
+from contextlib import suppress
 
 from barque.oci import go_habits
 from barque.runtime.cgroups import systemd
@@ -27,13 +28,34 @@ PRELOADED = (encodings.ascii, encodings.latin_1, encodings.utf_8, linecache, tok
 __all__ = ["ZygoteHandle", "main", "spawn"]
 
 
-def backend_for(order: m.CreateOrder) -> Backend:
-    return foreign.ForeignBackend(order) if order.runtime.path else builtin.BuiltinBackend()
+class Backends:
+    """Makes the backend of a monitor, whose helper is forked before it is known that it will be needed."""
+
+    def __init__(self) -> None:
+        self._rehearse = warm.rehearsal()
+        self._helper: builtin.Helper | None = None
+
+    def prepare(self) -> None:
+        with suppress(OSError):    # tried again when there is an order, and then told
+            self._helper = builtin.Helper(self._rehearse)
+
+    def make(self, order: m.CreateOrder) -> Backend:
+        if order.runtime.path:
+            self.close()
+            return foreign.ForeignBackend(order)
+        helper, self._helper = self._helper, None
+        return builtin.BuiltinBackend(self._rehearse, helper)
+
+    def close(self) -> None:
+        """End a helper that nobody wants."""
+        if self._helper is not None:
+            self._helper.dismiss()
+            self._helper = None
 
 
 def main(exec_root: str, rest_after: float = monitor.REST_AFTER) -> None:
     warm.up(exec_root)
-    forkserver.serve(monitor.kind(exec_root, backend_for, rest_after), {}, workers)
+    forkserver.serve(monitor.kind(exec_root, Backends(), rest_after), {}, workers)
 
 
 def workers(kind: str) -> dict[str, forkserver.Kind]:
