@@ -41,7 +41,8 @@ def test_wrong_words(words):
         flags.parse(words, TABLE, mixed=True)
 
 
-@pytest.mark.parametrize(("text", "number"), [("9", 9), ("0", 0), ("KILL", 9), ("sigterm", 15), ("SIGRTMIN", 34), ("64", 64)])
+@pytest.mark.parametrize(("text", "number"), [
+    ("9", 9), ("0", 0), ("KILL", 9), ("sigterm", 15), ("SIGRTMIN", 34), ("64", 64)])
 def test_signals(text, number):
     assert parse_signal(text) == number
 
