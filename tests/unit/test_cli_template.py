@@ -37,6 +37,15 @@ DATA = {"A": "z", "B": [1, 2], "M": {"k": "v", "a.b": 3}, "L": [{"N": "n"}], "F"
     ("{{- /* no */ -}} x {{- .A -}} y", "xzy"),
     ("{{$x := 3}}{{$x}}{{$x = 4}}{{$x}}", "34"),
     ("{{println .A 1}}", "z 1\n"),
+    ('{{define "x"}}[{{.}}{{$}}]{{end}}{{template "x" .A}}{{template "x" 1}}', "[zz][11]"),
+    ('{{define "x"}}a{{end}}{{template "x"}}{{block "b" .A}}<{{.}}>{{end}}', "a<z>"),
+    ('{{block "q" .A}}{{template "r" .}}{{end}}{{define "r"}}({{.}}){{end}}', "(z)"),
+    ('{{range .B}}{{template "x" .}}{{end}}{{define "x"}}{{if eq . 1}}one{{else}}more{{end}}{{end}}', "onemore"),
+    ("""{{urlquery "a b&c=d/é"}} {{html "<a>&\\"'"}} {{js "a'b\\"<>\\n"}}""",
+     "a+b%26c%3Dd%2F%C3%A9 &lt;a&gt;&amp;&#34;&#39; a\\'b\\\"\\u003C\\u003E\\u000A"),
+    ('{{printf "%T %T" 1 "a"}} {{printf "%U" 65}} {{printf "%q" (split "a b" " ")}} {{printf "%#v" "a"}}',
+     'int string U+0041 ["a" "b"] "a"'),
+    ('{{title "don\'t o-k a_b"}}', "Don'T O-K A_b"),
     ("{{slice .A 0 1}}{{`raw\\n`}}", "zraw\\n"),
     ('{{"}}"}}', "}}"),
 ])
@@ -47,6 +56,25 @@ def test_renders(template: str, text: str) -> None:
 @pytest.mark.parametrize(("template", "error"), [
     ("{{.A", "template: :1: unclosed action"),
     ("{{foo}}", 'template: :1: function "foo" not defined'),
+    ('{{template "x"}}', 'template: :1:11: executing "" at <{{template "x"}}>: template "x" not defined'),
+    ('{{if true}}{{define "q"}}z{{end}}{{end}}', "template: :1: unexpected <define> in command"),
+    ("{{define}}x{{end}}", 'template: :1: unexpected "}}" in define clause'),
+    ("{{template}}", 'template: :1: unexpected "}}" in template clause'),
+    ('{{define "x"}}1', "template: :1: unexpected EOF"),
+    ('{{define "x"}}{{template "x"}}{{end}}{{template "x"}}', "exceeded maximum template depth (100)"),
+    ("{{if}}x{{end}}", "template: :1: missing value for if"),
+    ("{{eq 1 1.0}}", 'executing "" at <eq 1 1.0>: error calling eq: incompatible types for comparison'),
+    ("{{eq .B .B}}", "error calling eq: non-comparable type [1 2]: []interface {}"),
+    ("{{len}}", 'template: :1:2: executing "" at <len>: wrong number of args for len: want 1 got 0'),
+    ("{{index}}", 'executing "" at <index>: wrong number of args for index: want at least 1 got 0'),
+    ("{{.A | truncate}}",
+     'template: :1:7: executing "" at <truncate>: wrong number of args for truncate: want 2 got 1'),
+    ("{{and}}", 'executing "" at <and>: wrong number of args for and: want at least 1 got 0'),
+    ("{{index .M 1}}",
+     'executing "" at <index .M 1>: error calling index: value has type int; should be string'),
+    ('{{slice "abc" 5}}', 'executing "" at <slice "abc" 5>: error calling slice: index out of range: 5'),
+    ("{{call .A}}", "error calling call: there is no function to be called"),
+    ("{{lower 1}}", "expected string; found 1"),
     ("{{if .A}}", "template: :1: unexpected EOF"),
     ("{{end}}", "template: :1: unexpected {{end}}"),
     ("{{}}", "template: :1: missing value for command"),
@@ -55,8 +83,8 @@ def test_renders(template: str, text: str) -> None:
 ])
 def test_refuses(template: str, error: str) -> None:
     with pytest.raises(TemplateError) as caught:
-        parse(template)
-    assert str(caught.value) == error
+        parse(template).execute(DATA)
+    assert str(caught.value).endswith(error)
 
 
 def test_a_missing_key_is_an_error_where_asked_for() -> None:
@@ -137,3 +165,22 @@ def test_plain_tables_are_what_the_engine_makes_of_them() -> None:
 
 def test_quoting_is_gos() -> None:
     assert quoted('a"b\n\x01é') == '"a\\"b\\n\\x01é"'
+
+
+def test_rows_as_json_and_titles_under_functions() -> None:
+    row = Row({"Names": "A", "Ports": "1->2", "Label": label_getter({"x": "y"})})
+    out: list[str] = []
+    render([row], "{{json .}}", "", {}, out.append)
+    render([row], "table {{lower .Names}}", "", {"Names": "NAMES"}, out.append)
+    render([row], "table {{json .}}", "", {"Names": "NAMES"}, out.append)
+    line = '{"Names":"A","Ports":"1-\\u003e2"}\n'
+    assert out == [line, "NAMES\na\n", "\n" + line]
+    for wrong in ("{{.Label}}", "{{.Label 1}}"):
+        with pytest.raises(TemplateError):
+            render([row], wrong, "", {}, out.append)
+
+
+def test_a_key_that_a_map_lacks_is_no_error() -> None:
+    document = typed({"Config": {"Labels": {"a": "1"}}}, "Container")
+    template = parse('{{.Config.Labels.b}}{{index .Config.Labels "b"}}')
+    assert template.execute(document, strict=True) == "<no value>"

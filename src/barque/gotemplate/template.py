@@ -1,4 +1,4 @@
-"""Go's text/template, as far as formats use it: fields, variables, pipelines, if/with/range, comments, trimming.
+"""Go's text/template: fields, variables, pipelines, if/with/range, templates within one another, comments, trimming.
 
 ``parse(text)`` gives a :class:`Template`; ``execute(data)`` renders it. Data are dicts, lists and scalars, or objects
 with a ``fields`` dict (rows), whose missing fields are errors while a dict's missing keys depend on ``strict``.
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from barque.gotemplate.errors import TemplateError
 from barque.gotemplate.lexer import pieces, tokens
-from barque.gotemplate.values import FUNCTIONS, MISSING, Document, show, truth
+from barque.gotemplate.values import FUNCTIONS, MISSING, Document, GoMap, show, truth
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 
 #: ``range N`` over a number stops here.
 MAX_STEPS = 1_000_000
+#: Templates within one another.
+MAX_DEPTH = 100
+_VARIADIC = 0x04    # CO_VARARGS
 _GO_TYPES = {str: "string", bool: "bool", int: "int", float: "float64"}
 
 
@@ -36,9 +39,12 @@ class _Continue(Exception):
 class _Run:
     """One execution: variables, output."""
 
-    def __init__(self, data: Any, strict: bool, functions: dict[str, Callable[..., Any]]) -> None:
+    def __init__(self, data: Any, strict: bool, functions: dict[str, Callable[..., Any]],
+                 templates: dict[str, list[_Node]]) -> None:
         self.strict = strict
         self.functions = functions
+        self.templates = templates
+        self.depth = 0
         self.scopes: Scope = [{"$": data}]
         self.out: list[str] = []
 
@@ -68,7 +74,7 @@ class _Run:
         if isinstance(value, dict):
             if name in value:
                 return value[name]
-            if self.strict:
+            if self.strict and not isinstance(value, GoMap):
                 raise TemplateError(f'{where} map has no entry for key "{name}"')
             return MISSING
         if value is None or value is MISSING:
@@ -96,7 +102,7 @@ class _Pipeline:
             if isinstance(head, _Function):
                 result = head.call(run, dot, arguments, extra)
             elif callable(head):
-                result = head(*[operand(run, dot) for operand in arguments], *extra)
+                result = _called(head, [operand(run, dot) for operand in arguments] + extra)
             elif arguments or extra:
                 raise TemplateError(f"can't give argument to non-function {show(head)}")
             else:
@@ -111,41 +117,78 @@ class _Pipeline:
                 run.assign(name, value)
 
 
-class _Function:
-    """A named function; ``and`` and ``or`` evaluate no more operands than they need."""
+def _called(method: Callable[..., Any], arguments: list[Any]) -> Any:
+    """A method of a row: takes one string."""
+    if len(arguments) != 1:
+        raise TemplateError(f"template: :1: wrong number of args: want 1 got {len(arguments)}")
+    if not isinstance(arguments[0], str):
+        raise TemplateError(f"template: :1: expected string; found {show(arguments[0])}")
+    return method(*arguments)
 
-    def __init__(self, name: str) -> None:
+
+class _Function:
+    """A named function, as the first operand of a command; ``and`` and ``or`` evaluate no more than they need.
+
+    ``place`` is where it stands, ``text`` the whole command: errors name both.
+    """
+
+    def __init__(self, name: str, place: str) -> None:
         self.name = name
+        self.text = name
+        self._place = place
+
+    def __call__(self, _run: _Run, _dot: Any) -> _Function:
+        return self
 
     def call(self, run: _Run, dot: Any, operands: list[Operand], extra: list[Any]) -> Any:
         if self.name in ("and", "or"):
-            value: Any = MISSING
-            for operand in [*operands, *[(lambda _run, _dot, item=item: item) for item in extra]]:
-                value = operand(run, dot)
-                if truth(value) == (self.name == "or"):
-                    return value
-            return value
+            return self._choose(run, dot, [*operands, *[(lambda _run, _dot, item=item: item) for item in extra]])
         arguments = [operand(run, dot) for operand in operands] + extra
         if self.name == "call":
-            return arguments[0](*arguments[1:])
+            raise self._error(self.text, "error calling call: there is no function to be called")
+        function = run.functions[self.name]
         try:
-            return run.functions[self.name](*arguments)
+            return function(*arguments)
         except TemplateError as error:
-            raise TemplateError(f'template: :1:2: executing "" at <{self.name}>: {error}') from None
+            raise self._error(self.text, str(error)) from None
         except (TypeError, ValueError, AttributeError):
-            raise TemplateError(f"wrong number or type of args for {self.name}") from None
+            raise self._misused(function, len(arguments)) from None
+
+    def _choose(self, run: _Run, dot: Any, operands: list[Operand]) -> Any:
+        if not operands:
+            raise self._error(self.name, f"wrong number of args for {self.name}: want at least 1 got 0")
+        value: Any = MISSING
+        for operand in operands:
+            value = operand(run, dot)
+            if truth(value) == (self.name == "or"):
+                break
+        return value
+
+    def _misused(self, function: Callable[..., Any], got: int) -> TemplateError:
+        code = function.__code__
+        optional = len(function.__defaults__ or ())
+        if got < code.co_argcount - optional or (got > code.co_argcount and not code.co_flags & _VARIADIC):
+            least = "at least " if code.co_flags & _VARIADIC else ""
+            return self._error(self.name, f"wrong number of args for {self.name}: want {least}{code.co_argcount} "
+                                          f"got {got}")
+        return self._error(self.text, f"wrong type for an argument of {self.name}")
+
+    def _error(self, what: str, reason: str) -> TemplateError:
+        return TemplateError(f'template: :{self._place}: executing "" at <{what}>: {reason}')
 
 
 class Template:
     """A parsed template; may be executed any number of times."""
 
-    def __init__(self, nodes: list[_Node], functions: dict[str, Callable[..., Any]]) -> None:
+    def __init__(self, nodes: list[_Node], functions: dict[str, Callable[..., Any]],
+                 templates: dict[str, list[_Node]]) -> None:
         self._nodes = nodes
         self._functions = functions
+        self._templates = templates
 
     def execute(self, data: Any, *, strict: bool = False) -> str:
         """Render; raises :class:`TemplateError`. ``strict`` makes a missing map key an error."""
-        run = _Run(data, strict, self._functions)
+        run = _Run(data, strict, self._functions, self._templates)
         _render(self._nodes, run, data)
         return "".join(run.out)
 
@@ -157,6 +200,7 @@ class _Node:
         self.text = text
         self.body: list[_Node] = []
         self.otherwise: list[_Node] = []
+        self.place = self.source = ""    # of an inclusion
 
 
 def _render(nodes: list[_Node], run: _Run, dot: Any) -> None:
@@ -167,6 +211,8 @@ def _render(nodes: list[_Node], run: _Run, dot: Any) -> None:
             raise _Break
         elif node.kind == "continue":
             raise _Continue
+        elif node.kind == "template":
+            _include(node, run, dot)
         else:
             assert node.pipeline is not None
             _evaluate(node, node.pipeline, run, dot)
@@ -188,6 +234,19 @@ def _evaluate(node: _Node, pipeline: _Pipeline, run: _Run, dot: Any) -> None:
     chosen = node.body if truth(value) else node.otherwise
     _render(chosen, run, value if node.kind == "with" and truth(value) else dot)
     run.scopes.pop()
+
+
+def _include(node: _Node, run: _Run, dot: Any) -> None:
+    """``{{template "name" pipeline}}``: sees its own data alone, as dot and as ``$``."""
+    if node.text not in run.templates:
+        raise TemplateError(f'template: :{node.place}: executing "" at <{node.source}>: template "{node.text}" not '
+                            "defined")
+    if run.depth == MAX_DEPTH:
+        raise TemplateError(f"template: :{node.place}: exceeded maximum template depth ({MAX_DEPTH})")
+    data = node.pipeline.value(run, dot) if node.pipeline else None
+    outer, run.scopes, run.depth = run.scopes, [{"$": data}], run.depth + 1
+    _render(run.templates[node.text], run, data)
+    run.scopes, run.depth = outer, run.depth - 1
 
 
 def _loop(node: _Node, pipeline: _Pipeline, run: _Run, dot: Any) -> None:
@@ -221,7 +280,8 @@ def _loop(node: _Node, pipeline: _Pipeline, run: _Run, dot: Any) -> None:
 def parse(text: str, functions: dict[str, Callable[..., Any]] | None = None) -> Template:
     """Parse; raises :class:`TemplateError`. ``functions`` are added to docker's own."""
     known = {**FUNCTIONS, **(functions or {})}
-    return Template(_Parser(text, known).document(), known)
+    parser = _Parser(text, known)
+    return Template(parser.document(), known, parser.templates)
 
 
 class _Parser:
@@ -232,6 +292,8 @@ class _Parser:
         self._pieces = pieces(text)
         self._text = text
         self._offset = 0
+        self._source = ""
+        self.templates: dict[str, list[_Node]] = {}
 
     def _target(self) -> list[_Node]:
         return self._stack[-1][1] if self._stack else self._root
@@ -239,7 +301,7 @@ class _Parser:
     def document(self) -> list[_Node]:
         for is_action, text, offset in self._pieces:
             if is_action:
-                self._offset = offset
+                self._offset, self._source = offset, text
                 self._action(tokens(text))
             elif text:
                 self._target().append(_Node("text", text=text))
@@ -264,14 +326,44 @@ class _Parser:
             if not any(node.kind == "range" for node, _, _ in self._stack):
                 raise TemplateError(f"template: :1: {{{{{word}}}}} outside {{{{range}}}}")
             self._target().append(_Node(word))
-        elif word in ("define", "template", "block"):
-            raise TemplateError(f"template: :1: {{{{{word}}}}} is not available in formats")
+        elif word in ("define", "block"):
+            self._define(word, items)
+        elif word == "template":
+            self._template(items, items[2:])
         else:
             self._target().append(_Node("print", self._pipeline(items, "command")))
 
     def _open(self, node: _Node, closes: int) -> None:
         self._target().append(node)
         self._stack.append((node, node.body, closes))
+
+    def _define(self, word: str, items: list[Token]) -> None:
+        """The body becomes a template; a block is included where it stands, too."""
+        if word == "define" and self._stack:
+            raise TemplateError("template: :1: unexpected <define> in command")
+        name = self._name(items)
+        if word == "block":
+            self._template(items, items[2:] or self._missing("block clause"))
+        elif len(items) > 2:
+            raise TemplateError(f"template: :1: unexpected {items[2][1]!r} in define clause")
+        node = _Node("define", text=name)
+        self.templates[name] = node.body
+        self._stack.append((node, node.body, 1))
+
+    def _template(self, items: list[Token], data: list[Token]) -> None:
+        node = _Node("template", self._pipeline(data, "template clause") if data else None, self._name(items))
+        node.place, node.source = self._place(items[1][2]), "{{" + self._source + "}}"
+        self._target().append(node)
+
+    def _name(self, items: list[Token]) -> str:
+        if len(items) < 2 or items[1][0] != "literal" or not isinstance(items[1][1], str):
+            found = f"{items[1][1]!r}" if len(items) > 1 else '"}}"'
+            raise TemplateError(f"template: :1: unexpected {found} in {items[0][1]} clause")
+        return items[1][1]
+
+    @staticmethod
+    def _missing(context: str) -> list[Token]:
+        raise TemplateError(f"template: :1: missing value for {context}")
 
     def _else(self, items: list[Token]) -> None:
         if not self._stack or self._stack[-1][1] is self._stack[-1][0].otherwise:
@@ -292,6 +384,8 @@ class _Parser:
             names = [item[1] for item in items[: operators[0]] if item[0] == "variable"]
             declares = items[operators[0]][1] == ":="
             items = items[operators[0] + 1 :]
+        if not items:
+            self._missing(context)
         stages, rest = self._stages(items)
         if rest:
             raise TemplateError(f"template: :1: unexpected {rest[0][1]!r} in {context}")
@@ -299,18 +393,24 @@ class _Parser:
 
     def _stages(self, items: list[Token]) -> tuple[list[list[Operand]], list[Token]]:
         stages: list[list[Operand]] = [[]]
+        begin = items[0][2] if items else 0
         while items and items[0][1] != ")":
             if items[0][0] == "pipe":
-                if not stages[-1]:
-                    raise TemplateError("template: :1: missing value for command")
+                self._end_command(stages[-1], begin, items[0][2])
                 stages.append([])
                 items = items[1:]
+                begin = items[0][2] if items else 0
                 continue
             operand, items = self._operand(items, first=not stages[-1])
             stages[-1].append(operand)
-        if not stages[-1]:
-            raise TemplateError("template: :1: missing value for command")
+        self._end_command(stages[-1], begin, items[0][2] if items else len(self._source))
         return stages, items
+
+    def _end_command(self, operands: list[Operand], begin: int, end: int) -> None:
+        if not operands:
+            self._missing("command")
+        if isinstance(operands[0], _Function):
+            operands[0].text = self._source[begin:end].rstrip()
 
     def _operand(self, items: list[Token], *, first: bool) -> tuple[Operand, list[Token]]:
         kind, text, start = items[0]
@@ -336,9 +436,9 @@ class _Parser:
         elif kind == "name":
             if text not in self._functions and text not in ("and", "or", "call"):
                 raise TemplateError(f'template: :1: function "{text}" not defined')
-            function = _Function(text)
+            function = _Function(text, self._place(start))
             if first:
-                return (lambda _run, _dot: function), items
+                return function, items
             return (lambda run, dot: function.call(run, dot, [], [])), items
         else:
             raise TemplateError(f"template: :1: unexpected {text!r} in command")

@@ -33,7 +33,11 @@ class NilList(list[object]):
     """A list that Go has as nil: prints like an empty one, is null as JSON."""
 
 
-class NilMap(dict[str, object]):
+class GoMap(dict[str, object]):
+    """A map that Go has as a map, too: a key that is not there is no error."""
+
+
+class NilMap(GoMap):
     """A map that Go has as nil: prints like an empty one, is null as JSON."""
 
 
@@ -66,7 +70,14 @@ def to_json(value: Any) -> str:
     """As docker's ``json`` function: compact, HTML characters as they are."""
     from barque import fastjson
 
-    return fastjson.dumps(plain(value), sort_keys=hasattr(value, "fields"))
+    if hasattr(value, "fields"):    # its own MarshalJSON is json.Marshal, which escapes
+        return escape_html(fastjson.dumps(plain(value), sort_keys=True))
+    return fastjson.dumps(plain(value))
+
+
+def escape_html(text: str) -> str:
+    """As Go's json.Marshal writes the characters that matter in HTML."""
+    return text.replace("&", "\\u0026").replace("<", "\\u003c").replace(">", "\\u003e")
 
 
 def to_pretty(value: Any) -> str:
@@ -113,8 +124,9 @@ def sprintf(form: str, *arguments: Any) -> str:
 
 
 def _kind(value: Any) -> str:
-    return {bool: "bool", int: "int", float: "float64", str: "string", dict: "map[string]interface {}",
-            list: "[]interface {}"}.get(type(value), "<nil>")
+    names = {bool: "bool", int: "int", float: "float64", str: "string", dict: "map[string]interface {}",
+             list: "[]interface {}"}
+    return next((name for kind, name in names.items() if isinstance(value, kind)), "<nil>")
 
 
 def _verb(spec: str, verb: str, value: Any) -> str:
@@ -123,6 +135,14 @@ def _verb(spec: str, verb: str, value: Any) -> str:
         return f"%{spec}{verb}" % int(value) if verb != "b" else _pad(spec, f"{int(value):b}")
     if verb in "eEfgG" and number:
         return f"%{spec}{verb}" % float(value)
+    if verb == "T":
+        return _pad(spec, _kind(value))
+    if verb == "U" and number:
+        return _pad(spec, f"U+{int(value):04X}")
+    if verb == "q" and isinstance(value, (list, tuple)):
+        return "[" + " ".join(_verb(spec, verb, item) for item in value) + "]"
+    if verb == "v" and "#" in spec and isinstance(value, str):
+        return quoted(value)
     if verb in "sv":
         return f"%{spec.replace('0', '', 1) if spec.startswith('0') else spec.replace('#', '')}s" % show(value)
     if verb == "q" and isinstance(value, str):
@@ -139,11 +159,13 @@ def _pad(spec: str, text: str) -> str:
 
 
 def _comparable(a: Any, b: Any, name: str) -> None:
-    number = (int, float)
-    same = (isinstance(a, str) and isinstance(b, str)) or (isinstance(a, number) and isinstance(b, number))
-    if not same and name not in ("eq", "ne"):
-        raise TemplateError(f"error calling {name}: incompatible types for comparison")
-    if not same and a is not None and b is not None and type(a) is not type(b):
+    kinds = [_kind(value) for value in (a, b)]
+    if name in ("eq", "ne") and (a is None or b is None):
+        return
+    for value in (a, b):
+        if isinstance(value, (list, dict)):
+            raise TemplateError(f"error calling {name}: non-comparable type {show(value)}: {_kind(value)}")
+    if kinds[0] != kinds[1]:
         raise TemplateError(f"error calling {name}: incompatible types for comparison")
 
 
@@ -163,12 +185,15 @@ def index(value: Any, *keys: Any) -> Any:
         if hasattr(value, "fields"):
             value = value.fields
         if isinstance(value, dict):
-            value = value.get(key, MISSING)
+            if not isinstance(key, str):
+                raise TemplateError(f"error calling index: value has type {_kind(key)}; should be string")
+            texts = isinstance(value, GoMap) and value and all(isinstance(item, str) for item in value.values())
+            value = value.get(key, "" if texts else MISSING)
         elif isinstance(value, (list, tuple, str)):
             if not isinstance(key, int) or isinstance(key, bool):
                 raise TemplateError(f"error calling index: cannot index slice/array with type {_kind(key)}")
             if not 0 <= key < len(value):
-                raise TemplateError(f"error calling index: reflect: slice index out of range: {key}")
+                raise TemplateError(f"error calling index: index out of range: {key}")
             value = value[key] if not isinstance(value, str) else ord(value[key])
         else:
             raise TemplateError("error calling index: index of untyped nil" if value in (None, MISSING)
@@ -191,8 +216,14 @@ def part(value: Any, *bounds: int) -> Any:
     """``slice x 1 2`` is x[1:2]."""
     start = bounds[0] if bounds else 0
     end = bounds[1] if len(bounds) > 1 else len(value)
-    if not 0 <= start <= end <= len(value):
-        raise TemplateError(f"error calling slice: index out of range: {end}")
+    if len(bounds) > 2:
+        raise TemplateError("error calling slice: cannot 3-index slice a string" if isinstance(value, str)
+                            else "error calling slice: capacities are not to be had here")
+    for bound in (start, end):
+        if not 0 <= bound <= len(value):
+            raise TemplateError(f"error calling slice: index out of range: {bound}")
+    if start > end:
+        raise TemplateError(f"error calling slice: invalid slice index: {start} > {end}")
     return value[start:end]
 
 
@@ -206,24 +237,63 @@ def print_values(*values: Any) -> str:
     return out
 
 
+def _text(value: Any) -> str:
+    """What a function takes as a string: nothing else is turned into one."""
+    if not isinstance(value, str):
+        raise TemplateError(f"expected string; found {show(value)}")
+    return value
+
+
+def title(value: Any) -> str:
+    """strings.Title: what follows something that is no letter, digit or underscore begins a word."""
+    text = _text(value)
+    return "".join(character.upper() if not i or not (text[i - 1].isalnum() or text[i - 1] == "_") else character
+                   for i, character in enumerate(text))
+
+
+def javascript(*values: Any) -> str:
+    """template.JSEscaper."""
+    short = {"\\": "\\\\", "'": "\\'", '"': '\\"', "<": "\\u003C", ">": "\\u003E", "&": "\\u0026", "=": "\\u003D"}
+    return "".join(short.get(character) or (f"\\u{ord(character):04X}" if character < " " else character)
+                   for character in print_values(*values))
+
+
+def html(*values: Any) -> str:
+    """template.HTMLEscaper."""
+    names = {"<": "&lt;", ">": "&gt;", "&": "&amp;", "'": "&#39;", '"': "&#34;", "\0": "\ufffd"}
+    return "".join(names.get(character, character) for character in print_values(*values))
+
+
+def query(*values: Any) -> str:
+    """template.URLQueryEscaper."""
+    from urllib.parse import quote_plus
+
+    return quote_plus(print_values(*values))
+
+
 def pad(text: str, before: int, after: int) -> str:
     return " " * before + text + " " * after if text else text
 
 
 def join(values: Any, separator: str) -> str:
+    if isinstance(values, str):
+        raise TemplateError(f"can't handle {quoted(values)} for arg of type []string")
     return separator.join(show(value) for value in values or ())
 
 
 FUNCTIONS: dict[str, Callable[..., Any]] = {
     "json": to_json,
     "prettyjson": to_pretty,
-    "split": lambda text, separator: str(text).split(separator) if separator else list(str(text)),
+    "split": lambda text, separator: _text(text).split(separator) if separator else list(_text(text)),
     "join": join,
-    "title": lambda text: " ".join(word[:1].upper() + word[1:] for word in str(text).split(" ")),
-    "lower": lambda text: str(text).lower(),
-    "upper": lambda text: str(text).upper(),
+    "title": title,
+    "lower": lambda text: _text(text).lower(),
+    "upper": lambda text: _text(text).upper(),
     "pad": pad,
-    "truncate": lambda text, size: str(text)[:size],
+    "truncate": lambda text, size: _text(text)[:size],
+    "html": html,
+    "js": javascript,
+    "urlquery": query,
     "println": lambda *values: " ".join(show(value) for value in values) + "\n",
     "print": print_values,
     "printf": sprintf,

@@ -6,7 +6,7 @@ from barque.cli.command import Command
 from barque.cli.commands import container_rows, images, volume
 from barque.cli.commands.formats import format_flag, write_rows
 from barque.cli.flags import BOOL, Flag
-from barque.cli.format.table import Row, escape_html
+from barque.cli.format.table import Row
 from barque.cli.format.units import ago, human_size, parse_rfc3339, short_id
 
 TYPE_CHECKING = False
@@ -76,7 +76,7 @@ def _verbose(app: App, usage: dict[str, Any], form: str) -> None:
         for row in stored:
             row.fields["Digest"] = ""
         from barque.cli.commands.version import templated
-        from barque.gotemplate.values import plain, to_json
+        from barque.gotemplate.values import escape_html, plain, to_json
 
         document = {"Images": stored, "Containers": containers, "Volumes": volumes, "BuildCache": cache}
         if form == "json":

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
     from barque.gotemplate.template import Template
 
-__all__ = ["Row", "TemplateError", "compile_format", "escape_html", "label_getter", "render"]
+__all__ = ["Row", "TemplateError", "compile_format", "label_getter", "render"]
 
 
 class Row:
@@ -37,12 +37,18 @@ class label_getter:  # noqa: N801 - used as a function in templates
         return self._labels.get(key, "")
 
 
-def compile_format(text: str) -> Template:
+#: What functions make of a column's title: nothing, so that it reads as usual.
+_OF_TITLES: dict[str, Callable[..., Any]] = {
+    "json": lambda title: title if isinstance(title, str) else "", "title": lambda title: title,
+    "lower": lambda title: title, "upper": lambda title: title, "truncate": lambda title, _: title}
+
+
+def compile_format(text: str, functions: dict[str, Callable[..., Any]] | None = None) -> Template:
     """Parse a row format; the two-character escapes for tab and newline are what they stand for."""
     from barque.gotemplate.template import parse
 
     try:
-        return parse(text.replace("\\t", "\t").replace("\\n", "\n"))
+        return parse(text.replace("\\t", "\t").replace("\\n", "\n"), functions)
     except TemplateError as error:
         raise TemplateError(f"failed to parse template: {error}") from None
 
@@ -54,11 +60,6 @@ def _executed(template: Template, row: Row) -> str:
         raise TemplateError(f"failed to execute template: {error}") from None
 
 
-def escape_html(text: str) -> str:
-    """As Go's json.Marshal writes the characters that matter in HTML."""
-    return text.replace("&", "\\u0026").replace("<", "\\u003c").replace(">", "\\u003e")
-
-
 def render(rows: Iterable[Row], form: str, table: str, headers: dict[str, str], write: Callable[[str], object],
            type_name: str = "*formatter.Context") -> None:
     """Write ``rows`` in the format ``form``; "" and ``table`` mean the columns of ``table``."""
@@ -68,7 +69,7 @@ def render(rows: Iterable[Row], form: str, table: str, headers: dict[str, str], 
         from barque.gotemplate.values import to_json
 
         for row in rows:
-            write(escape_html(to_json(row)) + "\n")
+            write(to_json(row) + "\n")
         return
     is_table = form.startswith("table")
     body = form.removeprefix("table").strip() if is_table else form
@@ -87,7 +88,7 @@ def render(rows: Iterable[Row], form: str, table: str, headers: dict[str, str], 
         row.type_name = type_name
         lines.append(_executed(template, row))
     known = {**headers, "Label": label_header()}
-    head = template.execute(known)
+    head = compile_format(body, _OF_TITLES).execute(known)
     write(align("\n".join([head, *lines])) + "\n")
 
 

@@ -6,7 +6,7 @@ null, is empty there, some fields go by another name in Go than in JSON (``.ID``
 
 from __future__ import annotations
 
-from barque.gotemplate.values import Document, NilList, NilMap
+from barque.gotemplate.values import Document, GoMap, NilList, NilMap
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -101,7 +101,7 @@ def _empty(kind: str) -> Any:
 def _field(value: Any, kind: str) -> Any:
     kind, _, inner = kind.partition(".")
     if kind == "m" and isinstance(value, dict):
-        return {key: typed(value[key], inner) for key in sorted(value)}
+        return GoMap({key: typed(value[key], inner) for key in sorted(value)})
     if kind == "l" and isinstance(value, list):
         return [typed(item, inner) for item in value]
     return typed(value, kind)
