@@ -291,6 +291,8 @@ def test_a_hook_without_an_environment_gets_that_of_its_side(runtime, bundle, tm
     bundle.process["env"].append("SIDE=inside")
     bundle.spec["hooks"] = {name: [{**script, "args": [*script["args"], side]}]
                             for name, side in (("createRuntime", "outside"), ("startContainer", "inside"))}
+    home = {"path": "/bin/sh", "args": ["sh", "-c", 'test "$HOME" = /root']}
+    bundle.spec["hooks"]["startContainer"].append(home)
     runtime.output(bundle, "true", env={**os.environ, "SIDE": "outside"})
 
 

@@ -114,7 +114,8 @@ def _init(order: Order, channel: ChildEnd, at: Progress) -> None:
 def _run_hooks(stage: str, wanted: Sequence[Hook], order: Order, status: str) -> None:
     """Hooks of the container's side: the pid in their state is the one that they themselves can see."""
     if wanted:
-        hooks.run(stage, wanted, order.hook_state(status, os.getpid()), order.payload.process.env)
+        env = [f"{key}={value}" for key, value in order.payload.env.items()]
+        hooks.run(stage, wanted, order.hook_state(status, os.getpid()), env)
 
 
 def _execute(steps: Sequence[Step], context: Context, at: Progress, *, prepare: bool) -> None:

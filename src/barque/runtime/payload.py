@@ -104,6 +104,8 @@ class Payload:
         else:
             home = "" if self.env.get("HOME") else users.home_of(root, user.uid)
             self.identity = users.Identity(user.uid, user.gid, tuple(user.additional_gids), home)
+        if not self.env.get("HOME"):
+            self.env["HOME"] = self.identity.home or "/"
 
     def make_cwd(self, root: int) -> None:
         """Make the working directory where it is missing."""
@@ -191,8 +193,7 @@ class Payload:
 
     def execute(self, path: str, offer_listener: Callable[[int], None]) -> NoReturn:
         """Become the program; ``offer_listener`` gets the filter's, if it notifies. Raises RuntimeFailure("exec")."""
-        env = self.env if self.env.get("HOME") else {**self.env, "HOME": self.identity.home or "/"}
-        program = sys_process.Program(self.process.args, [f"{key}={value}" for key, value in env.items()])
+        program = sys_process.Program(self.process.args, [f"{key}={value}" for key, value in self.env.items()])
         sys_process.reset_signals()
         if self.filter is not None:
             listener = seccomp_profile.load_filter(self.filter.program, self.filter.flags)
