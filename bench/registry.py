@@ -29,6 +29,11 @@ from pathlib import Path
 CLONE_NEWNET = 0x40000000
 MANIFEST = "application/vnd.oci.image.manifest.v1+json"
 CHUNK = 16 << 20
+PIECE = 32 << 10
+
+
+def _path(location: str) -> str:
+    return "/" + location.split("/", 3)[3] if "://" in location else location
 
 
 class Connection:
@@ -79,8 +84,20 @@ class Connection:
         return answer
 
     def start_upload(self, name: str) -> str:
-        location = self.expect(202, "POST", f"/v2/{name}/blobs/uploads/")["location"]
-        return location if location.startswith("/") else "/" + location.split("/", 3)[3]
+        return _path(self.expect(202, "POST", f"/v2/{name}/blobs/uploads/")["location"])
+
+    def stream(self, method: str, path: str, body: memoryview) -> dict[str, str]:
+        """Send ``body`` in chunks."""
+        self._socket.sendall(f"{method} {path} HTTP/1.1\r\nHost: registry\r\nTransfer-Encoding: chunked\r\n"
+                             "Content-Type: application/octet-stream\r\n\r\n".encode())
+        for start in range(0, len(body), PIECE):
+            piece = body[start:start + PIECE]
+            self._socket.sendmsg([f"{len(piece):x}\r\n".encode(), piece, b"\r\n"])
+        self._socket.sendall(b"0\r\n\r\n")
+        status, answer = self._answer(head=False)
+        if status != 202:
+            raise RuntimeError(f"{method} {path}: {status}")
+        return answer
 
     def finish_upload(self, location: str, digest: str, body: bytes | memoryview = b"") -> None:
         mark = "&" if "?" in location else "?"
@@ -197,9 +214,8 @@ class Case:
     run: Callable[[Server, int], None]
 
 
-UPLOADS = 8
 BIG = memoryview(os.urandom(1 << 20) * 512)
-PART = len(BIG) // UPLOADS
+CLIENTS = (2, 4, 8, 16)
 
 
 def _many(server: Server, count: int, clients: int, step: Callable[[Connection], object]) -> None:
@@ -219,10 +235,25 @@ def upload_whole(server: Server, count: int) -> None:
     connection.close()
 
 
-def upload_many(server: Server, count: int) -> None:
-    """``UPLOADS`` at once, each a part of the whole."""
-    name, parts = server.fresh(), iter([BIG[start:start + PART] for start in range(0, len(BIG), PART)])
-    _many(server, UPLOADS, UPLOADS, lambda c: c.push_blob(name, next(parts)))
+def upload_many(clients: int) -> Callable[[Server, int], None]:
+    """Each a part of the whole."""
+    size = len(BIG) // clients
+    parts = [BIG[start:start + size] for start in range(0, len(BIG), size)]
+
+    def run(server: Server, count: int) -> None:
+        name, left = server.fresh(), iter(parts)
+        _many(server, clients, clients, lambda c: c.push_blob(name, next(left)))
+
+    return run
+
+
+def upload_streamed(server: Server, count: int) -> None:
+    """Of a length that is not told, in pieces of 32 KiB, as docker's engine sends layers."""
+    connection = server.connect()
+    location = connection.start_upload(server.fresh())
+    answer = connection.stream("PATCH", location, BIG)
+    connection.finish_upload(_path(answer["location"]), _big_digest())
+    connection.close()
 
 
 def upload_chunked(server: Server, count: int) -> None:
@@ -231,7 +262,7 @@ def upload_chunked(server: Server, count: int) -> None:
     for start in range(0, len(BIG), CHUNK):
         answer = connection.expect(202, "PATCH", location, BIG[start:start + CHUNK],
                                    Content_Range=f"{start}-{start + CHUNK - 1}")
-        location = "/" + answer["location"].split("/", 3)[3] if "://" in answer["location"] else answer["location"]
+        location = _path(answer["location"])
     connection.finish_upload(location, _big_digest())
     connection.close()
 
@@ -250,8 +281,8 @@ def download(clients: int) -> Callable[[Server, int], None]:
                                        lambda c: c.expect(200, "GET", f"/v2/shared/blobs/{_big_digest()}"))
 
 
-def manifest(method: str) -> Callable[[Server, int], None]:
-    return lambda server, count: _many(server, count, 8,
+def manifest(method: str, clients: int) -> Callable[[Server, int], None]:
+    return lambda server, count: _many(server, count, clients,
                                        lambda c: c.expect(200, method, "/v2/shared/manifests/latest", Accept=MANIFEST))
 
 
@@ -287,23 +318,24 @@ def tagging(server: Server, count: int) -> None:
                                                Content_Type=MANIFEST))
 
 
-def tag_listing(server: Server, count: int) -> None:
-    _many(server, count, 1, lambda c: c.expect(200, "GET", "/v2/tagged/tags/list"))
+def tag_listing(clients: int) -> Callable[[Server, int], None]:
+    return lambda server, count: _many(server, count, clients, lambda c: c.expect(200, "GET", "/v2/tagged/tags/list"))
 
 
 CASES = [
     Case("blob upload, one request", "MB/s", 1.0, 512, upload_whole),
     Case("blob upload, 16 MB chunks", "MB/s", 1.0, 512, upload_chunked),
-    Case(f"{UPLOADS} uploads of {PART >> 20} MB at once", "MB/s", 1.0, 512, upload_many),
+    Case("blob upload, 32 KiB pieces", "MB/s", 1.0, 512, upload_streamed),
+    *(Case(f"blob upload, {clients} clients", "MB/s", 1.0, 512, upload_many(clients)) for clients in CLIENTS),
     Case("blob download, 1 client", "MB/s", 1.0, 2048, download(1)),
-    Case("blob download, 4 clients", "MB/s", 1.0, 4096, download(4)),
-    Case("blob download, 8 clients", "MB/s", 1.0, 4096, download(8)),
-    Case("manifest GET, 8 clients", "/s", 2.5, 4000, manifest("GET")),
-    Case("manifest HEAD, 8 clients", "/s", 2.5, 4000, manifest("HEAD")),
+    *(Case(f"blob download, {clients} clients", "MB/s", 1.0, 4096, download(clients)) for clients in CLIENTS),
+    *(Case(f"manifest {method}, {clients} client{'s' * (clients > 1)}", "/s", 1.0, 4000, manifest(method, clients))
+      for method in ("GET", "HEAD") for clients in (1, *CLIENTS)),
     Case("5 kB blob GET, 8 clients", "/s", 3.0, 2400, small_blobs),
     Case("small blob POST+PUT, 1 client", "/s", 1.5, 100, small_uploads),
     Case("tagging, 4 clients", "/s", 1.5, 400, tagging),
-    Case("list of 10,000 tags", "/s", 1.0, 20, tag_listing),
+    *(Case(f"list of 10,000 tags, {clients} client{'s' * (clients > 1)}", "/s", 1.0, 32, tag_listing(clients))
+      for clients in (1, *CLIENTS)),
 ]
 
 

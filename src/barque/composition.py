@@ -22,7 +22,7 @@ from barque.api.routes import archive, attach, checkpoints, containers, execs, l
 from barque.api.routes import build as build_routes
 from barque.api.routes import commit as commit_routes
 from barque.api.routes import volumes as volume_routes
-from barque.api.server import ApiServer, tls_context
+from barque.api.server import ApiServer
 from barque.composition_builds import committer, open_builds
 from barque.composition_images import ImageParts, Stores, open_images
 from barque.config import Config
@@ -237,5 +237,5 @@ async def serve(stack: AsyncExitStack, context: Context, others: Sequence[web.Ro
               *execs.routes(Execs(context), experimental=config.experimental), *others, *unsupported.routes()]
     server = ApiServer(app.build(routes, experimental=config.experimental))
     stack.push_async_callback(server.close)
-    await server.start(sockets, tls_context(config.tls) if config.tls.enabled else None)
+    await server.start(sockets, listeners.tls_context(config.tls) if config.tls.enabled else None)
     return server

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING
 from barque import failpoints
 from barque import log as logs
 from barque.config import DEFAULT_CONFIG_FILE, VERSION, Config
+from barque.daemon_checks import check
 from barque.daemon_options import BadOption, CommandLine, combine, parse_flags, read_file, usage
 from barque.errors import BarqueError
 from barque.store.layout import Layout
@@ -66,8 +67,10 @@ def load(line: CommandLine) -> Config:
     file = read_file(path, required=line.config_file is not None)
     config = with_proxies(combine(line.values, file, path), os.environ)
     exec_root = os.path.abspath(config.exec_root)
-    return replace(config, data_root=os.path.abspath(config.data_root), exec_root=exec_root,
-                   hosts=config.hosts or (f"unix://{exec_root}/barque.sock",))
+    config = replace(config, data_root=os.path.abspath(config.data_root), exec_root=exec_root,
+                     hosts=config.hosts or (f"unix://{exec_root}/barque.sock",))
+    check(config)
+    return config
 
 
 def with_proxies(config: Config, environment: Mapping[str, str]) -> Config:

@@ -159,6 +159,28 @@ def test_what_is_killed_ends_its_container_alone(world: EngineWorld, victim: str
     world.ok("volume", "rm", "kept")
 
 
+def test_an_end_that_the_engine_has_yet_to_hear_of(world: EngineWorld) -> None:
+    """The process and its cgroup are gone, who watches it has not said so yet: nobody is told of files missing."""
+    ident = world.ok("run", "-d", "--name", "late", "busybox", "sleep", "1000")
+    init = pid_of(world, "late")
+    watcher = parent(init)
+    os.kill(watcher, signal.SIGSTOP)
+    try:
+        kill_and_wait(init)
+        for cgroup in Path("/sys/fs/cgroup").glob(f"*/barque/{ident}"):
+            cgroup.rmdir()
+        assert world.inspect("late", "{{.State.Running}}") == "true"
+        copying = world.popen("cp", "late:/data/from-image", "-")
+        assert world.ok("update", "--memory", "100m", "--memory-swap", "-1", "late") == "late"
+    finally:
+        os.kill(watcher, signal.SIGCONT)
+    archive, error = copying.communicate(timeout=PATIENCE)
+    assert copying.returncode == 0, error
+    assert b"image\n" in archive
+    assert world.inspect("late", "{{.State.ExitCode}} {{.HostConfig.Memory}}") == f"137 {100 << 20}"
+    world.ok("rm", "late")
+
+
 def test_a_killed_zygote_is_replaced(world: EngineWorld) -> None:
     assert world.process is not None
     world.ok("run", "-d", "--name", "on", "busybox", "sleep", "1000")

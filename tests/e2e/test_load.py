@@ -72,7 +72,9 @@ def nothing_runs(world: EngineWorld) -> None:
 #: What any client may be told while others do things to the same container.
 FINE = {200, 201, 204, 304, 404, 409}
 ROLLS = (*["start"] * 6, *["exec"] * 6, *["unpause"] * 3, "pause", "stop?t=0", "kill", "restart?t=0", "rm", "json",
-         "rename")
+         "rename", "update", "archive", "stats", "resize?h=1&w=1")
+READS = {"json": ("GET", "json"), "archive": ("HEAD", "archive?path=/etc/passwd"),
+         "stats": ("GET", "stats?stream=0&one-shot=1")}
 SLEEPER = {"Image": "busybox", "Cmd": ["sleep", "1000"]}
 
 
@@ -92,8 +94,11 @@ async def _race(client: Api, rolls: random.Random) -> list[tuple[str, Answer]]:
         elif what == "rm":
             answer = await client.call("DELETE", "/containers/raced?force=1")
             await client.call("POST", "/containers/create?name=raced", SLEEPER)
-        elif what == "json":
-            answer = await client.call("GET", "/containers/raced/json")
+        elif what in READS:
+            method, path = READS[what]
+            answer = await client.call(method, f"/containers/raced/{path}")
+        elif what == "update":
+            answer = await client.call("POST", "/containers/raced/update", {"Memory": 100 << 20, "MemorySwap": -1})
         elif what == "rename":
             answer = await client.call("POST", "/containers/raced/rename?name=raced")
         else:

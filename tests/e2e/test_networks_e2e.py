@@ -314,6 +314,13 @@ def test_traffic_goes_on_while_the_daemon_is_killed_and_comes_back(world: Engine
     (["run", "--rm", "--ip", "172.31.99.7", "busybox", "true"], "user specified IP address is supported on user "
                                                                "defined networks only"),
     (["network", "create", "bridge"], "operation is not permitted on predefined bridge network"),
+    (["network", "create", "default"], "operation is not permitted on predefined default network"),
+    (["network", "create", "--subnet", "10.52.0.0/24", "--gateway", "10.52.0.255", "x"],
+     "failed to allocate gateway (10.52.0.255): Address already in use"),
+    (["network", "create", "-d", "macvlan", "-o", "parent=lo", "x"], "loopback interface is not a valid macvlan"),
+    (["network", "ls", "-f", "dangling=x"], "invalid value for filter 'dangling', must be"),
+    *((["run", "--rm", "--network", mode, "--mac-address", "02:42:00:00:00:01", "busybox", "true"],
+       "conflicting options: mac-address and the network mode") for mode in ("host", "none", "container:x")),
     (["network", "create", "-d", "overlay", "x"], "overlay driver is not supported"),
     (["network", "create", "--ipv4=false", "x"], "IPv4 or IPv6 must be enabled"),
     (["network", "create", "--subnet", "172.31.99.0/28", "x"], "Pool overlaps with other one on this address space"),

@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import json
 from collections.abc import AsyncIterator, Callable
-from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -15,56 +14,36 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, padding, rsa
 from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature
-from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+from cryptography.x509.oid import ExtendedKeyUsageOID
 
-from barque.image.fetch import Limits, Puller
 from barque.image.trust import keys
-from barque.image.trust.check import NotTrusted, TrustCheck, remembered
+from barque.image.trust.check import NotTrusted
 from barque.image.trust.policy import BadPolicy, load
 from barque.oci.reference import Reference, parse
-from barque.store.workers import SubprocessWorkers
-from tests.image_world import (
-    INDEX,
-    MANIFEST,
-    FaultyRegistry,
-    World,
-    digest,
-    faulty_registry,
-    make_image,
-    make_index,
-    world,
+from tests.image_world import INDEX, MANIFEST, FaultyRegistry, digest, make_image, make_index
+from tests.trust_world import (
+    EC,
+    IMAGE,
+    OTHER_KEY,
+    RSA,
+    SIGNED,
+    Site,
+    certificate,
+    empty,
+    public,
+    put,
+    refer,
+    signing_site,
 )
 
-IMAGE = make_image({"a": b"trusted"})
-SIGNED = digest(IMAGE.manifest)
 OTHER = make_image({"a": b"other"})
-EC, RSA = ec.generate_private_key(ec.SECP256R1()), rsa.generate_private_key(65537, 2048)
-OTHER_KEY = ec.generate_private_key(ec.SECP256R1())
 KEYS: dict[str, Any] = {"ecdsa": EC, "ed25519": ed25519.Ed25519PrivateKey.generate(), "rsa": RSA}
 
 
-def public(key: Any) -> bytes:
-    pem: bytes = key.public_key().public_bytes(serialization.Encoding.PEM,
-                                               serialization.PublicFormat.SubjectPublicKeyInfo)
-    return pem
-
-
-def put(registry: FaultyRegistry, selector: str, document: dict[str, Any], blobs: list[bytes]) -> bytes:
-    body = json.dumps({"schemaVersion": 2, "mediaType": MANIFEST, **document}).encode()
-    registry.manifests[f"app:{selector or digest(body)}"] = (MANIFEST, body)
-    registry.blobs.update({digest(blob): blob for blob in blobs})
-    return body
-
-
-def empty() -> dict[str, Any]:
-    return {"mediaType": "application/vnd.oci.empty.v1+json", "digest": digest(b"{}"), "size": 2}
-
-
-def refer(registry: FaultyRegistry, signed: str, body: bytes, kind: str) -> None:
-    """As a registry that does not know the referrers API has it."""
-    index = json.dumps({"schemaVersion": 2, "mediaType": INDEX, "manifests": [
-        {"mediaType": MANIFEST, "digest": digest(body), "size": len(body), "artifactType": kind}]}).encode()
-    registry.manifests[f"app:{signed.replace(':', '-')}"] = (INDEX, index)
+@pytest.fixture
+async def site(tmp_path: Path) -> AsyncIterator[Site]:
+    async with signing_site(tmp_path) as made:
+        yield made
 
 
 # -- cosign
@@ -97,45 +76,6 @@ def keyed(tmp_path: Path, *wanted: Any, identity: str = "matchRepository") -> di
         paths.append(str(tmp_path / f"{number}.pub"))
         Path(paths[-1]).write_bytes(public(key))
     return {"type": "sigstoreSigned", "keyPaths": paths, "signedIdentity": {"type": identity}}
-
-
-@dataclass
-class Site:
-    """A registry with the image, and a store to pull it into."""
-
-    path: Path
-    registry: FaultyRegistry
-    here: World
-
-    async def pull(self, *requirements: dict[str, Any]) -> list[dict[str, object]]:
-        """The signatures that were found good; what is refused leaves nothing."""
-        path, name = self.path / "policy.json", f"{self.registry.address}/app:1"
-        path.write_text(json.dumps({"default": [{"type": "reject"}],
-                                    "transports": {"docker": {self.registry.address: list(requirements)}}}))
-        puller = Puller(self.here.content, self.here.snapshots, self.here.leases, self.here.names, SubprocessWorkers(),
-                        self.here.transport, Limits(attempts=1), TrustCheck(load(str(path))))
-        try:
-            pulled = await puller.pull(parse(name), None, None, lambda _: None)
-        except NotTrusted:
-            await self.here.assert_empty()
-            raise
-        finally:
-            puller.close()
-        found = await remembered(self.here.content, pulled.target.digest)
-        assert await self.here.images.signatures(await self.here.images.resolve(name)) == found
-        return found
-
-    def forget(self) -> None:
-        """Drop every signature."""
-        self.registry.manifests.clear()
-        self.registry.add("app", "1", IMAGE)
-
-
-@pytest.fixture
-async def site(tmp_path: Path) -> AsyncIterator[Site]:
-    async with faulty_registry() as registry, world(tmp_path / "root") as here:
-        registry.add("app", "1", IMAGE)
-        yield Site(tmp_path, registry, here)
 
 
 @pytest.mark.parametrize("kind", KEYS)
@@ -175,20 +115,6 @@ async def test_forged_cosign_signatures(site: Site) -> None:
 
 
 # -- notation
-
-def certificate(key: Any, name: str, issuer: x509.Certificate | None, issuer_key: Any, *, authority: bool = False,
-                days: int = 1, purpose: Any = ExtendedKeyUsageOID.CODE_SIGNING) -> x509.Certificate:
-    subject = x509.Name([x509.NameAttribute(NameOID.COUNTRY_NAME, "XX"),
-                         x509.NameAttribute(NameOID.ORGANIZATION_NAME, name)])
-    now = datetime.now(UTC)
-    builder = (x509.CertificateBuilder().subject_name(subject).issuer_name(issuer.subject if issuer else subject)
-               .public_key(key.public_key()).serial_number(x509.random_serial_number())
-               .not_valid_before(now - timedelta(days=3)).not_valid_after(now + timedelta(days=days))
-               .add_extension(x509.BasicConstraints(ca=authority, path_length=None), critical=True))
-    if not authority:
-        builder = builder.add_extension(x509.ExtendedKeyUsage([purpose]), critical=False)
-    return builder.sign(issuer_key, hashes.SHA256())
-
 
 CA_KEY = ec.generate_private_key(ec.SECP256R1())
 CA = certificate(CA_KEY, "Authority", None, CA_KEY, authority=True)
@@ -244,7 +170,7 @@ SPOILT: dict[str, tuple[dict[str, Any], x509.Certificate, tuple[str, ...], str]]
     "other image": ({"claimed": digest(OTHER.manifest)}, CA, (), "of another image"),
     "false authority": ({}, FALSE_CA, (), "O=Authority"),
     "other signer": ({}, CA, ("x509.subject: O=Somebody",), "not among the trusted identities"),
-    "certificate that ran out": ({"leaf": certificate(EC, "Signer", CA, CA_KEY, days=-1)}, CA, (), "not valid now"),
+    "certificate that ran out": ({"leaf": certificate(EC, "Signer", CA, CA_KEY, days=-1)}, CA, (), "is not valid at"),
     "certificate of a web server": ({"leaf": certificate(EC, "Signer", CA, CA_KEY,
                                                          purpose=ExtendedKeyUsageOID.SERVER_AUTH)}, CA, (),
                                     "not for signing code"),

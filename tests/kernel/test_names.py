@@ -7,6 +7,7 @@ import signal
 import socket
 import struct
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -19,6 +20,35 @@ from barque.network.hosts_files import OWN_SERVER
 from barque.network.model import Attachment, NetworkSpec, Resolving, Sandbox
 from barque.network.stack import Network
 from tests.kernel.network_world import inside, request, run
+
+#: Asks the questions that are given in hex, one after another by TCP without reading, then reads as many answers.
+PIPELINE = """
+import socket, sys
+question, count = bytes.fromhex(sys.argv[1]), int(sys.argv[2])
+s = socket.create_connection(("127.0.0.11", 53), 60)
+s.sendall((len(question).to_bytes(2, "big") + question) * count)
+if len(sys.argv) > 3:
+    print("sent", flush=True)
+    sys.stdin.read()
+answers = s.makefile("rb")
+for _ in range(count): answers.read(int.from_bytes(answers.read(2), "big"))
+print("all", flush=True)
+"""
+#: Asks for one name after another that nobody answers for, until one is refused; then waits.
+FLOOD = """
+import itertools, socket, sys
+s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+s.connect(("127.0.0.11", 53))
+s.settimeout(0.001)
+for number in itertools.count():
+    name = b"%08d" % number
+    s.send(name[-2:] + bytes.fromhex("01000001000000000000") + b"\\x08" + name + b"\\x04test\\0\\0\\x01\\0\\x01")
+    try: s.recv(512)
+    except TimeoutError: continue
+    break
+print("full", flush=True)
+sys.stdin.read()
+"""
 
 
 async def net(network: Network, name: str, number: int = 1, **more: object) -> NetworkSpec:
@@ -327,3 +357,82 @@ async def test_a_name_without_an_address_of_that_kind_exists_nevertheless(networ
     six = await container(network, 2, on(await net(network, "six", 2, enable_ipv4=False, enable_ipv6=True), "two"))
     assert (status(six, "two", "A"), dig(six, "two", "AAAA")) == ("NOERROR", [six.endpoints[0].ipv6])
     assert dig(six, "-x", str(six.endpoints[0].ipv6)) == ["two.six."]
+
+
+def question(*labels: bytes) -> bytes:
+    name = b"".join(bytes([len(label)]) + label for label in labels)
+    return bytes.fromhex("000701000001000000000000") + name + b"\0\0\1\0\1"
+
+
+@contextmanager
+def script_in(sandbox: Sandbox, script: str, *arguments: str) -> Iterator[subprocess.Popen[str]]:
+    """A program in the container's network, which has said its first word; it waits for the end of its input."""
+    with subprocess.Popen(["nsenter", f"--net={sandbox.netns_path}", sys.executable, "-I", "-S", "-c", script,
+                           *arguments], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stdout is not None and process.stdout.readline()
+            yield process
+        finally:
+            process.kill()
+
+
+async def test_one_container_does_not_decide_what_others_are_told(resolvers: Path, network: Network) -> None:
+    """A name with a dot inside a label looks like another one, and nobody has it: others must not get that answer."""
+    resolvers.write_text("nameserver 127.0.1.2\n")
+    with servers(server := Server("127.0.1.2", "192.0.2.7")):
+        web = await net(network, "web")
+        attacker, victim = await container(network, 1, on(web, "one")), await container(network, 2, on(web, "two"))
+        trick = question(b"www.example", b"test").hex()
+        assert inside(attacker, sys.executable, "-I", "-S", "-c", PIPELINE, trick, "1") == "all\n"
+        asked = server.asked
+        assert dig(victim, "+tcp", "+noedns", "+noad", "www.example.test") == ["192.0.2.7"]
+        assert server.asked == asked + 1, "it was told what the other had asked for"
+
+
+async def test_questions_that_nobody_answers_are_no_trouble_to_others(resolvers: Path, network: Network) -> None:
+    resolvers.write_text("nameserver 127.0.1.2\n")
+    run("ip", "addr", "add", "198.51.100.1/32", "dev", "lo")
+    try:
+        with servers(Server("127.0.1.2", "192.0.2.7"), Server("198.51.100.1", "", delay=None)):
+            web = await net(network, "web")
+            attacker = await container(network, 1, on(web, "one"), resolving=Resolving(servers=("198.51.100.1",)))
+            victim = await container(network, 2, on(web, "two"))
+            with script_in(attacker, FLOOD):
+                assert dig(victim, "example.test") == ["192.0.2.7"]
+                assert dig(victim, "one") == [attacker.endpoints[0].ipv4]
+    finally:
+        run("ip", "addr", "del", "198.51.100.1/32", "dev", "lo")
+
+
+async def test_a_client_that_does_not_read_its_answers_costs_little_memory(resolvers: Path, network: Network) -> None:
+    resolvers.write_text("nameserver 127.0.1.2\n")
+    with servers(Server("127.0.1.2", "192.0.2.7", records=200)):
+        web = await net(network, "web")
+        one, two = await container(network, 1, on(web, "one")), await container(network, 2, on(web, "two"))
+        big, number = question(b"big", b"test").hex(), 6000
+        assert inside(one, sys.executable, "-I", "-S", "-c", PIPELINE, big, "1") == "all\n"  # it is remembered now
+        before = resident(network)
+        with script_in(one, PIPELINE, big, str(number), "wait") as attacker:
+            assert dig(two, "one") == [one.endpoints[0].ipv4]
+            assert resident(network) - before < 8 << 20, f"the answers are {number * 3237 >> 20} MiB"
+            assert attacker.communicate(timeout=60)[0] == "all\n"  # and they all come once it reads
+
+
+def resident(network: Network) -> int:
+    """Bytes of memory of the name keeper."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as asker:
+        asker.connect(f"{network.settings.exec_root}/names.sock")
+        asker.send(b"list")
+        while not (line := asker.recv(256)).startswith(b". "):
+            assert line
+    pid = int(line.split()[1])
+    text = Path(f"/proc/{pid}/status").read_text()
+    return int(text.split("VmRSS:")[1].split()[0]) << 10
+
+
+async def test_a_container_told_to_ask_us_through_us_asks_the_hosts_servers(resolvers: Path, network: Network) -> None:
+    resolvers.write_text("nameserver 127.0.1.2\n")
+    with servers(server := Server("127.0.1.2", "192.0.2.7")):
+        one = await container(network, 1, on(await net(network, "web"), "one"),
+                              resolving=Resolving(servers=(OWN_SERVER,)))
+        assert dig(one, "example.test") == ["192.0.2.7"] and server.asked == 1

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.runtime.conftest import has_ended, wait_until
+from tests.runtime.conftest import CGROUPS, has_ended, wait_until
 
 
 def wait_for_status(runtime, container: str, status: str) -> None:
@@ -82,6 +82,28 @@ def test_an_id_is_taken_once(runtime, bundle):
     assert again.returncode == 1
     assert "container with given ID already exists" in again.stderr
     assert runtime.state("twice")["status"] == "created"
+
+
+def test_a_cgroup_is_nobody_elses(barque, bundle):
+    bundle.save("sleep", "1000")
+    barque.detached("run", "--detach", "--bundle", str(bundle.path), "first")
+    again = barque("run", "--bundle", str(bundle.path), "second")
+    assert "container's cgroup is not empty: 1 process(es) found" in again.stderr
+    assert barque.state("first")["status"] == "running"
+    assert barque.ok("list", "-q").split() == ["first"]
+
+
+def test_a_container_whose_cgroup_is_gone_can_be_deleted(runtime, bundle):
+    bundle.save("true")
+    runtime.detached("create", "--bundle", str(bundle.path), "bare")
+    runtime.ok("kill", "bare", "KILL")
+    wait_for_status(runtime, "bare", "stopped")
+    for tree in CGROUPS.iterdir():
+        for directory in (tree / bundle.cgroup[1:], CGROUPS / bundle.cgroup[1:]):
+            if directory.is_dir():
+                directory.rmdir()
+    runtime.ok("delete", "--force", "bare")
+    assert runtime.ok("list", "-q") == ""
 
 
 @pytest.mark.parametrize("container", ["../up", "a/b", ""])

@@ -339,6 +339,31 @@ def test_personality_and_scheduling(barque, bundle):
     assert barque.output(bundle, "sh", "-c", script).splitlines() == ["i686", "7 3", "idle"]
 
 
+def test_a_memory_policy_and_a_personality_hold_for_every_process(barque, bundle):
+    if not Path("/proc/self/numa_maps").exists():
+        pytest.skip("needs a kernel with NUMA")
+    bundle.linux["memoryPolicy"] = {"mode": "MPOL_BIND", "nodes": "900"}
+    assert "set_mempolicy: invalid argument" in barque.run(bundle, "true").stderr
+    bundle.linux["personality"] = {"domain": "LINUX32"}
+    bundle.linux["memoryPolicy"] = {"mode": "MPOL_BIND", "nodes": "0", "flags": ["MPOL_F_STATIC_NODES"] * 2}
+    bundle.save("sleep", "1000")
+    barque.detached("run", "--detach", "--bundle", str(bundle.path), "numa")
+    first = Path(f"/proc/{barque.state('numa')['pid']}/numa_maps").read_text()
+    assert first.split()[1] == "bind=static:0"
+    line, machine = barque.ok("exec", "numa", "sh", "-c", "head -n 1 /proc/self/numa_maps; uname -m").splitlines()
+    assert line.split()[1] == "bind=static:0"
+    assert machine == "i686"
+
+
+@pytest.mark.parametrize("wanted", ["private", "rslave", "shared", "unbindable"])
+def test_propagation_of_the_root(barque, bundle, wanted):
+    bundle.linux["rootfsPropagation"] = wanted
+    lines = barque.output(bundle, "cat", "/proc/self/mountinfo").splitlines()
+    [tags] = [line.split(" - ")[0].split()[6:] for line in lines if line.split()[4] == "/"]
+    kinds = {"private": "", "rslave": "master", "shared": "shared", "unbindable": "unbindable"}
+    assert [tag.partition(":")[0] for tag in tags] in ([kinds[wanted]], [] if wanted in ("private", "rslave") else None)
+
+
 def test_oom_score(runtime, bundle):
     bundle.process["oomScoreAdj"] = 321
     assert runtime.output(bundle, "cat", "/proc/self/oom_score_adj") == "321\n"

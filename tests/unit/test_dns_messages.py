@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from barque.network.dns import wire
-from barque.network.dns.upstream import Cache
+from barque.network.dns.upstream import MAX_CACHED_BYTES, Cache
 from barque.network.dns.zone import Record, Zone
 
 
@@ -57,6 +57,20 @@ def test_a_question_says_what_its_client_can_take() -> None:
         wire.parse(question("a")[:2] + b"\x81\x80" + question("a")[4:])
 
 
+def test_what_others_are_asked_is_what_an_answer_is_kept_for() -> None:
+    """Nothing else of the client's message goes along: its answer is given to other containers, too."""
+    subnet = b"\0" + struct.pack(">HHIH", wire.OPT, 4096, 0x8000, 11) + bytes.fromhex("00080007000118 00c00002")
+    odd = question("WWW.Example.Org")[:10] + b"\0\1" + question("WWW.Example.Org")[12:] + subnet + b"trailing"
+    query = wire.parse(odd)
+    sent = wire.parse(wire.asked(query, 9))
+    assert sent.id == 9 and sent.key == query.key and b"trailing" not in wire.asked(query, 9)
+    assert len(wire.asked(query, 9)) == len(question("www.example.org", edns=4096))
+    keys = {wire.parse(question(name, kind, edns=edns)).key for name, kind, edns in (
+        ("a.b", wire.A, 0), ("A.B", wire.A, 0), ("a.b", wire.A, 1232), ("a.b", 65, 0), ("a.b", 97, 0))}
+    one_label = question("a.b").replace(b"\1a\1b", b"\3a.b")
+    assert len(keys) == 4 and wire.parse(one_label).name == "a.b" and wire.parse(one_label).key not in keys
+
+
 def test_answers_of_others_are_not_believed() -> None:
     query = wire.parse(question("example.org"))
     real = wire.answer(wire.parse(question("example.org", number=99)), wire.NOERROR, [(wire.A, bytes(4))], 60)
@@ -80,6 +94,15 @@ def test_kept_answers_age_and_failures_are_not_kept(monkeypatch: pytest.MonkeyPa
     assert cache.get(("empty",)) is None  # without an SOA nobody says for how long
     now[0] += 41
     assert cache.get(("good",)) is None
+
+
+def test_what_is_kept_has_a_limit_in_bytes() -> None:
+    cache, query = Cache(), wire.parse(question("example.org"))
+    large = wire.answer(query, wire.NOERROR, [(16, bytes(60000))], 60)
+    for number in range(3 * MAX_CACHED_BYTES // len(large)):
+        cache.put((number % 100,), large)
+    kept = [number for number in range(100) if cache.get((number,))]
+    assert MAX_CACHED_BYTES // 2 < len(kept) * len(large) <= MAX_CACHED_BYTES
 
 
 def test_names_are_the_networks_own_and_go_with_their_container() -> None:

@@ -11,6 +11,7 @@ from barque.oci.runtime_spec import (
     Hooks,
     IDMapping,
     IOPriority,
+    MemoryPolicy,
     Mount,
     Namespace,
     NetDevice,
@@ -82,6 +83,11 @@ def added(path: str, *values):
     (change("linux.net_devices", {"a": NetDevice("c"), "b": NetDevice("c")}), "two devices are to have the same name"),
     (change("linux.mount_label", "x"), "selinux is disabled or not supported"),
     (change("linux.rootfs_propagation", "x"), "rootfsPropagation=x is not supported"),
+    (change("linux.memory_policy", MemoryPolicy("MPOL_BEST")), "invalid memory policy mode 'MPOL_BEST'"),
+    (change("linux.memory_policy", MemoryPolicy("MPOL_LOCAL", flags=["X"])), "invalid memory policy flag 'X'"),
+    (change("linux.memory_policy", MemoryPolicy("MPOL_BIND")), "requires at least one node but got 0"),
+    (change("linux.memory_policy", MemoryPolicy("MPOL_DEFAULT", "0-1")), "requires 0 nodes but got 2"),
+    (change("linux.memory_policy", MemoryPolicy("MPOL_BIND", "none")), "invalid list of numbers 'none'"),
     (change("linux.personality", Personality("BSD")), "unknown personality domain 'BSD'"),
     (change("linux.personality", Personality("LINUX", ["X"])), "personality flags are not supported"),
     (change("linux.devices", [Device("/dev/x", "q")]), "device type 'q'"),
@@ -115,10 +121,10 @@ def test_sysctls_of_namespaces_are_taken(sysctl):
 
 @pytest.mark.parametrize(("text", "cpus"), [("0", {0}), ("0-2,5", {0, 1, 2, 5}), ("", set())])
 def test_cpu_lists(text, cpus):
-    assert validate.parse_cpus(text) == cpus
+    assert validate.parse_numbers(text) == cpus
 
 
 @pytest.mark.parametrize("text", ["x", "3-1", "-1", "1-", "0-99999999", "1_0", "٣"])
 def test_wrong_cpu_lists(text):
     with pytest.raises(validate.InvalidSpec):
-        validate.parse_cpus(text)
+        validate.parse_numbers(text)

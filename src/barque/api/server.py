@@ -10,7 +10,6 @@ from aiohttp import web
 
 from barque.api.hijack import server_factory
 from barque.api.listeners import Listener
-from barque.config import Tls
 
 #: Requests get so long to end at shutdown (seconds); streams are cut.
 GRACE = 1.0
@@ -42,14 +41,3 @@ class ApiServer:
     async def close(self) -> None:
         await self.stop_accepting()
         await self._runner.cleanup()
-
-
-def tls_context(tls: Tls) -> ssl.SSLContext:
-    """Raises OSError or ssl.SSLError for files that are not there or not what they should be."""
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.minimum_version = ssl.TLSVersion.TLSv1_2
-    context.load_cert_chain(tls.cert, tls.key)
-    if tls.verify:
-        context.load_verify_locations(tls.ca)
-        context.verify_mode = ssl.CERT_REQUIRED
-    return context

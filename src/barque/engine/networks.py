@@ -95,6 +95,8 @@ class NetworkService:
 
     async def create(self, body: CreateNetwork) -> tuple[str, str]:
         """Make a network; returns its id, and a warning if there is one. Raises BarqueErrors in dockerd's words."""
+        if body.name == "default":  # what containers' network mode is without a word, and no network's name
+            raise PredefinedName(name=body.name)
         for info in self._network.networks():
             if info.name == body.name:
                 raise PredefinedName(name=body.name) if info.spec is None else NameTaken(name=body.name)
@@ -229,7 +231,8 @@ def _passes(info: NetworkInfo, key: str, values: Sequence[str], used: set[str]) 
             return ("builtin" if info.spec is None else "custom") in values
         case _:
             if set(values) - {"true", "1", "false", "0"}:
-                raise InvalidArgument(f"invalid filter 'dangling={values[0]}'")
+                raise InvalidArgument("invalid value for filter 'dangling', must be \"true\" (or \"1\"), or \"false\" "
+                                      "(or \"0\")")
             # Predefined networks are in use by definition.
             return (info.spec is not None and info.id not in used) == bool({"true", "1"} & set(values))
 

@@ -14,19 +14,19 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from barque.errors import BarqueError, DataLoss, NotFound, PermissionDenied
+from barque.image.arrivals import Arrival, Arrivals
 from barque.image.client.auth import Credentials
 from barque.image.client.endpoints import Registry
 from barque.image.client.errors import (
-    LayerVerificationFailed,
     RegistryRefused,
     for_pull,
 )
 from barque.image.client.repository import MAX_CONFIG, Repository
 from barque.image.client.search import SearchResult, search
 from barque.image.client.transport import Transport
-from barque.image.layer_set import check_layers, unpack_all
-from barque.image.layers import Download, UnpackSlots, unpack
-from barque.image.names import ImageNames, with_id
+from barque.image.layer_set import check_layers, check_types, unpack_all
+from barque.image.layers import UnpackSlots, unpack
+from barque.image.names import ImageNames, NamedImage, with_id
 from barque.image.plain import PlainFetcher
 from barque.image.progress import Bar, Progress, Report, short
 from barque.image.remote import Remote, choose, stored
@@ -44,7 +44,6 @@ from barque.oci.manifest import Index, Manifest, media_type_of, parse
 from barque.oci.platform import Platform, host
 from barque.oci.reference import Reference
 from barque.store.content import ContentStore
-from barque.store.ingest import DigestMismatch
 from barque.store.leases import Lease, Leases
 from barque.store.snapshots import LayerSlot, Snapshots
 from barque.store.tar.messages import UnpackResult
@@ -150,12 +149,13 @@ class Puller:
         signatures = await self._trust.verified(
             repository, ref, [top, remote.descriptor.checked_digest]) if self._trust else []
         names = _names_of(ref, top)
-        target = await self._current(names, remote)
+        rows = await self._names.list()
+        target = await self._current(rows, names, remote)
         updated = False
         if target is None:
+            known = any(row.id == remote.manifest.config.digest for row in rows)
             async with self._leases.hold(f"pull {ref}") as lease:
-                target = await self._fetch(repository, lease, remote, report)
-                await remember(self._content, [layer.digest for layer in remote.manifest.layers], ref)
+                target = await self._fetch(repository, lease, ref, remote, report, quiet=known)
                 updated = await self._names.point(names, target)
         if self._trust:
             await note_signatures(self._content, target.digest, signatures)
@@ -164,25 +164,31 @@ class Puller:
         report(Progress(status=f"Status: {status} {ref.familiar}"))
         return Pulled(target, top, updated)
 
-    async def _fetch(self, repository: Repository, lease: Lease, remote: Remote, report: Report) -> Descriptor:
-        """Bring everything of the image here; returns what its names are to stand for."""
-        if remote.manifest.config.media_type not in mt.CONFIGS:
-            return await self._artifact(repository, lease, remote, report)
-        image_id = remote.manifest.config.checked_digest
-        data = await self._config(repository, remote.manifest.config)
-        config = go_json.decode(data, ImageConfig)
-        known = any(row.id == image_id for row in await self._names.list())
-        # Their syncs take place meanwhile.
-        documents = asyncio.create_task(self._documents(lease, remote, data))
-        try:
-            await self._layers(repository, lease, remote.manifest, config, report, quiet=known)
-            kept = [*await documents, *await self._attestations(repository, lease, remote, report)]
-            return with_id(_with_platform(remote.descriptor, config), image_id, *kept)
-        finally:
-            # Not cut off when a layer fails: a file would be left without its row.
-            await uncut(_ended(documents))
+    async def _fetch(self, repository: Repository, lease: Lease, ref: Reference, remote: Remote, report: Report,
+                     quiet: bool) -> Descriptor:
+        """Bring everything of the image here; returns what its names are to stand for.
 
-    async def _artifact(self, repository: Repository, lease: Lease, remote: Remote, report: Report) -> Descriptor:
+        ``quiet``: layers that are there are not worth a word, since the whole image is.
+        """
+        if remote.manifest.config.media_type not in mt.CONFIGS:
+            return await self._artifact(repository, lease, ref, remote, report)
+        check_types(remote.manifest)
+        arrivals = Arrivals(self._content, self._plain, remote.manifest.layers, ref, report)
+        async with await arrivals.start(repository, lease):
+            data = await self._config(repository, remote.manifest.config)
+            config = go_json.decode(data, ImageConfig)
+            # Their syncs take place meanwhile.
+            documents = asyncio.create_task(self._documents(lease, remote, data))
+            try:
+                await self._unpack(lease, arrivals, remote.manifest, config, report, quiet)
+                kept = [*await documents, *await self._attestations(repository, lease, remote, report)]
+                return with_id(_with_platform(remote.descriptor, config), remote.manifest.config.digest, *kept)
+            finally:
+                # Not cut off when a layer fails: a file would be left without its row.
+                await uncut(_ended(documents))
+
+    async def _artifact(self, repository: Repository, lease: Lease, ref: Reference, remote: Remote,
+                        report: Report) -> Descriptor:
         """Something that is no image: all of it is kept, nothing of it is unpacked. Its id is its own digest."""
         wanted = [(layer, Bar(report, short(layer.digest))) for layer in remote.manifest.layers]
         for _, bar in wanted:
@@ -190,6 +196,7 @@ class Puller:
         await self._plain.blobs(repository, lease, [(remote.manifest.config, Bar(lambda _: None, "")), *wanted])
         for _, bar in wanted:
             bar.step("Pull complete")
+        await remember(self._content, [layer.digest for layer in remote.manifest.layers], ref)
         return with_id(remote.descriptor, remote.descriptor.digest, *await self._documents(lease, remote))
 
     async def _documents(self, lease: Lease, remote: Remote, config: bytes | None = None) -> list[str]:
@@ -221,9 +228,9 @@ class Puller:
                 report(Progress(status=f"WARNING: the attestation {entry.digest} is not kept: {error.message}"))
         return kept
 
-    async def _current(self, names: list[str], remote: Remote) -> Descriptor | None:
+    async def _current(self, rows: list[NamedImage], names: list[str], remote: Remote) -> Descriptor | None:
         """What all the names stand for, if that is the remote image and nothing of it is missing here."""
-        found = [row.target for row in await self._names.list()
+        found = [row.target for row in rows
                  if row.name in names and row.target.digest == remote.descriptor.digest]
         target = found[0] if len(found) == len(names) else None
         if target is None or found.count(target) != len(found) or remote.manifest.config.media_type not in mt.CONFIGS:
@@ -252,55 +259,46 @@ class Puller:
                 raise ConfigPullFailed(cause=f"image config verification failed for digest {digest}")
         return data
 
-    async def _layers(self, repository: Repository, lease: Lease, manifest: Manifest, config: ImageConfig,
+    async def _unpack(self, lease: Lease, arrivals: Arrivals, manifest: Manifest, config: ImageConfig,
                       report: Report, quiet: bool) -> None:
-        """Fetch and unpack what is missing, all at once, and commit in one step.
-
-        ``quiet``: layers that are there are not worth a word, since the whole image is.
-        """
+        """Unpack what is missing, all at once, while it comes in, and commit in one step."""
         diff_ids = check_layers(manifest, config)
         bars = {layer.digest: Bar(report, short(layer.digest)) for layer in manifest.layers}
 
         async def exists(layer: Descriptor) -> None:
-            await self._plain.blobs(repository, lease, [(layer, Bar(lambda _: None, ""))])
             if not quiet:
                 bars[layer.digest].step("Already exists")
 
         def bring(layer: Descriptor, slot: LayerSlot) -> Coroutine[Any, Any, UnpackResult]:
-            bars[layer.digest].step("Pulling fs layer")
-            return self._layer(repository, lease, layer, slot, bars[layer.digest])
+            arrival = arrivals.of(layer)
+            if arrival is None:
+                bars[layer.digest].step("Pulling fs layer")
+                bars[layer.digest].step("Download complete")
+                return self._stored_layer(layer, slot, bars[layer.digest])
+            arrival.bar.begin("Pulling fs layer")
+            return self._layer(layer, arrival, slot)
 
         fresh = await unpack_all(self._snapshots, lease, manifest.layers, diff_ids, bring, exists)
+        await arrivals.complete()
         for layer in fresh:
             bars[layer.digest].step("Pull complete")
 
-    async def _layer(self, repository: Repository, lease: Lease, layer: Descriptor, slot: LayerSlot,
-                     bar: Bar) -> UnpackResult:
-        async with await self._content.ingest(lease, layer) as ingest:
-            if ingest.exists:
-                await ingest.commit()
-                bar.step("Download complete")
-                with self._content.open(layer.digest) as file:
-                    return await unpack(self._workers, self._unpacks, file.fileno(), layer, slot, bar)
-            download = Download(ingest, layer, bar, self._limits.attempts, self._limits.pause)
-            source = os.open(ingest.path, os.O_RDONLY | os.O_CLOEXEC)
-            unpacking = asyncio.create_task(
-                unpack(self._workers, self._unpacks, source, layer, slot, bar, download.growth))
-            try:
-                if self.downloads.locked():
-                    bar.step("Waiting")
-                async with self.downloads:
-                    await download.run(repository)
-                bar.step("Verifying Checksum")
-                try:
-                    await ingest.commit()
-                except DigestMismatch as error:
-                    raise LayerVerificationFailed(digest=layer.digest) from error
-                bar.step("Download complete")
-                return await unpacking
-            finally:
-                await stop([unpacking])
-                os.close(source)
+    async def _stored_layer(self, layer: Descriptor, slot: LayerSlot, bar: Bar) -> UnpackResult:
+        with self._content.open(layer.digest) as file:
+            return await unpack(self._workers, self._unpacks, file.fileno(), layer, slot, bar)
+
+    async def _layer(self, layer: Descriptor, arrival: Arrival, slot: LayerSlot) -> UnpackResult:
+        """Unpack behind the download: what goes wrong with that is the error, not what follows for the unpacking."""
+        await arrival.begun()
+        if arrival.growth is None:
+            return await self._stored_layer(layer, slot, arrival.bar)
+        unpacking = asyncio.create_task(
+            unpack(self._workers, self._unpacks, arrival.source, layer, slot, arrival.bar, arrival.growth))
+        try:
+            await asyncio.shield(arrival.task)
+            return await unpacking
+        finally:
+            await stop([unpacking])
 
 
 async def _ended(task: asyncio.Task[Any]) -> None:

@@ -33,6 +33,13 @@ class UnsupportedArtifact(InvalidArgument):
     text = "unsupported media type {media_type}"
 
 
+def check_types(manifest: Manifest) -> None:
+    """Raises UnsupportedArtifact for layers that cannot be unpacked."""
+    for layer in manifest.layers:
+        if layer.media_type not in mt.LAYER_COMPRESSION:
+            raise UnsupportedArtifact(media_type=layer.media_type)
+
+
 def check_layers(manifest: Manifest, config: ImageConfig) -> tuple[str, ...]:
     """The diff ids, one for each layer; raises what is wrong with the two documents."""
     diff_ids = config.rootfs.diff_ids
@@ -40,9 +47,7 @@ def check_layers(manifest: Manifest, config: ImageConfig) -> tuple[str, ...]:
         raise InvalidRootFs
     if len(diff_ids) != len(manifest.layers):
         raise LayersMismatch
-    for layer in manifest.layers:
-        if layer.media_type not in mt.LAYER_COMPRESSION:
-            raise UnsupportedArtifact(media_type=layer.media_type)
+    check_types(manifest)
     return diff_ids
 
 
@@ -57,8 +62,11 @@ async def unpack_all(snapshots: Snapshots, lease: Lease, layers: Sequence[Descri
     tasks: list[asyncio.Task[UnpackResult]] = []
     try:
         parent: Digest | None = None
-        for layer, diff_id, chain_id in zip(layers, diff_ids, chain_ids(diff_ids), strict=True):
-            slot = await snapshots.prepare_layer(lease, chain_id, parent, diff_id)
+        chain = list(chain_ids(diff_ids))
+        held = await snapshots.hold(lease, chain)
+        for layer, diff_id, chain_id in zip(layers, diff_ids, chain, strict=True):
+            here = chain_id in held
+            slot = None if here else await snapshots.prepare_layer(lease, chain_id, parent, diff_id)
             parent = chain_id
             if slot is None:
                 await exists(layer)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 
 from barque.image.client.errors import LayerVerificationFailed
 from barque.image.client.repository import Repository
-from barque.image.layers import Download
+from barque.image.layers import Download, Growth
 from barque.image.progress import Bar
 from barque.image.remote import manifest as manifest_bytes
 from barque.image.tasks import results, stop
@@ -30,17 +31,23 @@ class PlainFetcher:
     async def blobs(self, repository: Repository, lease: Lease, wanted: list[tuple[Descriptor, Bar]]) -> None:
         """Side by side; the first failure ends all."""
         unique = {descriptor.digest: (descriptor, bar) for descriptor, bar in wanted}
-        tasks = [asyncio.create_task(self._blob(repository, lease, *each)) for each in unique.values()]
+        tasks = [asyncio.create_task(self.blob(repository, lease, *each)) for each in unique.values()]
         try:
             await results(tasks)
         finally:
             await stop(tasks)
 
-    async def _blob(self, repository: Repository, lease: Lease, descriptor: Descriptor, bar: Bar) -> None:
+    async def blob(self, repository: Repository, lease: Lease, descriptor: Descriptor, bar: Bar,
+                   begun: Callable[[str, Growth], None] = lambda *_: None) -> None:
+        """``begun`` is told of the file that the bytes go into before they are verified, unless they are all here."""
         async with await self._content.ingest(lease, descriptor) as ingest:
             if not ingest.exists:
+                download = Download(ingest, descriptor, bar, self._attempts, self._pause)
+                begun(ingest.path, download.growth)
+                if self._turns.locked():
+                    bar.step("Waiting")
                 async with self._turns:
-                    await Download(ingest, descriptor, bar, self._attempts, self._pause).run(repository)
+                    await download.run(repository)
                 bar.step("Verifying Checksum")
             try:
                 await ingest.commit()

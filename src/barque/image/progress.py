@@ -36,15 +36,30 @@ def short(digest: str) -> str:
 
 
 class Bar:
-    """The progress of one layer."""
+    """The progress of one layer. One that is ``held`` says nothing before :meth:`begin`."""
 
-    def __init__(self, report: Report, id: str) -> None:
+    def __init__(self, report: Report, id: str, *, held: bool = False) -> None:
         self._report = report
         self._id = id
         self._last = 0.0
+        self._held = held
+        self._missed: Progress | None = None
+
+    def begin(self, status: str) -> None:
+        """The first word on the layer, and then where it has got to meanwhile."""
+        self._held = False
+        self.step(status)
+        if self._missed is not None:
+            self._tell(self._missed)
 
     def step(self, status: str) -> None:
-        self._report(Progress(status=status, progress_detail={}, id=self._id))
+        self._tell(Progress(status=status, progress_detail={}, id=self._id))
+
+    def _tell(self, progress: Progress) -> None:
+        if self._held:
+            self._missed = progress
+        else:
+            self._report(progress)
 
     def move(self, status: str, current: int, total: int) -> None:
         """Report a position; most are left out, the last one (``current == total``) never is."""
@@ -52,4 +67,4 @@ class Bar:
         if current < total and now - self._last < _INTERVAL:
             return
         self._last = now
-        self._report(Progress(status=status, progress_detail={"current": current, "total": total}, id=self._id))
+        self._tell(Progress(status=status, progress_detail={"current": current, "total": total}, id=self._id))

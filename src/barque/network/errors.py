@@ -17,6 +17,10 @@ class AddressOutside(InvalidArgument):
     text = "Invalid address {address}: It does not belong to any of this network's subnets"
 
 
+class GatewayTaken(PermissionDenied):
+    text = "failed to allocate gateway ({address}): Address already in use"
+
+
 class PoolsExhausted(NotFound):
     """The reason says which routes or networks stand in the way of which pools."""
 
@@ -41,6 +45,10 @@ class LinkTaken(PermissionDenied):
 
 class ParentMissing(InvalidArgument):
     text = "failed to find the parent interface {parent} of the {driver} network on this host"
+
+
+class LoopbackParent(InvalidArgument):
+    text = "loopback interface is not a valid {driver} parent link"
 
 
 class ParentTaken(PermissionDenied):

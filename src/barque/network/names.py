@@ -155,7 +155,9 @@ class Names:
             "places": [_place(endpoint, networks[endpoint.network_id]) for endpoint in ordered
                        if endpoint.network_id in networks and networks[endpoint.network_id].embedded_dns],
             "host": [address for address in (host.gateway, host.ipv6_gateway) if address] if host else [],
-            "servers": list(sandbox.resolving.servers), "ndots": sandbox.resolving.ndots,
+            # Our own address would have us ask ourselves.
+            "servers": [server for server in sandbox.resolving.servers if server != OWN_SERVER],
+            "ndots": sandbox.resolving.ndots,
             "forward": any(endpoint.leads_out for endpoint in ordered)}
 
 

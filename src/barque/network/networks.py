@@ -15,7 +15,7 @@ from barque.errors import BarqueError, InvalidArgument
 from barque.network import bridge as bridges
 from barque.network import forwarding
 from barque.network.bridge import KernelNetwork
-from barque.network.errors import DriverUnsupported, InvalidPool, LinkTaken, NetworkMissing
+from barque.network.errors import DriverUnsupported, GatewayTaken, InvalidPool, LinkTaken, NetworkMissing
 from barque.network.host_view import HostView
 from barque.network.ipam import Addresses, IPAddress, IPNetwork, Taken, choose_subnet, subnets, ula_subnets
 from barque.network.model import NetworkInfo, NetworkSettings, NetworkSpec, Subnet
@@ -243,6 +243,8 @@ def _completed(asked: Subnet | None, candidates: Iterable[IPNetwork], taken: Tak
     if network.num_addresses < (4 if gateway else 2):
         raise InvalidPool(reason=f"invalid subnet {network}: it has no room for a gateway and a container")
     chosen = _inside(asked.gateway, network, "gateway") if asked.gateway else network[1]
+    if gateway and chosen in (network[0], network[-1]) and (chosen == network[0] or network.version == 4):
+        raise GatewayTaken(address=chosen)
     for address in asked.aux.values():
         if _inside(address, network, "auxiliary address") == chosen:
             raise InvalidPool(reason=f"auxiliary address {address} is the gateway's")

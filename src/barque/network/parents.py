@@ -7,7 +7,7 @@ from collections.abc import Iterable
 
 from barque.network import bridge as bridges
 from barque.network.bridge import KernelNetwork
-from barque.network.errors import DriverUnsupported, ParentMissing, ParentTaken
+from barque.network.errors import DriverUnsupported, LoopbackParent, ParentMissing, ParentTaken
 from barque.network.model import NetworkSpec
 from barque.sys import rtnetlink
 from barque.sys.rtnetlink import Link, Netlink
@@ -19,6 +19,8 @@ def parent_link(netlink: Netlink, spec: NetworkSpec, alias: str, others: Iterabl
     ``eth0.10`` is made as VLAN 10 of ``eth0`` if it is not there. Without a parent the containers have a dummy, which
     leads nowhere. Raises ParentMissing, ParentTaken, DriverUnsupported.
     """
+    if spec.parent == "lo":  # the kernel has no loopback link of another name, and takes it without a word
+        raise LoopbackParent(driver=spec.driver)
     _check_kernel(netlink, spec.driver)
     if not spec.parent:
         name = "dm-" + spec.id[:12]  # as dockerd has it

@@ -276,6 +276,14 @@ class Personality(msgspec.Struct, omit_defaults=True, rename="camel"):
     flags: list[str] = msgspec.field(default_factory=list)
 
 
+class MemoryPolicy(msgspec.Struct, omit_defaults=True, rename="camel"):
+    """set_mempolicy(2): ``nodes`` as in ``0-3,7``."""
+
+    mode: str
+    nodes: str = ""
+    flags: list[str] = msgspec.field(default_factory=list)
+
+
 class NetDevice(msgspec.Struct, omit_defaults=True, rename="camel"):
     name: str = ""
 
@@ -295,6 +303,7 @@ class Linux(msgspec.Struct, omit_defaults=True, rename="camel"):
     readonly_paths: list[str] = msgspec.field(default_factory=list)
     mount_label: str = ""
     intel_rdt: dict[str, Any] | None = None
+    memory_policy: MemoryPolicy | None = None
     personality: Personality | None = None
     time_offsets: dict[str, TimeOffset] = msgspec.field(default_factory=dict)
 

@@ -49,7 +49,22 @@ class Intake:
             return
         # Fresh from the kernel and back to it: pages that no byte arrives for cost nothing.
         view = memoryview(mmap.mmap(-1, 2 * half))
-        one, other = view[:half], view[half:]
+        if upload.takes_more and body.lends:
+            await self._receive_in_thread(body, upload, view)
+        else:
+            await self._receive_in_turns(body, upload, view[:half], view[half:])
+
+    async def _receive_in_thread(self, body: Body, upload: Upload, view: memoryview) -> None:
+        """The thread that hashes and writes also reads, as long as the client keeps up."""
+        def pulled() -> memoryview:
+            return view[:body.pull(view[:self._batch()])]
+
+        while count := await body.fill(view[:_LEAST]):
+            body.lend()
+            await upload.write(view[:count], pulled)
+
+    async def _receive_in_turns(self, body: Body, upload: Upload, one: memoryview, other: memoryview) -> None:
+        """The next part is received while the last one is hashed and written."""
         writing: asyncio.Task[None] | None = None
         try:
             while count := await body.fill(one[:self._batch()]):

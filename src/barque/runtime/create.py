@@ -17,8 +17,9 @@ from barque.oci.runtime_spec import OCI_VERSION, Linux, Resources, Spec
 from barque.runtime import hooks, init, intermediary, links, listener, plan, rootfs, security, sync, userns, validate
 from barque.runtime.birth import birthplace
 from barque.runtime.cgroups import CgroupManager, known_layout
+from barque.runtime.cgroups.base import InvalidResources
 from barque.runtime.failure import RuntimeFailure
-from barque.runtime.payload import CWD_ANNOTATION, Payload, compile_filter
+from barque.runtime.payload import CWD_ANNOTATION, Payload
 from barque.runtime.step import Step
 from barque.sys import namespaces, prctl, process
 from barque.sys.sockets import Socket
@@ -107,10 +108,11 @@ def create(request: CreateRequest) -> Created:
     rootless = userns.rootless()
     if rootless:
         validate.check_rootless(linux)
-    payload = Payload(spec.process, spec.annotations, compile_filter(linux.seccomp),
+    payload = Payload(spec.process, spec.annotations, linux,
                       keyring=f"_ses.{request.id}" if request.new_keyring else None)
     with ExitStack() as undo:
         with _stage("cgroup"):
+            _refuse_occupied(request.cgroup)
             undo.callback(request.cgroup.destroy)
             request.cgroup.create()
             payload.warnings += request.cgroup.apply(limits(linux, rootless))
@@ -159,6 +161,13 @@ def _reaches_the_host(linux: Linux) -> bool:
     """Whether the child finds the host's files as its maker does: same rights, and a copy of the same mounts."""
     paths = {item.type: item.path for item in linux.namespaces}
     return "user" not in paths and not paths.get("mount")
+
+
+def _refuse_occupied(cgroup: CgroupManager) -> None:
+    """Whatever is in the cgroup dies when the container is deleted: so nobody else may be in there."""
+    others = len(cgroup.pids()) if cgroup.paths() else 0
+    if others:
+        raise InvalidResources(f"container's cgroup is not empty: {others} process(es) found")
 
 
 def limits(linux: Linux, rootless: bool) -> Resources:

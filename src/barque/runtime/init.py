@@ -98,9 +98,6 @@ def _init(order: Order, channel: ChildEnd, at: Progress) -> None:
         sockets.sethostname(order.spec.hostname)
     if order.spec.domainname:
         prctl.set_domain_name(order.spec.domainname)
-    linux = order.spec.linux
-    if linux is not None and linux.personality is not None:
-        prctl.set_personality(prctl.PERSONALITIES[linux.personality.domain])
 
     path = prepare(payload, context, order.stdio, at)
 

@@ -12,8 +12,8 @@ from typing import NoReturn
 
 import msgspec
 
-from barque.oci.runtime_spec import Process, Seccomp
-from barque.runtime import capabilities, labels, seccomp_profile, targets, users
+from barque.oci.runtime_spec import Linux, Process, Seccomp
+from barque.runtime import capabilities, labels, seccomp_profile, targets, users, validate
 from barque.runtime.failure import RuntimeFailure
 from barque.sys import caps, fds, prctl, rlimit, seccomp
 from barque.sys import process as sys_process
@@ -37,8 +37,8 @@ class Filter(msgspec.Struct, frozen=True):
     flags: int
 
 
-def compile_filter(profile: Seccomp | None) -> Filter | None:
-    """The document's filter, compiled; raises InvalidProfile. To be called before forking."""
+def _compile_filter(profile: Seccomp | None) -> Filter | None:
+    """The document's filter, compiled; raises InvalidProfile."""
     if profile is None:
         return None
     return Filter(seccomp_profile.compile(profile), seccomp_profile.filter_flags(profile))
@@ -50,12 +50,13 @@ class Payload:
     The methods are to be called in the order in which they stand here.
     """
 
-    def __init__(self, process: Process, annotations: dict[str, str], filter_: Filter | None, *,
+    def __init__(self, process: Process, annotations: dict[str, str], linux: Linux, *,
                  keyring: str | None) -> None:
         self.process = process
         self.user = annotations.get(USER_ANNOTATION) or process.user.username
         self.groups = tuple(filter(None, annotations.get(GROUPS_ANNOTATION, "").split(",")))
-        self.filter = filter_
+        self.linux = linux
+        self.filter = _compile_filter(linux.seccomp)
         self.keyring = keyring
         self.sets, self.warnings = capabilities.prepare(process.capabilities, _available())
         self.identity = users.Identity(0, 0, (), "")
@@ -81,11 +82,17 @@ class Payload:
                 self.warnings.append(warning)
         if process.scheduler is not None:
             wanted = process.scheduler
-            flags = sum(prctl.SCHED_FLAGS[name] for name in wanted.flags)
+            flags = sum(prctl.SCHED_FLAGS[name] for name in set(wanted.flags))
             prctl.set_scheduler(prctl.SCHED_POLICIES[wanted.policy], flags=flags, nice=wanted.nice,
                                 priority=wanted.priority, deadline=(wanted.runtime, wanted.deadline, wanted.period))
         if process.io_priority is not None:
             prctl.set_io_priority(prctl.IO_CLASSES[process.io_priority.class_], process.io_priority.priority)
+        if self.linux.personality is not None:
+            prctl.set_personality(prctl.PERSONALITIES[self.linux.personality.domain])
+        policy = self.linux.memory_policy
+        if policy is not None:
+            flags = sum(prctl.MEMORY_POLICY_FLAGS[name] for name in set(policy.flags))
+            prctl.set_memory_policy(prctl.MEMORY_POLICIES[policy.mode] | flags, validate.parse_numbers(policy.nodes))
 
     def identify(self, root: int) -> None:
         """Find out who to become, in the container's own passwd and group files."""

@@ -18,7 +18,7 @@ from barque.runtime.cgroups import CgroupManager
 from barque.runtime.create import Stdio, adjust_oom_score
 from barque.runtime.devices import open_terminal
 from barque.runtime.failure import RuntimeFailure
-from barque.runtime.payload import GROUPS_ANNOTATION, Payload, compile_filter
+from barque.runtime.payload import GROUPS_ANNOTATION, Payload
 from barque.runtime.step import Context
 from barque.sys import namespaces, process
 
@@ -59,7 +59,7 @@ def exec_process(target: Target, spec: Process, stdio: Stdio, *, preserve_fds: i
     validate.check_process(spec)
     linux = target.spec.linux or Linux()
     groups = target.spec.annotations.get(GROUPS_ANNOTATION, "") if spec.user.username else ""
-    payload = Payload(spec, {GROUPS_ANNOTATION: groups}, compile_filter(linux.seccomp), keyring=None)
+    payload = Payload(spec, {GROUPS_ANNOTATION: groups}, linux, keyring=None)
     caller_socket, child_socket = sync.pair()
     caller = sync.CallerEnd(caller_socket)
     with ExitStack() as undo:
@@ -159,7 +159,7 @@ def _enter(target: Target, payload: Payload, stdio: Stdio, preserve_fds: int, ch
            at: init.Progress, entered: set[str]) -> None:
     affinity = payload.process.exec_cpu_affinity
     if affinity is not None and affinity.initial:
-        os.sched_setaffinity(0, validate.parse_cpus(affinity.initial))
+        os.sched_setaffinity(0, validate.parse_numbers(affinity.initial))
     init.separate(preserve_fds)
     payload.open_labels()
     at.stage = "enter"
@@ -179,7 +179,7 @@ def _enter(target: Target, payload: Payload, stdio: Stdio, preserve_fds: int, ch
         context.console = open_terminal(context.root)
     channel.wait_go()
     if affinity is not None and affinity.final:
-        os.sched_setaffinity(0, validate.parse_cpus(affinity.final))
+        os.sched_setaffinity(0, validate.parse_numbers(affinity.final))
     path = init.prepare(payload, context, stdio.fds, at)
     at.stage = "start"
     channel.ready(payload.warnings, context.console[0] if context.console else None)

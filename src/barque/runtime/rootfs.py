@@ -25,7 +25,9 @@ class DetachFromHost(ChildStep):
         return "set the propagation of all mounts"
 
     def execute(self, context: Context) -> None:
-        mounts.set_propagation_of_all(self.propagation.kind if self.propagation else mounts.PROPAGATION_SLAVE)
+        kind = self.propagation.kind if self.propagation else mounts.PROPAGATION_SLAVE
+        # The root and what is bound into it still have to be cloned, which the kernel refuses of unbindable mounts.
+        mounts.set_propagation_of_all(mounts.PROPAGATION_PRIVATE if kind == mounts.PROPAGATION_UNBINDABLE else kind)
 
 
 class MountRoot(SourceStep):

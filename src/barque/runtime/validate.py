@@ -6,11 +6,12 @@ Texts are runc's where runc refuses the same thing.
 from __future__ import annotations
 
 from barque.errors import InvalidArgument
-from barque.oci.runtime_spec import Hooks, Linux, Mount, Process, Spec
+from barque.oci.runtime_spec import Hooks, Linux, MemoryPolicy, Mount, Process, Spec
 from barque.runtime import labels, options, seccomp_profile, sysctls
 from barque.sys import namespaces, prctl, rlimit
 
 _MAX_LINK_NAME = 15
+_WITHOUT_NODES = ("MPOL_DEFAULT", "MPOL_LOCAL")
 _NO_SELINUX = "selinux label is specified in config, but selinux is disabled or not supported"
 
 
@@ -98,11 +99,26 @@ def _check_linux(linux: Linux) -> None:
             raise InvalidSpec(f"unknown personality domain {linux.personality.domain!r}")
         if linux.personality.flags:
             raise InvalidSpec("personality flags are not supported")
+    if linux.memory_policy is not None:
+        _check_memory_policy(linux.memory_policy)
     for device in linux.devices:
         if device.type not in ("c", "u", "b", "p"):
             raise InvalidSpec(f"device type {device.type!r} of {device.path} does not exist")
         if not device.path.startswith("/") or device.path.endswith("/") or "/../" in device.path + "/":
             raise InvalidSpec(f"device path {device.path!r} must be absolute and clean")
+
+
+def _check_memory_policy(policy: MemoryPolicy) -> None:
+    if policy.mode not in prctl.MEMORY_POLICIES:
+        raise InvalidSpec(f"invalid memory policy mode {policy.mode!r}")
+    for flag in policy.flags:
+        if flag not in prctl.MEMORY_POLICY_FLAGS:
+            raise InvalidSpec(f"invalid memory policy flag {flag!r}")
+    nodes = parse_numbers(policy.nodes)
+    if nodes and policy.mode in _WITHOUT_NODES:
+        raise InvalidSpec(f"memory policy mode {policy.mode} requires 0 nodes but got {len(nodes)}")
+    if not nodes and policy.mode not in (*_WITHOUT_NODES, "MPOL_PREFERRED"):
+        raise InvalidSpec(f"memory policy mode {policy.mode} requires at least one node but got 0")
 
 
 def _check_net_devices(linux: Linux, kinds: dict[str, str]) -> None:
@@ -193,7 +209,7 @@ def check_process(process: Process) -> None:
             raise InvalidSpec(f"invalid ioPriority.Priority: {process.io_priority.priority}")
     if process.exec_cpu_affinity is not None:
         for text in (process.exec_cpu_affinity.initial, process.exec_cpu_affinity.final):
-            parse_cpus(text)
+            parse_numbers(text)
 
 
 def _check_limits(process: Process) -> None:
@@ -211,15 +227,15 @@ def _check_limits(process: Process) -> None:
         raise InvalidSpec(f"invalid oomScoreAdj {adjustment}: it goes from -1000 to 1000")
 
 
-def parse_cpus(text: str) -> frozenset[int]:
-    """``0-3,7`` as a set; raises :class:`InvalidSpec`."""
-    cpus: set[int] = set()
+def parse_numbers(text: str) -> frozenset[int]:
+    """``0-3,7``, of CPUs or memory nodes, as a set; raises :class:`InvalidSpec`."""
+    numbers: set[int] = set()
     for item in filter(None, text.split(",")):
         first, dash, last = item.strip().partition("-")
         if not (first.isascii() and first.isdigit() and (not dash or (last.isascii() and last.isdigit()))):
-            raise InvalidSpec(f"invalid CPU list {text!r}")
+            raise InvalidSpec(f"invalid list of numbers {text!r}")
         low, high = int(first), int(last or first)
         if low > high or high > 8191:
-            raise InvalidSpec(f"invalid CPU list {text!r}")
-        cpus.update(range(low, high + 1))
-    return frozenset(cpus)
+            raise InvalidSpec(f"invalid list of numbers {text!r}")
+        numbers.update(range(low, high + 1))
+    return frozenset(numbers)

@@ -147,15 +147,27 @@ class ContentStore:
             raise
         return ingest
 
+    async def hold(self, lease: Lease, wanted: Iterable[Descriptor]) -> set[str]:
+        """Let ``lease`` hold those blobs that are here with their full size; returns their digests."""
+        descriptors = tuple(wanted)
+
+        def held(connection: sqlite3.Connection) -> set[str]:
+            found = set()
+            for descriptor in descriptors:
+                row = connection.execute("SELECT size FROM blobs WHERE digest = ?", (descriptor.digest,)).fetchone()
+                if row and row[0] == descriptor.size == _size(self.path(descriptor.digest)):
+                    lease.add(connection, "blob", descriptor.digest)
+                    found.add(descriptor.digest)
+            return found
+
+        return await self._db.write(held, durable=False)
+
     async def _usable(self, digest: str, size: int) -> bool:
         """Whether the blob is stored with that size; a row whose file is lost or of another size is dropped."""
         info = await self.info(digest)
         if info is None:
             return False
-        try:
-            found = os.stat(self.path(digest)).st_size
-        except FileNotFoundError:
-            found = -1
+        found = _size(self.path(digest))
         if found == info.size == size:
             return True
         if found == info.size:
@@ -282,6 +294,14 @@ class ContentStore:
         if await self._db.read(pending):
             await self._db.write(lambda connection: connection.executemany(
                 "UPDATE blobs SET labels = ? WHERE digest = ?", pending(connection)), durable=False)
+
+
+def _size(path: str) -> int:
+    """In bytes; -1 where there is no such file."""
+    try:
+        return os.stat(path).st_size
+    except FileNotFoundError:
+        return -1
 
 
 def _unlink(paths: Iterable[str]) -> None:

@@ -67,6 +67,8 @@ class Layers:
     def __init__(self, lower: Sequence[str]) -> None:
         self._paths = lower
         self._fds: list[int] = []
+        # By layer: paths that lead nowhere in it, and what that means. Layers do not change.
+        self._ends: dict[int, dict[bytes, int]] = {}
 
     def __enter__(self) -> Layers:
         try:
@@ -91,13 +93,20 @@ class Layers:
 
     def _look(self, layer: int, path: bytes) -> int:
         """A descriptor, or one of the two answers that are none."""
+        names = path.split(b"/") if path else []
+        ends = self._ends.setdefault(layer, {})
+        prefixes = [b"/".join(names[:depth]) for depth in range(1, len(names) + 1)]
+        for prefix in prefixes if ends else ():
+            if prefix in ends:
+                return ends[prefix]
         fd = os.dup(layer)
-        for name in filter(None, path.split(b"/")):
+        for name, prefix in zip(names, prefixes, strict=True):
             opaque = _is_opaque(fd)
             try:
                 child = os.open(name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=fd)
             except FileNotFoundError:
-                return _HIDDEN if opaque else _ABSENT
+                ends[prefix] = _HIDDEN if opaque else _ABSENT
+                return ends[prefix]
             except NotADirectoryError:
                 return _HIDDEN
             finally:

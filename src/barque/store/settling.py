@@ -12,6 +12,7 @@ import asyncio
 import logging
 import sqlite3
 from collections.abc import Sequence
+from contextlib import suppress
 
 from barque.failpoints import hit
 from barque.store.db import Database
@@ -20,6 +21,8 @@ from barque.sys.fsync import syncfs
 
 log = logging.getLogger("barque.store.settling")
 _BOOT_ID = "/proc/sys/kernel/random/boot_id"
+#: Seconds. The sync would hold up that of the row which names the image, and one sync does for all that comes by then.
+_PAUSE = 0.25
 
 
 def boot_id() -> str:
@@ -36,20 +39,25 @@ class Settler:
         self._root = root
         self._task: asyncio.Task[None] | None = None
         self._again = False
+        self._hurry = asyncio.Event()
 
     def begin(self) -> None:
-        """Settle what is recorded by now; returns at once."""
+        """Settle soon what is recorded by now; returns at once."""
         self._again = True
         if self._task is None or self._task.done():
+            self._hurry.clear()
             self._task = asyncio.ensure_future(self._run())
 
     async def wait(self) -> None:
         """Until everything begun so far is on the disk (or has failed to get there, which is logged)."""
+        self._hurry.set()
         if self._task is not None:
             await asyncio.wait([self._task])
 
     async def _run(self) -> None:
         while self._again:
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._hurry.wait(), _PAUSE)
             self._again = False
             numbers = await self._db.read(lambda connection: [row[0] for row in connection.execute(
                 "SELECT id FROM snapshots WHERE unsynced = ?", (boot_id(),))])

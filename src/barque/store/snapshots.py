@@ -135,7 +135,7 @@ class Snapshots:
         """
         await self._locks.acquire(chain_id)
         try:
-            if await self._hold(lease, chain_id):
+            if await self.hold(lease, [chain_id]):
                 self._locks.release(chain_id)
                 return None
             number = await self._make_directory(("fs",))
@@ -144,9 +144,12 @@ class Snapshots:
             raise
         return LayerSlot(self, lease, chain_id, parent_chain_id, diff_id, number)
 
-    async def _hold(self, lease: Lease, chain_id: str) -> bool:
-        """Lease the layer if it is there; a row whose directory is lost is dropped, so that it is unpacked again."""
-        def hold(connection: sqlite3.Connection) -> bool:
+    async def hold(self, lease: Lease, chain_ids: Sequence[str]) -> set[str]:
+        """Let ``lease`` hold those layers that are there; returns their chain ids.
+
+        A row whose directory is lost is dropped, so that the layer is unpacked again.
+        """
+        def hold(connection: sqlite3.Connection, chain_id: str) -> bool:
             row = connection.execute("SELECT id FROM snapshots WHERE key = ?", (chain_id,)).fetchone()
             if row is None:
                 return False
@@ -157,7 +160,8 @@ class Snapshots:
             lease.add(connection, "snapshot", chain_id)
             return True
 
-        return await self._db.write(hold, durable=False)
+        return await self._db.write(lambda connection: {
+            chain_id for chain_id in chain_ids if hold(connection, chain_id)}, durable=False)
 
     def _path(self, number: int, *names: str) -> str:
         return os.path.join(self.root, str(number), *names)
@@ -348,7 +352,7 @@ class Snapshots:
         number, _ = await self._container(container_id)
         await self._locks.acquire(chain_id)
         try:
-            if await self._hold(lease, chain_id):
+            if await self.hold(lease, [chain_id]):
                 await self.remove_container(container_id)
                 return
             await to_the_end(syncfs, self.root)

@@ -251,10 +251,9 @@ class Streams:
         self._settle()
 
     def resize(self, height: int, width: int) -> None:
-        """Set the size of the terminal; raises OSError where there is none."""
-        if not self.terminal or STDOUT not in self._sources:
-            raise OSError(errno.ENOTTY, os.strerror(errno.ENOTTY))
-        tty.set_size(self._sources[STDOUT], height, width)
+        """Set the size of the terminal; where there is none, or none any more, there is nothing to do, as in docker."""
+        if self.terminal and STDOUT in self._sources:
+            tty.set_size(self._sources[STDOUT], height, width)
 
     def close(self) -> None:
         if self.input is not None:

@@ -16,7 +16,7 @@ import msgspec
 from barque.oci.runtime_spec import OCI_VERSION, Capabilities, Linux, Mount, Namespace, Process, Root, Spec
 from barque.runtime import capabilities, cgroups, plan, seccomp_profile, security, validate
 from barque.runtime.default_spec import default_mounts
-from barque.runtime.payload import Payload, compile_filter
+from barque.runtime.payload import Payload
 from barque.supervise import backend
 from barque.supervise import messages as m
 from barque.supervise.backend import Child, Fds
@@ -142,7 +142,7 @@ def _rehearse_start(document: bytes) -> None:
     spec = decode_spec(document)
     validate.check(spec)
     assert spec.process is not None and spec.linux is not None
-    Payload(spec.process, spec.annotations, compile_filter(spec.linux.seccomp), keyring="x")
+    Payload(spec.process, spec.annotations, spec.linux, keyring="x")
     layout = cgroups.known_layout()
     cgroup = cgroups.manager("/x", layout=layout)
     steps, leaving = plan.build(spec, "/", (), cgroup, layout, make_cwd=True)

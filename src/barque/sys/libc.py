@@ -28,10 +28,10 @@ MOUNT_SETATTR = 442
 _PER_ARCH = {
     "x86_64": {"pivot_root": 155, "setns": 308, "seccomp": 317, "keyctl": 250, "bpf": 321, "mknodat": 259,
                "execveat": 322, "capget": 125, "capset": 126, "ioprio_set": 251, "sched_setattr": 314,
-               "pidfd_send_signal": 424, "fchmodat2": 452},
+               "set_mempolicy": 238, "pidfd_send_signal": 424, "fchmodat2": 452},
     "aarch64": {"pivot_root": 41, "setns": 268, "seccomp": 277, "keyctl": 219, "bpf": 280, "mknodat": 33,
                 "execveat": 281, "capget": 90, "capset": 91, "ioprio_set": 30, "sched_setattr": 274,
-                "pidfd_send_signal": 424, "fchmodat2": 452},
+                "set_mempolicy": 237, "pidfd_send_signal": 424, "fchmodat2": 452},
 }
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import struct
+from collections.abc import Iterable
 
 from barque.sys.libc import check, libc, number, syscall
 
@@ -21,6 +22,9 @@ SCHED_FLAGS = {"SCHED_FLAG_RESET_ON_FORK": 0x01, "SCHED_FLAG_RECLAIM": 0x02, "SC
                "SCHED_FLAG_KEEP_POLICY": 0x08, "SCHED_FLAG_KEEP_PARAMS": 0x10, "SCHED_FLAG_UTIL_CLAMP_MIN": 0x20,
                "SCHED_FLAG_UTIL_CLAMP_MAX": 0x40}
 IO_CLASSES = {"IOPRIO_CLASS_RT": 1, "IOPRIO_CLASS_BE": 2, "IOPRIO_CLASS_IDLE": 3}
+MEMORY_POLICIES = {"MPOL_DEFAULT": 0, "MPOL_PREFERRED": 1, "MPOL_BIND": 2, "MPOL_INTERLEAVE": 3, "MPOL_LOCAL": 4,
+                   "MPOL_PREFERRED_MANY": 5, "MPOL_WEIGHTED_INTERLEAVE": 6}
+MEMORY_POLICY_FLAGS = {"MPOL_F_STATIC_NODES": 0x8000, "MPOL_F_RELATIVE_NODES": 0x4000, "MPOL_F_NUMA_BALANCING": 0x2000}
 
 
 #: Without errno, and the types said here: both cost a freshly forked process copies of thirty pages at its first call.
@@ -68,6 +72,15 @@ def set_scheduler(policy: int, *, flags: int = 0, nice: int = 0, priority: int =
     """sched_setattr(2) on oneself; ``deadline`` is (runtime, deadline, period) in nanoseconds."""
     attr = struct.pack("=IIQiIQQQ", 48, policy, flags, nice, priority, *deadline)
     syscall(number("sched_setattr"), 0, attr, 0, what="sched_setattr")
+
+
+def set_memory_policy(mode: int, nodes: Iterable[int]) -> None:
+    """set_mempolicy(2), kept across fork and exec; ``mode`` with its flags. Raises OSError, EINVAL for absent nodes."""
+    mask = sum(1 << node for node in nodes)
+    # The kernel reads one bit less than it is told, and whole longs.
+    words = mask.bit_length() // 64 + 1
+    syscall(number("set_mempolicy"), mode, mask.to_bytes(words * 8, "little") if mask else 0,
+            words * 64 + 1 if mask else 0, what="set_mempolicy")
 
 
 def set_domain_name(name: str) -> None:

@@ -15,7 +15,8 @@ from barque.engine import worker_streams
 from barque.engine.containers import volume_use
 from barque.engine.containers.context import Context
 from barque.engine.containers.model import Container, MountPoint
-from barque.engine.containers.registry import Live
+from barque.engine.containers.registry import Live, NoSuchContainer
+from barque.engine.containers.stop import exit_of
 from barque.errors import BarqueError, Internal, InvalidArgument, NotFound
 from barque.oci import runtime_spec as oci
 from barque.store.tar.messages import WorkerError, decode, encode
@@ -46,25 +47,45 @@ def _failure(error: WorkerError, ref: str, path: str) -> BarqueError:
 @asynccontextmanager
 async def _view(ctx: Context, live: Live) -> AsyncIterator[tuple[View, list[int]]]:
     """The container's files, and the descriptors that the value speaks of."""
-    if live.facts.alive:
-        fd = os.open(f"/proc/{live.facts.pid}/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
-        try:
-            if live.facts.alive:  # else the number may be somebody else's by now
+    while True:
+        if live.facts.alive:
+            fd = _mounts_of_its_process(live)
+            if fd is None:
+                await exit_of(live)
+                continue
+            try:
                 yield View(namespace=0), [fd]
-                return
-        finally:
-            os.close(fd)
-    async with live.lock:
-        mount = await ctx.snapshots.container_mount(live.id)
-        container = live.container
-        try:
-            shown = await volume_use.prepare(ctx, container)
-            volumes = [Volume(_source(point, shown), point.destination, point.rw) for point in container.mounts
-                       if point.type in ("bind", "volume", "image")]
-            yield View(lower=list(mount.lower), upper=mount.upper, work=mount.work, volumes=volumes), []
-        finally:
-            if not live.facts.alive:
-                await volume_use.release(ctx, container)
+            finally:
+                os.close(fd)
+            return
+        async with live.lock:
+            if live.removed:
+                raise NoSuchContainer(ref=live.id)
+            if live.facts.alive:
+                continue  # it was started meanwhile
+            async with _at_rest(ctx, live.container) as view:
+                yield view, []
+            return
+
+
+def _mounts_of_its_process(live: Live) -> int | None:
+    """None: it has ended, and the engine has yet to hear of it."""
+    try:
+        return os.open(f"/proc/{live.facts.pid}/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
+    except (FileNotFoundError, ProcessLookupError):
+        return None
+
+
+@asynccontextmanager
+async def _at_rest(ctx: Context, container: Container) -> AsyncIterator[View]:
+    mount = await ctx.snapshots.container_mount(container.id)
+    try:
+        shown = await volume_use.prepare(ctx, container)
+        volumes = [Volume(_source(point, shown), point.destination, point.rw) for point in container.mounts
+                   if point.type in ("bind", "volume", "image")]
+        yield View(lower=list(mount.lower), upper=mount.upper, work=mount.work, volumes=volumes)
+    finally:
+        await volume_use.release(ctx, container)
 
 
 def _source(point: MountPoint, shown: dict[str, oci.Mount]) -> str:

@@ -60,7 +60,10 @@ def asked(ctx: Context, config: ContainerConfig, host: HostConfig, networking: N
               for name, settings in ((networking.endpoints_config if networking else None) or {}).items()}
     if "default" in wanted:
         wanted[mode] = wanted.pop("default")
-    if mode.startswith("container:"):
+    shared = mode.startswith("container:")
+    if (shared or mode in _SHARED) and (config.mac_address or any(item.mac_address for item in wanted.values())):
+        raise InvalidArgument("conflicting options: mac-address and the network mode")
+    if shared:
         if wanted:
             raise SharedNetwork()
         return {}

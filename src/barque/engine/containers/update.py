@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import errno
+import os
 from typing import Any
 
 import msgspec
@@ -11,7 +13,9 @@ from barque.engine.containers import machine, networking, to_spec, validate
 from barque.engine.containers.cgroup import container_cgroup
 from barque.engine.containers.context import Context
 from barque.engine.containers.options import HostConfig
+from barque.engine.containers.registry import Live
 from barque.errors import Conflict, Internal, InvalidArgument
+from barque.oci.runtime_spec import Resources
 
 #: What an update may change; the rest of a container stays what it was made as.
 FIELDS = frozenset(["cpu_shares", "memory", "blkio_weight", "cpu_period", "cpu_quota", "cpu_realtime_period",
@@ -41,10 +45,7 @@ async def _update(ctx: Context, ref: str, changes: dict[str, Any]) -> list[str]:
         validate.check_host(after, ctx.host.cpus)
         if live.facts.alive:
             limits = msgspec.structs.replace(to_spec.resources(after), devices=[], block_io=None)
-            try:
-                warnings = await asyncio.to_thread(container_cgroup(live).apply, limits)
-            except OSError as error:
-                raise Internal(f"Cannot update container {live.id}: {error.strerror} ({error.filename})") from None
+            warnings = await asyncio.to_thread(_limit, live, limits)
         if PORTS & set(changes):
             after = await networking.republish(ctx, live, after, changes.get("publish_add") or {},
                                                changes.get("publish_remove") or [])
@@ -52,6 +53,16 @@ async def _update(ctx: Context, ref: str, changes: dict[str, Any]) -> list[str]:
         await ctx.registry.save(live)
     ctx.event(live, "update")
     return warnings
+
+
+def _limit(live: Live, limits: Resources) -> list[str]:
+    cgroup = container_cgroup(live)
+    try:
+        return cgroup.apply(limits)
+    except OSError as error:
+        if error.errno in (errno.ENOENT, errno.ENODEV) and not all(map(os.path.exists, cgroup.paths().values())):
+            return []  # it has ended, and the engine has yet to hear of it: the limits are for its next start
+        raise Internal(f"Cannot update container {live.id}: {error.strerror} ({error.filename})") from None
 
 
 def _changed(host: HostConfig, changes: dict[str, Any]) -> HostConfig:

@@ -79,13 +79,15 @@ class HostConfig:
         for value in self.insecure:
             if "://" in value:
                 raise InvalidInsecureRegistry(value=value, reason="should not contain '://'")
+        _networks(self.insecure)
 
     async def endpoints(self, domain: str, *, push: bool = False) -> list[Endpoint]:
         """Where to try, in order: mirrors, then the registry itself.
 
         ``registry-mirrors`` serve pulls from docker.io only; ``hosts.toml`` names those of any registry.
         """
-        rules = await asyncio.to_thread(load, self.certs_dir, domain) if self.certs_dir else HostRules()
+        # Two small files of this machine, mostly absent: a thread would take longer than to look.
+        rules = load(self.certs_dir, domain) if self.certs_dir else HostRules()
         found = [] if push else [_by_rule(rule) for rule in rules.mirrors]
         if domain == DEFAULT_DOMAIN:
             found += [] if push else [self._mirror(mirror) for mirror in self.mirrors]

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import base64
+import re
 from collections.abc import Sequence
 from datetime import UTC, datetime
-from itertools import pairwise
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from barque.errors import Unsupported
 
@@ -23,6 +24,10 @@ _NAMES = {"2.5.4.3": "CN", "2.5.4.6": "C", "2.5.4.7": "L", "2.5.4.8": "ST", "2.5
           "2.5.4.9": "STREET"}
 #: JSON web algorithms (RFC 7518) to the number of bits of their hash.
 _HASHES = {"PS256": 256, "PS384": 384, "PS512": 512, "ES256": 256, "ES384": 384, "ES512": 512}
+#: Extensions of certificates that are looked at here, or need not be: basic constraints, key usage, extended key usage,
+#: names of the subject.
+_UNDERSTOOD = frozenset({"2.5.29.19", "2.5.29.15", "2.5.29.37", "2.5.29.17"})
+_PEM = re.compile(r"-----BEGIN ([A-Z ]+)-----\s*([A-Za-z0-9+/=\s]+)-----END \1-----")
 
 
 class NoCryptography(Unsupported):
@@ -71,13 +76,13 @@ def parse_chain(der: Sequence[bytes]) -> Certificates:
     return tuple(load_der_x509_certificate(each) for each in der)
 
 
-def verify_plain(key: PublicKey, signature: bytes, data: bytes) -> None:
+def verify_plain(key: Any, signature: bytes, data: bytes) -> None:
     """As cosign signs: ECDSA (DER) and RSA (PKCS #1 v1.5) over SHA-256, Ed25519 as it is.
 
     Raises :class:`BadSignature`.
     """
     from cryptography.exceptions import InvalidSignature
-    from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
+    from cryptography.hazmat.primitives.asymmetric import ec, ed25519, padding, rsa
     from cryptography.hazmat.primitives.hashes import SHA256
 
     try:
@@ -85,10 +90,38 @@ def verify_plain(key: PublicKey, signature: bytes, data: bytes) -> None:
             key.verify(signature, data, ec.ECDSA(SHA256()))
         elif isinstance(key, rsa.RSAPublicKey):
             key.verify(signature, data, padding.PKCS1v15(), SHA256())
-        else:
+        elif isinstance(key, ed25519.Ed25519PublicKey):
             key.verify(signature, data)
+        else:
+            raise BadSignature("keys of this kind are not supported")
     except InvalidSignature:
         raise BadSignature("the signature does not fit the key") from None
+
+
+def fits(key: Any, signature: bytes, data: bytes) -> bool:
+    """Whether it is a signature of ``data`` by ``key``; by a key of another kind it is not."""
+    try:
+        verify_plain(key, signature, data)
+    except BadSignature:
+        return False
+    return True
+
+
+def pem_documents(text: str) -> list[bytes]:
+    """What is between the lines of each key or certificate, in DER. Raises ValueError."""
+    return [base64.b64decode(found[2]) for found in _PEM.finditer(text)]
+
+
+def key_der(key: PublicKey) -> bytes:
+    from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+
+    return key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+
+
+def certificate_der(certificate: Certificate) -> bytes:
+    from cryptography.hazmat.primitives.serialization import Encoding
+
+    return certificate.public_bytes(Encoding.DER)
 
 
 def verify_jws(certificate: Certificate, algorithm: str, signature: bytes, data: bytes) -> None:
@@ -114,27 +147,46 @@ def verify_jws(certificate: Certificate, algorithm: str, signature: bytes, data:
         raise BadSignature("the signature does not fit the certificate") from None
 
 
-def verify_chain(chain: Certificates, authorities: Certificates) -> None:
-    """Leaf first: each is issued by the next, all are valid now, the last is an authority or issued by one.
+def verify_chain(chain: Certificates, authorities: Certificates, moment: datetime | None = None) -> None:
+    """Leaf first: each is issued by the next, up to one that is an authority or issued by one; all valid at ``moment``.
 
-    Raises :class:`BadSignature`.
+    ``moment``: an aware time; None is now. Raises :class:`BadSignature`.
     """
-    now = datetime.now(UTC)
-    for certificate in chain:
-        if not certificate.not_valid_before_utc <= now <= certificate.not_valid_after_utc:
-            raise BadSignature(f"the certificate of {subject_text(certificate)} is not valid now")
+    when = moment or datetime.now(UTC)
     _check_signer(chain[0])
-    for position, (certificate, issuer) in enumerate(pairwise(chain)):
-        _check_issued(certificate, issuer, position)
-    last = chain[-1]
-    if last in authorities:
-        return
-    for authority in authorities:
-        if authority.subject == last.issuer and \
-                authority.not_valid_before_utc <= now <= authority.not_valid_after_utc:
-            _check_issued(last, authority, len(chain) - 1)
+    for position, certificate in enumerate(chain):
+        _check_valid(certificate, when)
+        if certificate in authorities or _is_issued_by_one(certificate, authorities, position, when):
             return
-    raise BadSignature(f"the certificate of {subject_text(last)} is not from a trusted authority")
+        if position + 1 < len(chain):
+            _check_issued(certificate, chain[position + 1], position)
+    raise BadSignature(f"the certificate of {subject_text(chain[-1])} is not from a trusted authority")
+
+
+def _is_issued_by_one(certificate: Certificate, authorities: Certificates, below: int, when: datetime) -> bool:
+    """An authority that changed its key is there twice under one name."""
+    for authority in authorities:
+        if authority.subject == certificate.issuer:
+            try:
+                _check_valid(authority, when)
+                _check_issued(certificate, authority, below)
+                return True
+            except BadSignature:
+                continue
+    return False
+
+
+def _check_valid(certificate: Certificate, when: datetime) -> None:
+    if not certificate.not_valid_before_utc <= when <= certificate.not_valid_after_utc:
+        raise BadSignature(f"the certificate of {subject_text(certificate)} is not valid at {when:%Y-%m-%d %H:%M:%S}")
+    try:
+        extensions = certificate.extensions
+    except ValueError as error:
+        raise BadSignature(f"the certificate of {subject_text(certificate)}: {error}") from None
+    for each in extensions:
+        if each.critical and each.oid.dotted_string not in _UNDERSTOOD:
+            raise BadSignature(f"the certificate of {subject_text(certificate)} has an extension that is not "
+                               f"understood: {each.oid.dotted_string}")
 
 
 def _check_signer(certificate: Certificate) -> None:
@@ -181,3 +233,25 @@ def subject_text(certificate: Certificate) -> str:
 
 def issuer_text(certificate: Certificate) -> str:
     return certificate.issuer.rfc4514_string()
+
+
+def names(certificate: Certificate) -> list[str]:
+    """Mail addresses and URIs of the subject."""
+    from cryptography.x509 import ExtensionNotFound, RFC822Name, SubjectAlternativeName, UniformResourceIdentifier
+
+    try:
+        found = certificate.extensions.get_extension_for_class(SubjectAlternativeName).value
+    except ExtensionNotFound:
+        return []
+    return [*found.get_values_for_type(RFC822Name), *found.get_values_for_type(UniformResourceIdentifier)]
+
+
+def extension(certificate: Certificate, oid: str) -> bytes | None:
+    """The bytes of an extension that the library does not know."""
+    from cryptography.x509 import ExtensionNotFound, ObjectIdentifier, UnrecognizedExtension
+
+    try:
+        found = certificate.extensions.get_extension_for_oid(ObjectIdentifier(oid)).value
+    except ExtensionNotFound:
+        return None
+    return found.value if isinstance(found, UnrecognizedExtension) else None

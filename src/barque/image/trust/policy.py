@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from barque.image.trust.keys import Certificates, PublicKey
 
 _CERTIFICATES = (".pem", ".crt", ".cer")
+_SOURCES = ("Path", "Paths", "Data", "Datas")
 
 
 class BadPolicy(InvalidArgument):
@@ -54,7 +55,14 @@ class Identity:
     kind: str = "matchRepoDigestOrExact"
     exact: Reference | None = None
 
+    @property
+    def any_name(self) -> bool:
+        """The digest alone counts. Ours: statements about a digest name no repository."""
+        return self.kind == "matchDigest"
+
     def fits(self, signed: str, ref: Reference) -> bool:
+        if self.any_name:
+            return True
         try:
             found = parse(signed)
         except InvalidArgument:
@@ -67,10 +75,24 @@ class Identity:
 
 
 @dataclass(frozen=True)
+class Fulcio:
+    """Certificates for the identity ``subject`` (a mail address or URI), as the OpenID ``issuer`` knows it."""
+
+    authorities: Certificates
+    issuer: str
+    subject: str
+
+
+@dataclass(frozen=True)
 class Sigstore:
-    """A signature as cosign makes it with a key; any of the ``keys`` will do."""
+    """A signature as cosign makes it: by any of the ``keys``, or by a certificate.
+
+    ``rekor``: keys of the transparency logs, one of which must have the signature; empty: none need have it.
+    """
 
     keys: tuple[PublicKey, ...]
+    fulcio: Fulcio | None
+    rekor: tuple[PublicKey, ...]
     identity: Identity
 
 
@@ -157,28 +179,53 @@ def _requirement(item: Any) -> Requirement:
         _only(item, {"type"})
         return Reject()
     if kind == "sigstoreSigned":
-        _only(item, {"type", "keyPath", "keyPaths", "keyData", "keyDatas", "signedIdentity"})
-        return Sigstore(tuple(_keys(item)), _identity(item.get("signedIdentity", {"type": "matchRepoDigestOrExact"})))
+        return _sigstore(item)
     if kind == "notationSigned":
         _only(item, {"type", "trustStore", "trustedIdentities"})
         return Notation(_authorities(item["trustStore"]), tuple(_subjects(item.get("trustedIdentities", ["*"]))))
     raise ValueError(f"requirements of the type {kind!r} are not supported")
 
 
-def _keys(item: dict[str, Any]) -> Iterator[PublicKey]:
-    given = [name for name in ("keyPath", "keyPaths", "keyData", "keyDatas") if name in item]
-    if len(given) != 1:
-        raise ValueError("sigstoreSigned wants one of keyPath, keyPaths, keyData, keyDatas")
-    values = item[given[0]] if isinstance(item[given[0]], list) else [item[given[0]]]
-    for value in values:
-        if given[0].startswith("keyPath"):
-            with open(value, "rb") as file:
-                yield load_key(file.read())
-        else:
-            try:
-                yield load_key(base64.b64decode(value, validate=True))
-            except binascii.Error:
-                raise ValueError(f"{given[0]} is not base64") from None
+def _sigstore(item: dict[str, Any]) -> Sigstore:
+    _only(item, {"type", "fulcio", "signedIdentity"}
+          | {prefix + end for prefix in ("key", "rekorPublicKey") for end in _SOURCES})
+    keys, rekor = tuple(map(load_key, _sources(item, "key"))), tuple(map(load_key, _sources(item, "rekorPublicKey")))
+    fulcio = _fulcio(item["fulcio"]) if "fulcio" in item else None
+    if bool(keys) == (fulcio is not None):
+        raise ValueError("sigstoreSigned wants one of keyPath, keyPaths, keyData, keyDatas, fulcio")
+    if fulcio is not None and not rekor:
+        raise ValueError("fulcio wants rekorPublicKeyPath or rekorPublicKeyData too: what says when it was signed")
+    return Sigstore(keys, fulcio, rekor, _identity(item.get("signedIdentity", {"type": "matchRepoDigestOrExact"})))
+
+
+def _fulcio(item: dict[str, Any]) -> Fulcio:
+    _only(item, {"caPath", "caData", "oidcIssuer", "subjectEmail", "subjectURI"})
+    subjects = [item[name] for name in ("subjectEmail", "subjectURI") if item.get(name)]
+    if len(subjects) != 1 or not item.get("oidcIssuer"):
+        raise ValueError("fulcio wants oidcIssuer, and one of subjectEmail, subjectURI")
+    authorities = load_certificates(b"\n".join(_sources(item, "ca")))
+    if not authorities:
+        raise ValueError("fulcio wants certificates in caPath or caData")
+    return Fulcio(authorities, item["oidcIssuer"], subjects[0])
+
+
+def _sources(item: dict[str, Any], prefix: str) -> list[bytes]:
+    """What the files or the base64 under one of the ``prefix``'s keys hold; nothing where there is none."""
+    given = [prefix + end for end in _SOURCES if prefix + end in item]
+    if len(given) > 1:
+        raise ValueError(f"want one of {', '.join(given)}")
+    found = []
+    for name in given:
+        for value in item[name] if isinstance(item[name], list) else [item[name]]:
+            if name.startswith(f"{prefix}Path"):
+                with open(value, "rb") as file:
+                    found.append(file.read())
+            else:
+                try:
+                    found.append(base64.b64decode(value, validate=True))
+                except binascii.Error:
+                    raise ValueError(f"{name} is not base64") from None
+    return found
 
 
 def _identity(item: dict[str, str]) -> Identity:
@@ -187,7 +234,7 @@ def _identity(item: dict[str, str]) -> Identity:
     if kind in names:
         _only(item, {"type", names[kind]})
         return Identity(kind, parse(item[names[kind]]))
-    if kind not in ("matchExact", "matchRepository", "matchRepoDigestOrExact"):
+    if kind not in ("matchExact", "matchRepository", "matchRepoDigestOrExact", "matchDigest"):
         raise ValueError(f"signedIdentity of the type {kind!r} is not supported")
     _only(item, {"type"})
     return Identity(kind)

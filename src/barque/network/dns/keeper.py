@@ -32,6 +32,8 @@ _PACKET = 1 << 18
 _QUERIES_AT_ONCE = 64
 _TCP_CLIENTS = 64
 _TCP_SILENCE = 10.0
+#: A client with so many bytes of answers that it has not read asks nothing more before it does.
+_TCP_UNREAD = 1 << 16
 _RESOLV_CONF = "/etc/resolv.conf"
 _ReplyTo = Callable[[wire.Query | None, bytes], None]
 
@@ -123,7 +125,8 @@ class _TcpClient(Handler):
         except OSError:
             self.close()
             return
-        while len(self._in) >= 2 and len(self._in) >= 2 + (length := int.from_bytes(self._in[:2], "big")):
+        while len(self._out) < _TCP_UNREAD and len(self._in) >= 2 and len(self._in) >= 2 + (
+                length := int.from_bytes(self._in[:2], "big")):
             data, self._in = self._in[2:2 + length], self._in[2 + length:]
             self._active += 1
             self._keeper.ask(self._served, data, tcp=True, reply=self._reply)
@@ -136,7 +139,8 @@ class _TcpClient(Handler):
 
     def _watch(self) -> None:
         if self in self._served.clients:
-            self._keeper.loop.watch(self._socket.fileno(), IN | (OUT if self._out else 0), self)
+            events = (IN if len(self._out) < _TCP_UNREAD else 0) | (OUT if self._out else 0)
+            self._keeper.loop.watch(self._socket.fileno(), events, self)
 
     def close(self) -> None:
         self._served.clients.discard(self)
@@ -185,7 +189,7 @@ class NameKeeper(Handler):
             reply(query, response)
             return
         own = record.servers
-        self._upstreams.ask(query, data, own or self._host.now(), record.id, served.netns if own else None, tcp=tcp,
+        self._upstreams.ask(query, own or self._host.now(), record.id, served.netns if own else None, tcp=tcp,
                             reply=lambda answer: reply(query, answer))
 
     def ready(self, fd: int, events: int) -> None:

@@ -11,7 +11,7 @@ import secrets
 import socket
 import struct
 import time
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 
@@ -28,8 +28,11 @@ DEADLINE = 4.5
 #: A server that another one beat by silence, or that is not there at all, is asked last for so long.
 PENALTY = 30.0
 MAX_CACHED = 4096
+MAX_CACHED_BYTES = 4 << 20
 MAX_TTL = 3600
-MAX_OPEN = 512
+#: Questions without an answer yet. One container that asks for what nobody answers must not keep the others waiting.
+MAX_OPEN = 2048
+MAX_OPEN_EACH = 256
 _TRY_ANOTHER = (wire.FORMERR, wire.SERVFAIL, wire.NOTIMP, wire.REFUSED)
 _CLONE_NEWNET = 0x40000000
 
@@ -82,6 +85,7 @@ class HostServers:
 class Cache:
     def __init__(self) -> None:
         self._entries: OrderedDict[tuple[object, ...], tuple[float, float, bytes]] = OrderedDict()
+        self._bytes = 0
 
     def get(self, key: tuple[object, ...]) -> bytes | None:
         found = self._entries.get(key)
@@ -90,7 +94,7 @@ class Cache:
         stored, expires, response = found
         now = time.monotonic()
         if now >= expires:
-            del self._entries[key]
+            self._drop(key)
             return None
         self._entries.move_to_end(key)
         return wire.aged(response, int(now - stored))
@@ -101,9 +105,15 @@ class Cache:
         seconds = min(wire.lifetime(response), MAX_TTL)
         if seconds > 0:
             now = time.monotonic()
+            self._drop(key)
             self._entries[key] = (now, now + seconds, response)
-            if len(self._entries) > MAX_CACHED:
-                self._entries.popitem(last=False)
+            self._bytes += len(response)
+            while len(self._entries) > MAX_CACHED or self._bytes > MAX_CACHED_BYTES:
+                self._drop(next(iter(self._entries)))
+
+    def _drop(self, key: tuple[object, ...]) -> None:
+        if key in self._entries:
+            self._bytes -= len(self._entries.pop(key)[2])
 
 
 class Upstreams:
@@ -113,31 +123,36 @@ class Upstreams:
         self.loop = loop
         self.timers = timers
         self.penalties: dict[str, float] = {}
-        self.open = 0
+        #: How many questions are open, by container.
+        self.open: Counter[str] = Counter()
         self._cache = Cache()
 
-    def ask(self, query: Query, data: bytes, servers: Sequence[str], container: str, netns: int | None, *, tcp: bool,
-            reply: Reply) -> None:
+    def ask(self, query: Query, servers: Sequence[str], container: str, netns: int | None, *, tcp: bool, reply: Reply
+            ) -> None:
         """Answer from memory, or ask; ``netns`` is an fd of the container's network namespace, to ask from there."""
         key = (tuple(servers), container if netns is not None else "", tcp, *query.key)
         kept = self._cache.get(key)
         if kept is not None:
             reply(wire.for_client(query, kept))
             return
-        if not servers or self.open >= MAX_OPEN:
+        if not servers or self.open[container] >= MAX_OPEN_EACH or self.open.total() >= MAX_OPEN:
             reply(wire.answer(query, wire.SERVFAIL))
             return
 
         def done(response: bytes | None) -> None:
+            self.open[container] -= 1
+            if not self.open[container]:
+                del self.open[container]
             if response is None:
                 reply(wire.answer(query, wire.SERVFAIL))
                 return
             self._cache.put(key, response)
             reply(wire.for_client(query, response))
 
+        self.open[container] += 1
         now = time.monotonic()
         order = sorted(servers, key=lambda server: self.penalties.get(server, 0.0) > now)
-        Exchange(self, query, data, order, netns, tcp, done).begin()
+        Exchange(self, query, order, netns, tcp, done).begin()
 
     def punish(self, server: str) -> None:
         self.penalties[server] = time.monotonic() + PENALTY
@@ -149,10 +164,10 @@ class Upstreams:
 class Exchange:
     """One question on its way to the servers, in their order."""
 
-    def __init__(self, upstreams: Upstreams, query: Query, data: bytes, servers: Sequence[str], netns: int | None,
-                 tcp: bool, done: Callable[[bytes | None], None]) -> None:
+    def __init__(self, upstreams: Upstreams, query: Query, servers: Sequence[str], netns: int | None, tcp: bool,
+                 done: Callable[[bytes | None], None]) -> None:
         self.upstreams = upstreams
-        self.query, self.data = query, data
+        self.query = query
         self._servers, self._netns, self._tcp = servers, netns, tcp
         self._done: Callable[[bytes | None], None] | None = done
         self._next = 0
@@ -160,7 +175,6 @@ class Exchange:
         self._fallback: bytes | None = None
 
     def begin(self) -> None:
-        self.upstreams.open += 1
         timers = self.upstreams.timers
         timers.after(DEADLINE, lambda: self._finish(self._fallback))
         for seconds in ROUNDS:
@@ -228,7 +242,6 @@ class Exchange:
                 self.upstreams.punish(attempt.server)
         for attempt in list(self._attempts):
             self._end(attempt)
-        self.upstreams.open -= 1
         done(response)
 
 
@@ -240,7 +253,7 @@ class _Attempt(Handler):
         self.server = server
         self._tcp = tcp
         self._number = secrets.randbelow(1 << 16)
-        message = struct.pack(">H", self._number) + exchange.data[2:]
+        message = wire.asked(exchange.query, self._number)
         family, _, _, _, address = socket.getaddrinfo(server, PORT, type=socket.SOCK_DGRAM,
                                                       flags=socket.AI_NUMERICHOST)[0]
         self._socket = socket.socket(family, socket.SOCK_STREAM if tcp else socket.SOCK_DGRAM)

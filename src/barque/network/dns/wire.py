@@ -10,7 +10,7 @@ from dataclasses import dataclass
 A, PTR, SOA, AAAA, OPT, ANY = 1, 12, 6, 28, 41, 255
 IN = 1
 NOERROR, FORMERR, SERVFAIL, NXDOMAIN, NOTIMP, REFUSED = 0, 1, 2, 3, 4, 5
-_QR, _AA, _TC, _RD, _RA, _CD = 0x8000, 0x0400, 0x0200, 0x0100, 0x0080, 0x0010
+_QR, _AA, _TC, _RD, _RA, _AD, _CD = 0x8000, 0x0400, 0x0200, 0x0100, 0x0080, 0x0020, 0x0010
 _OPCODE = 0x7800
 _DO = 0x8000
 _HEADER = struct.Struct(">HHHHHH")
@@ -26,7 +26,7 @@ class Malformed(Exception):
 @dataclass(frozen=True, slots=True)
 class Query:
     """One question. ``name`` is in small letters without the last dot; ``question`` its bytes as they came;
-    ``size`` what the client takes by UDP; ``edns`` whether it said so; ``bits`` are RD, CD and DO."""
+    ``size`` what the client takes by UDP; ``edns`` whether it said so; ``bits`` are RD, AD, CD and DO."""
 
     id: int
     name: str
@@ -35,12 +35,13 @@ class Query:
     question: bytes
     size: int
     edns: bool
-    bits: tuple[bool, bool, bool]
+    bits: tuple[bool, bool, bool, bool]
 
     @property
     def key(self) -> tuple[object, ...]:
-        """Two queries with the same key get the same answer."""
-        return self.name, self.kind, self.klass, self.size, self.bits
+        """Two queries with the same key get the same answer: it is all that :func:`asked` tells others. Not ``name``,
+        which does not say where labels end: one label "a.b" is another name than "a" in "b"."""
+        return self.question[:-4].lower(), self.kind, self.klass, self.edns, self.size, self.bits
 
 
 def parse(data: bytes) -> Query:
@@ -59,7 +60,15 @@ def parse(data: bytes) -> Query:
     except (struct.error, IndexError, UnicodeDecodeError) as error:
         raise Malformed from error
     return Query(number, ".".join(labels).lower(), kind, klass, data[_HEADER.size:end], size, edns,
-                 (bool(flags & _RD), bool(flags & _CD), do))
+                 (bool(flags & _RD), bool(flags & _AD), bool(flags & _CD), do))
+
+
+def asked(query: Query, number: int) -> bytes:
+    """The message that asks another server, without what else the client's had: what comes back is kept for others."""
+    recursion, authentic, unchecked, secure = query.bits
+    flags = (_RD if recursion else 0) | (_AD if authentic else 0) | (_CD if unchecked else 0)
+    option = b"\0" + _RECORD.pack(OPT, query.size, _DO if secure else 0, 0) if query.edns else b""
+    return _HEADER.pack(number, flags, 1, 0, 0, 1 if option else 0) + query.question + option
 
 
 def answer(query: Query, rcode: int, records: Sequence[tuple[int, bytes]] = (), ttl: int = 0) -> bytes:

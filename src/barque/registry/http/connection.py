@@ -12,12 +12,14 @@ import logging
 import socket
 import time
 from collections.abc import Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import cast
 
 from barque.registry.http.body import Body
 from barque.registry.http.head import MAX_HEAD, BadRequest, Head, parse
 from barque.registry.http.messages import FilePart, Request, Response
+from barque.registry.http.transfer import receive, send_file
 
 log = logging.getLogger("barque.registry")
 App = Callable[[Request], Awaitable[Response]]
@@ -25,6 +27,8 @@ App = Callable[[Request], Awaitable[Response]]
 _STALLED = 120_000
 _MAX_ARRIVED = MAX_HEAD + 1
 _SHARED = 128 << 10
+#: Files that are sent at the same time; the others wait for a turn.
+_SENDERS = 8
 
 
 @dataclass(frozen=True)
@@ -48,6 +52,7 @@ class Peers:
         self.open: set[Connection] = set()
         self.closing = False
         self.buffer = memoryview(bytearray(_SHARED))
+        self.senders = ThreadPoolExecutor(_SENDERS, thread_name_prefix="sender")
         self._date = (0, "")
 
     def date(self) -> str:
@@ -77,6 +82,7 @@ class Peers:
             for task in late:
                 task.cancel()
             await asyncio.gather(*late, return_exceptions=True)
+        self.senders.shutdown()
 
 
 class Connection(asyncio.BufferedProtocol):
@@ -93,15 +99,17 @@ class Connection(asyncio.BufferedProtocol):
         self._room: asyncio.Future[None] | None = None
         self._ended = self._lost = self._paused = self._asked = False
         self.arrived = bytearray()
+        self.lends = not peers.tls
         self.deadline = 0.0
         self.remote = ""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
-        peer = transport.get_extra_info("peername")
+        peer, sock = transport.get_extra_info("peername"), transport.get_extra_info("socket")
+        self._fd = sock.fileno()
         if isinstance(peer, tuple):
             self.remote = peer[0]
-            transport.get_extra_info("socket").setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, _STALLED)
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, _STALLED)
         self._peers.open.add(self)
         self.task = self._loop.create_task(self._serve())
 
@@ -113,9 +121,12 @@ class Connection(asyncio.BufferedProtocol):
             self.arrived += self._peers.buffer[:count]
         if self._news is not None:
             self._tell(count)
-        elif len(self.arrived) >= _MAX_ARRIVED and not self._paused:
-            self._paused = True
-            self._transport.pause_reading()
+        elif len(self.arrived) >= _MAX_ARRIVED:
+            self._pause_reading()
+
+    def _pause_reading(self) -> None:
+        self._paused = True
+        self._transport.pause_reading()  # which may be said again
 
     def eof_received(self) -> bool:
         self._ended = True
@@ -159,6 +170,12 @@ class Connection(asyncio.BufferedProtocol):
         finally:
             self._into, self._news, self.deadline = None, None, 0.0
         return count
+
+    def lend(self) -> None:
+        self._pause_reading()
+
+    def receive(self, view: memoryview) -> int:
+        return receive(self._fd, view)
 
     def write(self, data: bytes) -> None:
         if self._lost or self._transport.is_closing():
@@ -249,7 +266,10 @@ class Connection(asyncio.BufferedProtocol):
             self.write(head + body)
         elif isinstance(body, FilePart):
             with body.file:
+                self._transport.set_write_buffer_limits(0)
                 self.write(head)
+                await self._written()
+                self._transport.set_write_buffer_limits()
                 await self._send_file(body)
         else:
             async with contextlib.aclosing(body):
@@ -265,7 +285,11 @@ class Connection(asyncio.BufferedProtocol):
 
     async def _send_file(self, part: FilePart) -> None:
         size = part.end - part.begin
-        if size and await self._loop.sendfile(self._transport, part.file, part.begin, size) < size:
+        if not self._peers.tls:
+            # The loop takes no second look at a socket that a transport has; its duplicate is another to it.
+            with self._transport.get_extra_info("socket").dup() as sock:
+                await send_file(self._peers.senders, sock, part)
+        elif size and await self._loop.sendfile(self._transport, part.file, part.begin, size) < size:
             raise ConnectionResetError("the file has become shorter")
 
     async def _linger(self) -> None:

@@ -76,6 +76,8 @@ class Upload(Protocol):
     """
 
     id: str
+    #: Whether ``write`` makes use of ``more``.
+    takes_more: bool
 
     @property
     def lock(self) -> AbstractAsyncContextManager[None]: ...
@@ -84,8 +86,11 @@ class Upload(Protocol):
     def offset(self) -> int: ...
     def expect(self, digest: Digest) -> None:
         """A hint before the first byte: all of them come now and should have this digest."""
-    async def write(self, data: bytes | memoryview) -> None:
-        """Append all of it; after an OSError the upload is as it was before."""
+    async def write(self, data: bytes | memoryview, more: Callable[[], memoryview] | None = None) -> None:
+        """Append all of it; after an OSError the upload is as it was before.
+
+        If the bytes are written in a thread, some more that ``more`` gives there follow, until it has none.
+        """
     async def pause(self) -> None:
         """Called when a request ends that is not the last one: what was written survives this process."""
     async def commit(self, digest: Digest) -> None:

@@ -8,7 +8,6 @@ which costs space only and goes with the next collection. The time of last use i
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import errno
 import fcntl
@@ -24,6 +23,7 @@ from barque.oci.digest import ALGORITHMS, Digest
 from barque.registry.storage import durable
 from barque.registry.storage.base import Blob, Entry, Freed, Upload
 from barque.registry.storage.uploads import FilesystemUpload
+from barque.registry.threads import in_thread
 
 _ID = re.compile(r"[0-9a-f]{32}\Z")
 #: The time of last use is as old as this at most, in seconds, when it is written anew.
@@ -42,7 +42,7 @@ class FilesystemBlobs:
         self._prune_at = _FEW
 
     async def run(self, function: Callable[..., Any], *args: Any) -> Any:
-        return await asyncio.get_running_loop().run_in_executor(self._threads, function, *args)
+        return await in_thread(self._threads, function, *args)
 
     def _content(self, digest: Digest) -> str:
         return f"{self._root}/blobs/{digest.algorithm}/{digest.hex[:2]}/{digest.hex}"

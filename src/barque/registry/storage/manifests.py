@@ -7,7 +7,6 @@ Components of a repository name cannot begin with ``_``, so nothing clashes.
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import os
 from collections.abc import Callable
@@ -23,6 +22,7 @@ from barque.oci.digest import Digest
 from barque.registry.storage import durable
 from barque.registry.storage.base import Entry, StoredManifest, Tagged
 from barque.registry.storage.listings import Listings
+from barque.registry.threads import in_thread
 
 
 class FilesystemManifests:
@@ -37,7 +37,7 @@ class FilesystemManifests:
         self._listings = Listings()
 
     async def _run(self, function: Callable[..., Any], *args: Any) -> Any:
-        return await asyncio.get_running_loop().run_in_executor(self._threads, function, *args)
+        return await in_thread(self._threads, function, *args)
 
     def _manifest(self, repository: str, digest: Digest) -> str:
         return f"{self._base}/{repository}/_manifests/{digest.algorithm}/{digest.hex}"

@@ -19,6 +19,8 @@ from barque.sys.fsync import start_writeback
 _HASH_STEP = 1 << 20
 #: The disk is told to begin after so many bytes, so that the fsync at the end finds little left to do.
 _WRITEBACK = 8 << 20
+#: Bytes after which a thread lets others have their turn.
+_TURN = 4 << 20
 #: Seconds between two looks at a session that another process writes to.
 _POLL = 0.05
 
@@ -53,6 +55,8 @@ class UploadHome(Protocol):
 
 class FilesystemUpload:
     """Meets :class:`barque.registry.storage.base.Upload`; a running sha256 spares the commit a second reading."""
+
+    takes_more = True
 
     def __init__(self, home: UploadHome, repository: str, id: str, path: str, algorithm: str = "sha256") -> None:
         self._home = home
@@ -102,20 +106,26 @@ class FilesystemUpload:
             self._algorithm = digest.algorithm
             self._hash = hashlib.new(digest.algorithm)
 
-    async def write(self, data: bytes | memoryview) -> None:
-        await self._home.run(self._write, data)
+    async def write(self, data: bytes | memoryview, more: Callable[[], memoryview] | None = None) -> None:
+        await self._home.run(self._write, data, more)
 
-    def _write(self, data: bytes | memoryview) -> None:
+    def _write(self, data: bytes | memoryview, more: Callable[[], memoryview] | None) -> None:
+        end = self._offset + _TURN
         try:
             with open(self._path, "r+b", buffering=0) as file:
-                position = _write_all(file.fileno(), data, self._offset)
-                failpoints.hit("registry.upload.written")
-                if position - self._flushed >= _WRITEBACK:
-                    start_writeback(file.fileno(), self._flushed, position - self._flushed)
-                    self._flushed = position
+                while data:
+                    self._append(file.fileno(), data)
+                    data = more() if more is not None and self._offset < end else b""
         except OSError:
             os.truncate(self._path, self._offset)
             raise
+
+    def _append(self, fd: int, data: bytes | memoryview) -> None:
+        position = _write_all(fd, data, self._offset)
+        failpoints.hit("registry.upload.written")
+        if position - self._flushed >= _WRITEBACK:
+            start_writeback(fd, self._flushed, position - self._flushed)
+            self._flushed = position
         if self._hash is not None:
             self._hash.update(data)
         self._offset = position

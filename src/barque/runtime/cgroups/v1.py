@@ -114,7 +114,8 @@ class V1Manager:
     def frozen(self) -> bool:
         if self._unified is not None and exists(self._unified, "cgroup.freeze"):
             return read_or(self._unified, "cgroup.freeze", "0").strip() == "1"
-        return "freezer" in self._paths and read_or(self._paths["freezer"], "freezer.state").strip() != "THAWED"
+        path = self._paths.get("freezer")
+        return path is not None and read_or(path, "freezer.state", "THAWED").strip() != "THAWED"
 
     def _freezer(self) -> str:
         if "freezer" not in self._paths:

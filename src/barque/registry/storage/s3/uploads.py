@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+from collections.abc import Callable
 from typing import Protocol
 
 import msgspec
@@ -48,6 +49,8 @@ class Home(Protocol):
 class S3Upload:
     """Meets :class:`barque.registry.storage.base.Upload`."""
 
+    takes_more = False
+
     def __init__(self, s3: S3, home: Home, repository: str, id: str, algorithm: str = "sha256",
                  saved: tuple[State, bytes, str] | None = None) -> None:
         self._s3 = s3
@@ -70,7 +73,7 @@ class S3Upload:
             self._algorithm = digest.algorithm
             self._hash = hashlib.new(digest.algorithm)
 
-    async def write(self, data: bytes | memoryview) -> None:
+    async def write(self, data: bytes | memoryview, more: Callable[[], memoryview] | None = None) -> None:
         if self._hash is not None:
             await asyncio.to_thread(self._hash.update, data)
         self._tail += data
