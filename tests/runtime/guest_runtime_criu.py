@@ -8,7 +8,7 @@ import shutil
 import subprocess
 import time
 from collections.abc import Awaitable, Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import msgspec
@@ -52,20 +52,18 @@ def mounted_tmpfs(path: Path) -> Iterator[None]:
 @contextmanager
 def hierarchies(*, unified: bool) -> Iterator[None]:
     """Cgroups of version 1, and with ``unified`` the others beside them, in place of version 2 alone."""
-    # Not covered, but gone: mountinfo lists what is covered, too.
-    subprocess.run(["umount", str(CGROUPS)], check=True)
-    with mounted_tmpfs(CGROUPS):
-        places = [(name, ["-t", "cgroup", "-o", name]) for name in CONTROLLERS]
-        places += [("unified", ["-t", "cgroup2"])] if unified else []
+    places = [(name, ["-t", "cgroup", "-o", name]) for name in CONTROLLERS]
+    places += [("unified", ["-t", "cgroup2"])] if unified else []
+    with ExitStack() as undo:
+        # Not covered, but gone: mountinfo lists what is covered, too.
+        subprocess.run(["umount", str(CGROUPS)], check=True)
+        undo.callback(subprocess.run, ["mount", "-t", "cgroup2", "cgroup2", str(CGROUPS)], check=True)
+        undo.enter_context(mounted_tmpfs(CGROUPS))
         for name, words in places:
             (CGROUPS / name).mkdir()
             subprocess.run(["mount", *words, "cgroup", str(CGROUPS / name)], check=True)
-        try:
-            yield
-        finally:
-            for name, _ in places:
-                subprocess.run(["umount", str(CGROUPS / name)], check=True)
-    subprocess.run(["mount", "-t", "cgroup2", "cgroup2", str(CGROUPS)], check=True)
+            undo.callback(subprocess.run, ["umount", str(CGROUPS / name)], check=True)
+        yield
 
 
 def moved(barque: Runtime, bundle: Bundle, folder: Path, before_restore: Sequence[str] = ("true",)) -> int:
@@ -137,7 +135,7 @@ class TestCriu:
         bundle.linux["namespaces"].append({"type": "user"})
         bundle.linux["uidMappings"] = bundle.linux["gidMappings"] = [{"containerID": 0, "hostID": 0, "size": 1000}]
         bundle.linux["netDevices"] = {"outer0": {"name": "inner0"}}
-        with hierarchies(unified=False), mounted_tmpfs(outside / "within"):
+        with hierarchies(unified=False):
             subprocess.run(["ip", "link", "add", "outer0", "type", "dummy"], check=True)
             pid = moved(barque, bundle, tmp_path, before_restore=["ip", "link", "add", "outer0", "type", "dummy"])
             assert_in_cgroup(pid, bundle.cgroup)
@@ -163,9 +161,24 @@ class TestCriu:
         bundle.linux["namespaces"].append({"type": "user"})
         bundle.linux["uidMappings"] = bundle.linux["gidMappings"] = [{"containerID": 0, "hostID": 9, "size": 1000}]
         bundle.save("true")
-        done = barque("restore", "--bundle", str(bundle.path), "refused")
+        assert "a user namespace whose root is not the host's cannot be" in self.refusal(barque, bundle)
+
+    def test_mounts_that_a_user_namespace_holds_fast_are_refused(self, barque: Runtime, bundle: Bundle,
+                                                                 tmp_path: Path) -> None:
+        bundle.linux["namespaces"].append({"type": "user"})
+        bundle.linux["uidMappings"] = bundle.linux["gidMappings"] = [{"containerID": 0, "hostID": 0, "size": 1000}]
+        (tmp_path / "outside/within").mkdir(parents=True)
+        bundle.spec["mounts"].append({"destination": "/outside", "type": "bind", "source": str(tmp_path / "outside"),
+                                      "options": ["rbind"]})
+        bundle.save("true")
+        with mounted_tmpfs(tmp_path / "outside/within"):
+            said = self.refusal(barque, bundle)
+        assert "a user namespace and something mounted below the source of /outside cannot be" in said
+
+    def refusal(self, barque: Runtime, bundle: Bundle) -> str:
+        done = barque("restore", "--bundle", str(bundle.path), "refused", timeout=PATIENCE)
         assert done.returncode == 1
-        assert "a user namespace whose root is not the host's cannot be checkpointed or restored" in done.stderr
+        return done.stderr
 
     def test_behind_a_monitor(self, tmp_path: Path) -> None:
         """On a terminal: what it says, how it ends and who joins it are as before."""

@@ -50,9 +50,19 @@ def check(spec: Spec) -> None:
         raise NotRestorable(what="a user namespace whose root is not the host's")
     if linux.seccomp is not None and linux.seccomp.listener_path:
         raise NotRestorable(what="a seccomp listener")
+    below = _mount_points() if "user" in kinds else []
     for mount in spec.mounts:
         if mount.uid_mappings:
             raise NotRestorable(what=f"an id-mapped mount ({mount.destination})")
+        if mount.source.startswith("/") and any(point.startswith(f"{mount.source.rstrip('/')}/") for point in below):
+            # They are locked there (mount_namespaces(7)), and criu binds what is without them.
+            raise NotRestorable(what="a user namespace and something mounted below the source of "
+                                     f"{mount.destination}")
+
+
+def _mount_points() -> list[str]:
+    with open("/proc/self/mountinfo", errors="surrogateescape") as file:
+        return [unescape(line.split()[4]) for line in file]
 
 
 def steps_of(spec: Spec, root_path: str, cgroup: CgroupManager) -> list[Step]:
