@@ -35,6 +35,7 @@ from tests.contract.test_supervise import (
     monitor_pid,
     open_world,
     pid_is_alive,
+    spare_of,
 )
 
 
@@ -261,6 +262,22 @@ async def test_no_descriptor_of_ours_in_the_container(box: Box) -> None:
     assert names in (["0", "1", "2"], ["0", "1", "2", "3"])    # 3: the shell reads the directory
     writer.close()
     await finish(record_reader)
+
+
+async def test_dead_helper_of_the_spare_monitor_is_replaced(box: Box) -> None:
+    first = await box.create("sleep", "1000")
+    (monitor,) = acting_monitors(await spare_of(box))
+    async with asyncio.timeout(60):
+        while not (helper := children(monitor)):  # noqa: ASYNC110
+            await asyncio.sleep(0.01)    # it is forked once the supervisor knows of the monitor
+    os.kill(helper[0], signal.SIGKILL)
+    await ended(helper[0])
+    second = await box.create("sh", "-c", "exit 3")
+    assert monitor in acting_monitors(monitor_pid(box, second))
+    await second.start()
+    assert (await second.wait_exit()).exit_code == 3
+    await second.release()
+    await first.release()
 
 
 async def test_a_hundred_in_a_row_leave_nothing(box: Box, tmp_path: Path) -> None:
