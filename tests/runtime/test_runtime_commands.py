@@ -111,6 +111,41 @@ def test_a_cgroup_is_nobody_elses(barque, bundle):
     assert barque.ok("list", "-q").split() == ["first"]
 
 
+def test_a_frozen_cgroup_takes_no_container(barque, bundle):
+    path = Path("/sys/fs/cgroup/freezer", f"barque-frozen-{os.getpid()}")
+    if not path.parent.is_dir():
+        path = Path("/sys/fs/cgroup", path.name)
+    file, frozen, thawed = ("freezer.state", "FROZEN", "THAWED") if path.parent.name == "freezer" else (
+        "cgroup.freeze", "1", "0")
+    bundle.spec["linux"]["cgroupsPath"] = f"/{path.name}"
+    bundle.save("true")
+    path.mkdir()
+    try:
+        (path / file).write_text(frozen)
+        refused = barque("run", "--bundle", str(bundle.path), "frozen")
+        assert "container's cgroup is frozen" in refused.stderr and refused.returncode == 1
+        (path / file).write_text(thawed)
+        barque.ok("run", "--bundle", str(bundle.path), "thawed")
+        assert not path.exists()
+    finally:
+        if path.exists():
+            path.rmdir()
+
+
+def test_features_are_runcs_and_more(barque):
+    ours = json.loads(barque.ok("features"))
+    runcs = json.loads(subprocess.run(["runc", "features"], capture_output=True, check=True, timeout=60).stdout)
+    # Options of file systems are passed on unseen; nothing is mounted before, and mandatory locks are gone from Linux.
+    assert {*runcs["mountOptions"]} - {*ours["mountOptions"]} == {"acl", "noacl", "remount", "mand"}
+    theirs, mine = runcs["linux"], ours["linux"]
+    assert {*runcs["hooks"]} == {*ours["hooks"]} and {*theirs["namespaces"]} <= {*mine["namespaces"]}
+    assert theirs["capabilities"] == mine["capabilities"]
+    for kind in ("actions", "operators"):
+        assert {*theirs["seccomp"][kind]} == {*mine["seccomp"][kind]}
+    for kind in ("cgroup", "apparmor", "selinux"):
+        assert theirs[kind].items() <= mine[kind].items()
+
+
 def _gone(directory):
     try:
         directory.rmdir()

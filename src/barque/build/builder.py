@@ -158,7 +158,7 @@ class Build:
                     channel = self._transcript.channel(total, _name(stage), following)
                     group.create_task(self._stage(site, stage, StageBuild(site, stage, channel)))
                     following += 1 + len(stage.steps)
-        except* BarqueError as errors:
+        except* (BarqueError, OSError) as errors:
             raise _first(errors) from None
         return site.results[self._plan.stages[-1].number].result()
 
@@ -191,10 +191,10 @@ def _label(stage: PlannedStage, key: str, value: str) -> Label:
                  pairs=(Pair(key, quoted),))
 
 
-def _first(errors: BaseExceptionGroup[BarqueError]) -> BarqueError:
+def _first(errors: BaseExceptionGroup[BarqueError | OSError]) -> BarqueError | OSError:
     """The failure that ended the build: others may have come of it."""
     error: BaseException = errors
     while isinstance(error, BaseExceptionGroup):
         error = error.exceptions[0]
-    assert isinstance(error, BarqueError)
+    assert isinstance(error, BarqueError | OSError)
     return error

@@ -114,7 +114,7 @@ def create(request: CreateRequest) -> Created:
                       keyring=f"_ses.{request.id}" if request.new_keyring else None)
     with ExitStack() as undo:
         with _stage("cgroup"):
-            _refuse_occupied(request.cgroup)
+            _refuse_unusable(request.cgroup)
             undo.callback(request.cgroup.destroy)
             request.cgroup.create()
             payload.warnings += request.cgroup.apply(limits(linux, rootless))
@@ -165,11 +165,13 @@ def _reaches_the_host(linux: Linux) -> bool:
     return "user" not in paths and not paths.get("mount")
 
 
-def _refuse_occupied(cgroup: CgroupManager) -> None:
+def _refuse_unusable(cgroup: CgroupManager) -> None:
     """Whatever is in the cgroup dies when the container is deleted: so nobody else may be in there."""
     others = len(cgroup.pids()) if cgroup.paths() else 0
     if others:
         raise InvalidResources(f"container's cgroup is not empty: {others} process(es) found")
+    if cgroup.frozen():
+        raise InvalidResources("container's cgroup is frozen: whatever enters it would never run")
 
 
 def limits(linux: Linux, rootless: bool) -> Resources:

@@ -30,8 +30,10 @@ _OF_A_ROOT = ("mode", "uid", "gid", "size")
 #: Most containers have the same few mounts.
 _CACHED = 256
 
-ATTRIBUTE_WORDS = tuple(_ATTRIBUTES)
-PROPAGATION_WORDS = (*_PROPAGATIONS, *(f"r{word}" for word in _PROPAGATIONS))
+_OF_A_MOUNT = ("bind", "rbind", "idmap", "ridmap", "tmpcopyup")
+#: All but those of file systems; ``sync`` and its like are flags of every file system.
+WORDS = (*_OF_A_MOUNT, *_ATTRIBUTES, *(f"r{word}" for word in _ATTRIBUTES), *_PROPAGATIONS,
+         *(f"r{word}" for word in _PROPAGATIONS), *_NOTHING, "sync", "dirsync", "lazytime")
 
 
 class Propagation(msgspec.Struct, frozen=True):
@@ -93,7 +95,7 @@ def _parse(words: tuple[str, ...]) -> Options:
             propagations.append(found)
         elif word in _REFUSED:
             raise ValueError(f"mount option {word!r} is not supported")
-        elif word not in _NOTHING and word not in ("bind", "rbind", "idmap", "ridmap", "tmpcopyup"):
+        elif word not in _NOTHING and word not in _OF_A_MOUNT:
             key, equals, value = word.partition("=")
             data.append((key, value if equals else None))
     return Options(masks[""][0], masks[""][1], masks["r"][0], masks["r"][1], bool(seen & {"bind", "rbind"}),

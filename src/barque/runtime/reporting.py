@@ -9,9 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 from barque.errors import Conflict, InvalidArgument
 from barque.oci.runtime_spec import OCI_VERSION
-from barque.runtime import capabilities, default_spec, labels, state
-from barque.runtime.options import ATTRIBUTE_WORDS, PROPAGATION_WORDS
-from barque.sys import fds, features, namespaces, process, seccomp
+from barque.runtime import capabilities, default_spec, state
+from barque.runtime.options import WORDS
+from barque.runtime.seccomp_compile import ACTIONS, MACHINES, OPERATORS
+from barque.runtime.seccomp_profile import FLAGS
+from barque.sys import fds, namespaces, process, seccomp
 
 if TYPE_CHECKING:
     from barque.runtime.dispatch import Invocation
@@ -108,27 +110,22 @@ def spec_command(invocation: Invocation) -> int:
 
 
 def features_command(_: Invocation) -> int:
-    """What this runtime can do, in the form of features.md; what the kernel lacks is not in it."""
+    """What this runtime can do, in the form of features.md, whatever this kernel has; capabilities, and the flags of
+    seccomp that are said to be supported, are the kernel's.
+    """
     print(json.dumps({
         "ociVersionMin": "1.0.0", "ociVersionMax": OCI_VERSION,
         "hooks": ["prestart", "createRuntime", "createContainer", "startContainer", "poststart", "poststop"],
-        "mountOptions": sorted({"bind", "rbind", "idmap", "ridmap", "tmpcopyup", *ATTRIBUTE_WORDS,
-                                *(f"r{word}" for word in ATTRIBUTE_WORDS), *PROPAGATION_WORDS}),
+        "mountOptions": sorted(WORDS),
         "linux": {
-            "namespaces": sorted(kind for kind in namespaces.FLAGS if features.has_namespace(kind)),
+            "namespaces": sorted(namespaces.FLAGS),
             "capabilities": capabilities.known(),
-            "cgroup": {"v1": True, "v2": True, "systemd": False, "systemdUser": False, "rdma": True},
-            "seccomp": {"enabled": seccomp.supports(seccomp.RET_ERRNO),
-                        "actions": [name for name, value in (
-                            ("SCMP_ACT_ALLOW", seccomp.RET_ALLOW), ("SCMP_ACT_ERRNO", seccomp.RET_ERRNO),
-                            ("SCMP_ACT_KILL", seccomp.RET_KILL_THREAD),
-                            ("SCMP_ACT_KILL_PROCESS", seccomp.RET_KILL_PROCESS), ("SCMP_ACT_LOG", seccomp.RET_LOG),
-                            ("SCMP_ACT_NOTIFY", seccomp.RET_USER_NOTIF),
-                            ("SCMP_ACT_TRACE", seccomp.RET_TRACE), ("SCMP_ACT_TRAP", seccomp.RET_TRAP))
-                            if seccomp.supports(value)]},
-            "apparmor": {"enabled": labels.has_apparmor()}, "selinux": {"enabled": labels.has_selinux()},
-            "intelRdt": {"enabled": False},
-            "mountExtensions": {"idmap": {"enabled": True}},
+            "cgroup": {"v1": True, "v2": True, "systemd": True, "systemdUser": True, "rdma": True},
+            "seccomp": {"enabled": True, "actions": sorted(ACTIONS), "operators": sorted(OPERATORS),
+                        "archs": sorted(MACHINES[os.uname().machine]), "knownFlags": sorted(FLAGS),
+                        "supportedFlags": sorted(name for name in FLAGS if seccomp.supports_flag(FLAGS[name]))},
+            "apparmor": {"enabled": True}, "selinux": {"enabled": True}, "intelRdt": {"enabled": False},
+            "mountExtensions": {"idmap": {"enabled": True}}, "netDevices": {"enabled": True},
         },
     }, indent=2))
     return 0

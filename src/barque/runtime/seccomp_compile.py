@@ -64,7 +64,7 @@ _FOREIGN = frozenset("SCMP_ARCH_" + name for name in (
     "MIPS", "MIPS64", "MIPS64N32", "MIPSEL", "MIPSEL64", "MIPSEL64N32", "PPC", "PPC64", "PPC64LE", "S390", "S390X",
     "PARISC", "PARISC64", "RISCV64", "LOONGARCH64", "M68K", "SH", "SHEB"))
 
-_ACTIONS = {
+ACTIONS = {
     "SCMP_ACT_KILL": seccomp.RET_KILL_THREAD,
     "SCMP_ACT_KILL_THREAD": seccomp.RET_KILL_THREAD,
     "SCMP_ACT_KILL_PROCESS": seccomp.RET_KILL_PROCESS,
@@ -101,7 +101,7 @@ def tables() -> dict[str, Table]:
 def action_value(action: str, errno: int | None) -> int:
     """The filter's return value; raises :class:`InvalidProfile`."""
     try:
-        value = _ACTIONS[action]
+        value = ACTIONS[action]
     except KeyError:
         raise InvalidProfile(f"seccomp: invalid action {action!r}") from None
     if action not in _WITH_ERRNO:

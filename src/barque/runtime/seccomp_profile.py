@@ -27,7 +27,7 @@ _SOCKET_DOMAINS = ((0xFFFFFFE0, 0), (0xFFFFFFFC, 32), (0xFFFFFFFE, 36), (0xFFFFF
                    (0xFFFFFFFE, 42), (0xFFFFFFFC, 44), (0xFFFFFFF0, 48))
 #: How docker's profiles spell a machine in includes and excludes.
 _GO_ARCH = {"x86_64": "amd64", "aarch64": "arm64"}
-_FLAGS = {"SECCOMP_FILTER_FLAG_TSYNC": seccomp.FLAG_TSYNC, "SECCOMP_FILTER_FLAG_LOG": seccomp.FLAG_LOG,
+FLAGS = {"SECCOMP_FILTER_FLAG_TSYNC": seccomp.FLAG_TSYNC, "SECCOMP_FILTER_FLAG_LOG": seccomp.FLAG_LOG,
           "SECCOMP_FILTER_FLAG_SPEC_ALLOW": seccomp.FLAG_SPEC_ALLOW,
           "SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV": seccomp.FLAG_WAIT_KILLABLE_RECV}
 _CACHED = 16
@@ -139,11 +139,11 @@ def filter_flags(profile: Seccomp) -> int:
     """
     flags = 0
     for name in profile.flags:
-        if name not in _FLAGS:
+        if name not in FLAGS:
             raise InvalidProfile(f"seccomp flag {name!r} not known or not supported")
-        if not seccomp.supports_flag(_FLAGS[name]):
+        if not seccomp.supports_flag(FLAGS[name]):
             raise InvalidProfile(f"seccomp flag {name!r} is not supported by this kernel")
-        flags |= _FLAGS[name]
+        flags |= FLAGS[name]
     if not profile.flags and seccomp.supports_flag(seccomp.FLAG_SPEC_ALLOW):
         flags = seccomp.FLAG_SPEC_ALLOW
     if notifies(profile):
