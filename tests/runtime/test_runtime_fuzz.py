@@ -22,7 +22,7 @@ from barque.oci.runtime_spec import Spec, decode
 from barque.runtime import cgroups
 from barque.runtime.create import CreateRequest, RuntimeFailure, Stdio, create
 from barque.runtime.default_spec import default_document
-from barque.runtime.options import ATTRIBUTE_WORDS, PROPAGATION_WORDS
+from barque.runtime.options import PROPAGATIONS, WORDS
 from barque.sys import namespaces, process
 
 KEPT = {("root", "path"), ("linux", "cgroupsPath"), ("linux", "namespaces")}
@@ -37,9 +37,8 @@ scalars = st.one_of(st.none(), st.booleans(), numbers, st.floats(), texts)
 values = st.recursive(scalars, lambda inner: st.one_of(st.lists(inner, max_size=3),
                                                        st.dictionaries(texts, inner, max_size=3)), max_leaves=6)
 
-words = st.sampled_from([*ATTRIBUTE_WORDS, *(f"r{word}" for word in ATTRIBUTE_WORDS), *PROPAGATION_WORDS, "bind",
-                         "rbind", "idmap", "ridmap", "tmpcopyup", "remount", "size=64k", "mode=755", "mode=9", "uid=1",
-                         "nr_inodes=2", "gid=5", "newinstance", "defaults", "context=x", "what"])
+words = st.sampled_from([*WORDS, "remount", "size=64k", "mode=755", "mode=9", "uid=1", "nr_inodes=2", "gid=5",
+                         "newinstance", "context=x", "what"])
 places = st.sampled_from(["/a", "/a/b/c", "/proc", "/proc/self", "/proc/meminfo", "/dev", "/dev/pts", "/dev/shm",
                           "/sys", "/sys/fs/cgroup", "/etc", "/etc/passwd", "/", "..", "relative", "/bin/busybox"])
 mounts = st.fixed_dictionaries(
@@ -68,7 +67,7 @@ PARTS: dict[tuple[str, ...], st.SearchStrategy[Any]] = {
                                                           "net.../x", "kernel.hostname"]), texts, max_size=2),
     ("linux", "maskedPaths"): st.lists(places, max_size=3),
     ("linux", "readonlyPaths"): st.lists(places, max_size=3),
-    ("linux", "rootfsPropagation"): st.sampled_from(["", *PROPAGATION_WORDS, "x"]),
+    ("linux", "rootfsPropagation"): st.sampled_from(["", *PROPAGATIONS, *(f"r{word}" for word in PROPAGATIONS), "x"]),
     ("linux", "devices"): st.lists(st.fixed_dictionaries(
         {"path": st.sampled_from(["/dev/x", "/dev/null", "/x/y", "/", ""]),
          "type": st.sampled_from(["c", "b", "p", "u", "z"])},

@@ -20,7 +20,7 @@ _ATTRIBUTES = {
     "nodiratime": (mounts.ATTR_NODIRATIME, 0), "diratime": (0, mounts.ATTR_NODIRATIME),
     "nosymfollow": (mounts.ATTR_NOSYMFOLLOW, 0), "symfollow": (0, mounts.ATTR_NOSYMFOLLOW),
 }
-_PROPAGATIONS = {"private": mounts.PROPAGATION_PRIVATE, "slave": mounts.PROPAGATION_SLAVE,
+PROPAGATIONS = {"private": mounts.PROPAGATION_PRIVATE, "slave": mounts.PROPAGATION_SLAVE,
                  "shared": mounts.PROPAGATION_SHARED, "unbindable": mounts.PROPAGATION_UNBINDABLE}
 #: The default state in other words, and what no kernel heeds any more.
 _NOTHING = ("defaults", "async", "nomand", "nolazytime", "loud", "silent", "iversion", "noiversion")
@@ -32,8 +32,8 @@ _CACHED = 256
 
 _OF_A_MOUNT = ("bind", "rbind", "idmap", "ridmap", "tmpcopyup")
 #: All but those of file systems; ``sync`` and its like are flags of every file system.
-WORDS = (*_OF_A_MOUNT, *_ATTRIBUTES, *(f"r{word}" for word in _ATTRIBUTES), *_PROPAGATIONS,
-         *(f"r{word}" for word in _PROPAGATIONS), *_NOTHING, "sync", "dirsync", "lazytime")
+WORDS = (*_OF_A_MOUNT, *_ATTRIBUTES, *(f"r{word}" for word in _ATTRIBUTES), *PROPAGATIONS,
+         *(f"r{word}" for word in PROPAGATIONS), *_NOTHING, "sync", "dirsync", "lazytime")
 
 
 class Propagation(msgspec.Struct, frozen=True):
@@ -66,10 +66,10 @@ class Options(msgspec.Struct, frozen=True):
 
 def propagation(word: str) -> Propagation | None:
     """``rslave`` and the like; ``None`` for any other word."""
-    if word in _PROPAGATIONS:
-        return Propagation(_PROPAGATIONS[word], False)
-    if word.startswith("r") and word[1:] in _PROPAGATIONS:
-        return Propagation(_PROPAGATIONS[word[1:]], True)
+    if word in PROPAGATIONS:
+        return Propagation(PROPAGATIONS[word], False)
+    if word.startswith("r") and word[1:] in PROPAGATIONS:
+        return Propagation(PROPAGATIONS[word[1:]], True)
     return None
 
 
