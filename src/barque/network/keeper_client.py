@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 
 from barque.network import keeper
 from barque.network.model import PublishedPort
+from barque.sys import process
 
 _ANSWER_SECONDS = 10.0
 _LINE = 512
@@ -35,7 +36,7 @@ class KeeperProcess:
         if self._socket is None:
             return None
         try:
-            return os.pidfd_open(self._pid)
+            return process.pidfd_open(self._pid)
         except ProcessLookupError:
             return None
 

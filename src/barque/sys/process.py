@@ -68,7 +68,13 @@ def clone(flags: int, cgroup_fd: int | None = None) -> Clone | None:
 
 def pidfd_open(pid: int) -> int:
     """A descriptor of the process ``pid`` (O_CLOEXEC); raises ProcessLookupError."""
-    return syscall(PIDFD_OPEN, pid, 0, what="pidfd_open")
+    try:
+        return syscall(PIDFD_OPEN, pid, 0, what="pidfd_open")
+    except OSError as error:
+        # A number that is held after its process was reaped, or is of a thread: EINVAL, since Linux 6.16 ENOENT.
+        if error.errno in (errno.EINVAL, errno.ENOENT):
+            raise ProcessLookupError(errno.ESRCH, os.strerror(errno.ESRCH)) from None
+        raise
 
 
 def pidfd_getfd(pidfd: int, fd: int) -> int:

@@ -7,6 +7,7 @@ import select
 import time
 
 from barque.runtime.cgroups.base import processes, walk
+from barque.sys import process
 
 #: How long dying processes may take to leave: tearing down a big address space is slow, uninterruptible I/O slower.
 REMOVE_TIMEOUT = 10.0
@@ -52,7 +53,7 @@ def for_exit(directory: str, timeout: float) -> bool:
         if left <= 0:
             return False
         try:
-            fd = os.pidfd_open(pids[0])
+            fd = process.pidfd_open(pids[0])
         except ProcessLookupError:
             continue
         try:
