@@ -54,6 +54,7 @@ async def job(root: str) -> None:
                 Path(slot.fs, "file").write_bytes(DATA)
                 result = UnpackResult(diff_id="sha256:diff", size=len(DATA))
                 await snapshots.commit([(slot, result)], stored=True)
+                await snapshots.settler.wait()  # before the collection below takes what is to be settled
         [directory] = await snapshots.image_lower("sha256:chain")
         assert Path(directory, "file").read_bytes() == DATA
         await snapshots.create_container(lease, "c1", "sha256:chain")

@@ -93,7 +93,7 @@ class Layers:
 
     def _look(self, layer: int, path: bytes) -> int:
         """A descriptor, or one of the two answers that are none."""
-        names = path.split(b"/") if path else []
+        names = [name for name in path.split(b"/") if name]
         ends = self._ends.setdefault(layer, {})
         prefixes = [b"/".join(names[:depth]) for depth in range(1, len(names) + 1)]
         for prefix in prefixes if ends else ():

@@ -115,7 +115,7 @@ class Supervisor:
         if self._spare is None and not self._closed:
             try:
                 self._spare = await self._zygote.fork("monitor")
-            except (Unavailable, RuntimeFailure) as error:
+            except (Unavailable, RuntimeFailure, OSError) as error:
                 log.warning("no spare monitor: %s", error)
 
     async def adopt(self, container_id: str) -> Monitor | m.ExitRecord | None:
